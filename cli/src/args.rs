@@ -1,0 +1,429 @@
+//! The command line as people type it. [`crate::options`] checks what the types here cannot.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use clap::builder::styling::{AnsiColor, Styles};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Cyan.on_default().bold())
+    .usage(AnsiColor::Cyan.on_default().bold())
+    .literal(AnsiColor::Green.on_default())
+    .placeholder(AnsiColor::Yellow.on_default());
+
+const ABOUT: &str = "Private, verified neural-network inference: a server evaluates your model on \
+                     encrypted inputs, and every batch comes with evidence that it ran your model, \
+                     unmodified, on all of your samples.";
+
+const EXAMPLES: &str = "\
+Examples:
+  securedl demo                                  everything at once, nothing to configure
+  securedl train --data mnist --network cryptonets --out mnist.model
+  securedl compile mnist.model --calibrate mnist --out plans/mnist.plan
+  securedl tls init tls
+  securedl serve --plans plans --listen 127.0.0.1:7443 --tls tls
+  securedl infer --plan plans/mnist.plan --data mnist --samples 8000 \\
+                 --server localhost:7443 --tls tls --out predictions.csv --json report.json
+
+Exit codes:
+  0  intact, or the command succeeded
+  1  the server ran a modified model or tampered with the computation: no predictions
+  2  an error, or a result that nothing vouches for
+
+Data sets are paths, or names looked up in the folder $SECUREDL_DATA (default ../shared/data).
+Colors follow the terminal; NO_COLOR switches them off. RUST_LOG sets what is logged.";
+
+/// A parsed command line.
+#[derive(Debug, Parser)]
+#[command(name = "securedl", version, about = ABOUT, after_help = EXAMPLES, styles = STYLES)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Demo(DemoArguments),
+    Train(TrainArguments),
+    Compile(CompileArguments),
+    Inspect(InspectArguments),
+    /// Manage the certificates of a server.
+    #[command(subcommand, arg_required_else_help = true)]
+    Tls(TlsCommand),
+    Serve(ServeArguments),
+    Infer(InferArguments),
+}
+
+/// Show everything on this machine: train, serve over TLS, classify encrypted, catch a cheat.
+///
+/// Draws handwritten-like digits, trains a small polynomial network on them, serves it on a
+/// loopback port and classifies an encrypted batch. Then the server's copy of the model is changed
+/// by one unit in one weight, and the same batch is sent again. Succeeds if the first batch is found
+/// intact and the second is not. Nothing to configure, nothing is kept.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  securedl demo
+  securedl demo --samples 500 --activation client --json demo.json")]
+pub(crate) struct DemoArguments {
+    /// Samples in the encrypted batch.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) samples: u32,
+    /// Seed of the digits and of the training. Never reaches keys, errors or slot positions.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Who evaluates the activations.
+    #[arg(long, value_enum, value_name = "SIDE", default_value_t = SideName::Server)]
+    pub(crate) activation: SideName,
+    /// Write a report of both runs (`-` = standard output).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<OutputPath>,
+}
+
+/// Train a polynomial network and write a model file.
+///
+/// Ends with quantization-aware fine-tuning, so that the model computes in small integers. The same
+/// data, settings and seed give the same model on the same kind of machine.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Data: a folder with IDX files (.gz allowed), CIFAR-style records or NPY arrays, a CSV file with a
+`label` column, or the name of a data set in $SECUREDL_DATA.
+
+Examples:
+  securedl train --data mnist --network cryptonets --out mnist.model
+  securedl train --data mnist --network securedl --activation relu --epochs 10 --out paper.model
+  securedl train --data wine --network mlp --bits 8/6/6 --out wine.model
+  securedl train --data mnist --network securedl --checkpoint run.ckpt --resume --out paper.model")]
+pub(crate) struct TrainArguments {
+    /// Data set: a path, or a name in $SECUREDL_DATA.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: String,
+    /// Which network.
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(crate) network: NetworkName,
+    /// Activation: `square` and `poly` can run at the server, `relu` at the client only.
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = ActivationName::Square)]
+    pub(crate) activation: ActivationName,
+    /// Bits of inputs/weights/activations, or `none` to skip fine-tuning [default: 4/4/4 for image
+    /// networks, 6/6/6 for mlp].
+    #[arg(long, value_name = "I/W/A")]
+    pub(crate) bits: Option<BitsArgument>,
+    /// Passes over the training data, before fine-tuning [default: depends on the network].
+    #[arg(long, value_name = "E", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) epochs: Option<u32>,
+    /// Seed of the initial weights, the order of samples, and the split of data without a test part.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Where to write the model.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) out: PathBuf,
+    /// Save the state of the training here after every epoch.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Go on from the checkpoint, if there is one.
+    #[arg(long, requires = "checkpoint")]
+    pub(crate) resume: bool,
+}
+
+/// Compile a model into a plan: encryption parameters, segments, and a forecast of their cost.
+///
+/// The plan holds the weights: give it to the server and keep a copy. Ranges are proven over all
+/// possible inputs wherever parameters allow; the calibration data serve where they do not.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  securedl compile mnist.model --calibrate mnist --out plans/mnist.plan
+  securedl compile mnist.model --calibrate mnist --activation client --out plans/mnist.plan
+  securedl compile wine.model --calibrate wine --expected-samples 36 --out plans/wine.plan")]
+pub(crate) struct CompileArguments {
+    /// The model to compile.
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Data whose training part shows which values to expect.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) calibrate: String,
+    /// Who evaluates the activations: the server (homomorphic squares) or the client while it
+    /// refreshes (every reply word is then checked) [default: server, or client for ReLU].
+    #[arg(long, value_enum, value_name = "SIDE")]
+    pub(crate) activation: Option<SideName>,
+    /// Who may see intermediate values.
+    #[arg(long, value_enum, value_name = "WHO", default_value_t = TrustName::Owner)]
+    pub(crate) trust: TrustName,
+    /// Bits of inputs/weights/activations [default: the model's].
+    #[arg(long, value_name = "I/W/A")]
+    pub(crate) bits: Option<BitsArgument>,
+    /// Samples of a typical batch; decides how many share a ciphertext.
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
+    pub(crate) expected_samples: u64,
+    /// Where to write the plan.
+    #[arg(long, value_name = "PLAN")]
+    pub(crate) out: PathBuf,
+}
+
+/// Show what a model or a plan holds: shapes, bits, ranges, parameters, forecast.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  securedl inspect mnist.model
+  securedl inspect plans/mnist.plan --json | jq .digest")]
+pub(crate) struct InspectArguments {
+    /// A model or a plan; which of them is read from the file.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Write JSON instead of tables (without FILE: to standard output).
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    pub(crate) json: Option<OutputPath>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum TlsCommand {
+    Init(TlsInitArguments),
+}
+
+/// Make a development certificate authority and one server certificate.
+///
+/// Clients need only DIR/ca.pem. The other files stay with the server.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  securedl tls init tls
+  securedl tls init tls --name gpu.example.org --name 10.0.0.7")]
+pub(crate) struct TlsInitArguments {
+    /// Folder to create.
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: PathBuf,
+    /// Host name or address of the server besides localhost; may be repeated.
+    #[arg(long = "name", value_name = "HOST")]
+    pub(crate) names: Vec<String>,
+}
+
+/// Serve the plans of a folder over TLS until interrupted.
+///
+/// Sees ciphertexts only and keeps no state of any client. Ctrl-C or SIGTERM lets running requests
+/// finish. Logs go to standard error; RUST_LOG sets their level.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Example:
+  securedl serve --plans plans --listen 0.0.0.0:7443 --tls tls")]
+pub(crate) struct ServeArguments {
+    /// Folder with plan files.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) plans: PathBuf,
+    /// Address and port to listen on (port 0 = any free port).
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) listen: SocketAddr,
+    /// Folder made by `securedl tls init`.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) tls: PathBuf,
+}
+
+/// Classify samples with an encrypted, verified run of a plan.
+///
+/// Without --server, --local or --simulate, client and server run in this process (--local).
+/// Predictions are written only if the verdict is Intact.
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("where").args(["server", "local", "simulate"])))]
+#[command(after_help = "\
+Examples:
+  securedl infer --plan plans/mnist.plan --data mnist --samples 8000 \\
+                 --server localhost:7443 --tls tls --out predictions.csv --json report.json
+  securedl infer --plan plans/mnist.plan --data mnist --samples 100 --local --replicas 2
+  securedl infer --plan plans/mnist.plan --data mnist --simulate --accept-unverified \\
+                 --out predictions.csv
+
+predictions.csv: index,prediction,score_0,…,out_of_calibration[,label]; one line per sample, in the
+order of the data. `index` counts the samples of the chosen split from 0; scores are exact integers.")]
+pub(crate) struct InferArguments {
+    /// The plan, weights included, as `securedl compile` wrote it.
+    #[arg(long, value_name = "PLAN")]
+    pub(crate) plan: PathBuf,
+    /// Data set: a path, or a name in $SECUREDL_DATA.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: String,
+    /// Which part of the data.
+    #[arg(long, value_enum, value_name = "PART", default_value_t = SplitName::Test)]
+    pub(crate) split: SplitName,
+    /// Samples to classify, from the start of the part [default: all].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) samples: Option<u64>,
+    /// A server that holds the plan, as host:port.
+    #[arg(long, value_name = "ADDR", requires = "tls")]
+    pub(crate) server: Option<String>,
+    /// Folder with the server's ca.pem.
+    #[arg(long, value_name = "DIR", requires = "server")]
+    pub(crate) tls: Option<PathBuf>,
+    /// Run client and server in this process, through the same messages.
+    #[arg(long)]
+    pub(crate) local: bool,
+    /// Evaluate the integer network alone: no encryption, no server, nothing verified.
+    #[arg(long)]
+    pub(crate) simulate: bool,
+    /// Slots of each block that carry samples with known results (segments with a square).
+    #[arg(long, value_name = "K", default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
+    pub(crate) canaries: u32,
+    /// Secret slots each sample takes (segments with a square); 2 closes the gap for single samples.
+    #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub(crate) replicas: u32,
+    /// Seconds to wait for a server that cannot be reached any more.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) patience: u64,
+    /// Release predictions and exit with 0 although nothing vouches for them.
+    #[arg(long)]
+    pub(crate) accept_unverified: bool,
+    /// Where to write the predictions.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
+    /// Where to write the report (`-` = standard output).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<OutputPath>,
+}
+
+/// Names of networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NetworkName {
+    /// Convolution 5×5 (5 maps, stride 2), two dense layers; small and fast.
+    Cryptonets,
+    /// The paper's benchmark: two convolutions with pools, two dense layers.
+    Securedl,
+    /// Dense 64 and 32, for tables.
+    Mlp,
+}
+
+/// Names of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ActivationName {
+    /// (z + β)² with β learned.
+    Square,
+    /// max(z, 0), evaluated by the client.
+    Relu,
+    /// a z² + b z + c, learned per channel.
+    Poly,
+}
+
+/// Who evaluates activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SideName {
+    /// Homomorphically; checked by canaries and random points.
+    Server,
+    /// While refreshing; every word of every reply is checked.
+    Client,
+}
+
+/// Trust settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TrustName {
+    /// The client owns the model and may see intermediate values.
+    Owner,
+}
+
+/// Parts of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SplitName {
+    /// The training part.
+    Train,
+    /// The test part; cut off by the seeded split stored in the model if the data have none.
+    Test,
+    /// Both, training part first.
+    All,
+}
+
+/// `4/4/4`, or `none`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BitsArgument {
+    /// No quantization-aware fine-tuning.
+    None,
+    /// Bits of inputs, weights and activations.
+    Of { input: u32, weight: u32, activation: u32 },
+}
+
+impl FromStr for BitsArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "none" {
+            return Ok(Self::None);
+        }
+        let numbers: Vec<u32> = text
+            .split('/')
+            .map(str::parse)
+            .collect::<Result<_, _>>()
+            .map_err(|_| format!("`{text}` is neither `none` nor three numbers such as 4/4/4"))?;
+        match *numbers.as_slice() {
+            [input, weight, activation] => Ok(Self::Of { input, weight, activation }),
+            _ => Err(format!("{} numbers; expected input/weight/activation", numbers.len())),
+        }
+    }
+}
+
+/// A file to write, or standard output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum OutputPath {
+    /// Standard output, written as `-`.
+    Stdout,
+    /// A file.
+    File(PathBuf),
+}
+
+impl FromStr for OutputPath {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(if text == "-" { Self::Stdout } else { Self::File(PathBuf::from(text)) })
+    }
+}
+
+impl fmt::Display for OutputPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stdout => f.write_str("standard output"),
+            Self::File(path) => path.display().fmt(f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn bits_are_three_numbers_or_none() {
+        let four = BitsArgument::Of { input: 4, weight: 4, activation: 4 };
+        assert_eq!("4/4/4".parse(), Ok(four));
+        assert_eq!("none".parse(), Ok(BitsArgument::None));
+        for wrong in ["", "4", "4/4", "4/4/4/4", "4/x/4", "-1/4/4", "NONE"] {
+            assert!(wrong.parse::<BitsArgument>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn contradictory_flags_are_refused() {
+        let infer = |extra: &[&str]| {
+            let base = ["securedl", "infer", "--plan", "p", "--data", "d"];
+            Arguments::try_parse_from(base.iter().chain(extra))
+        };
+        assert!(infer(&[]).is_ok());
+        assert!(infer(&["--server", "localhost:1", "--tls", "t"]).is_ok());
+        for wrong in [
+            &["--local", "--simulate"] as &[&str],
+            &["--server", "localhost:1"],
+            &["--tls", "t"],
+            &["--server", "localhost:1", "--tls", "t", "--local"],
+            &["--samples", "0"],
+            &["--replicas", "0"],
+            &["--split", "validation"],
+        ] {
+            assert!(infer(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! One module per command: read the flags, do the work, print what came of it.
+
+pub(crate) mod compile;
+pub(crate) mod demo;
+pub(crate) mod infer;
+pub(crate) mod inspect;
+pub(crate) mod serve;
+pub(crate) mod tls;
+pub(crate) mod train;
+
+use anyhow::{Context, Result};
+use tokio::runtime::{Builder, Runtime};
+
+/// Threads for the network; arithmetic has its own.
+const NETWORK_THREADS: usize = 2;
+
+/// A runtime for the network.
+fn runtime() -> Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(NETWORK_THREADS)
+        .thread_name("securedl-network")
+        .enable_all()
+        .build()
+        .context("the network threads cannot be started")
+}

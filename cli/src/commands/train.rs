@@ -1,0 +1,135 @@
+//! `securedl train`: from data to a model file.
+
+use anyhow::Result;
+use nn_poly::network::Network;
+use nn_poly::train::{Optimizer, TrainSpec};
+
+use crate::args::TrainArguments;
+use crate::failure::Outcome;
+use crate::options::BitsChoice;
+use crate::output::OutputFile;
+use crate::pipeline::training::{
+    self, EpochSummary, Observer, Phase, Trained, TrainingData, TrainingSettings,
+};
+use crate::report::terminal::{Ink, Screen};
+use crate::report::{Console, layers, units};
+
+/// Train and write the model.
+pub(crate) fn run(arguments: &TrainArguments) -> Result<Outcome> {
+    let Console { screen, progress } = Console::new(None);
+    let settings = TrainingSettings {
+        kind: arguments.network.into(),
+        activation: arguments.activation.into(),
+        bits: BitsChoice::new(arguments.bits)?,
+        epochs: arguments.epochs,
+        seed: arguments.seed,
+        checkpoint: arguments.checkpoint.clone(),
+        resume: arguments.resume,
+    };
+    let out = OutputFile::check(&arguments.out)?;
+    if let Some(checkpoint) = &arguments.checkpoint {
+        OutputFile::check(checkpoint)?;
+    }
+    let bar = progress.spinner("reading data");
+    let data = training::load(&arguments.data, arguments.seed)?;
+    drop(bar);
+    print_data(&screen, &data);
+    let recipe = training::recipe(&settings, data.train.n_samples());
+    let mut rows = Rows { screen: &screen };
+    let trained = training::train(&data, &settings, &recipe, &mut rows, &progress)?;
+    let bytes = trained.model.to_bytes()?;
+    out.write(&bytes)?;
+    print_results(&screen, &trained);
+    screen.fact("Model", format!("{} ({})", arguments.out.display(), units::bytes(bytes.len() as u64)));
+    screen.finish()?;
+    Ok(Outcome::Success)
+}
+
+fn print_data(screen: &Screen, data: &TrainingData) {
+    screen.fact(
+        "Data",
+        format!(
+            "{}: {} training and {} test samples, {}, {} classes",
+            data.train.source(),
+            units::count(data.train.n_samples()),
+            units::count(data.test.n_samples()),
+            data.train.shape(),
+            data.train.n_classes(),
+        ),
+    );
+}
+
+fn print_results(screen: &Screen, trained: &Trained) {
+    screen.gap();
+    let n_samples = units::counted(trained.float.n_samples(), "test sample");
+    screen.fact(
+        "Float",
+        format!("{} of {n_samples}", units::percent(trained.float.accuracy())),
+    );
+    match &trained.integer {
+        Some((quantized, evaluation)) => {
+            screen.fact(
+                "Integer",
+                format!(
+                    "{} of {n_samples}, {} products per sample",
+                    screen.paint(Ink::Bold, units::percent(evaluation.accuracy())),
+                    units::count(quantized.network.n_products()),
+                ),
+            );
+        }
+        None => screen.fact("Integer", "not fine-tuned (--bits none)"),
+    }
+    screen.fact("Time", units::duration(std::time::Duration::from_secs_f64(
+        trained.model.spec().training.seconds.max(0.0),
+    )));
+}
+
+/// Prints a row per epoch.
+struct Rows<'a> {
+    screen: &'a Screen,
+}
+
+impl Observer for Rows<'_> {
+    fn phase(&mut self, phase: Phase, spec: &TrainSpec, network: &Network<f32>) {
+        let screen = self.screen;
+        match phase {
+            Phase::Float => {
+                screen.fact("Network", layers::summary(network));
+                screen.fact("Parameters", units::count(network.n_parameters()));
+                screen.heading(format_args!("Training, {}", describe(spec)));
+            }
+            Phase::FineTune(bits) => screen.heading(format_args!(
+                "Fine-tuning at {bits} bits (inputs/weights/activations), {}",
+                describe(spec)
+            )),
+        }
+    }
+
+    fn epoch(&mut self, _: Phase, summary: &EpochSummary) {
+        let width = summary.n_epochs.to_string().len();
+        let EpochSummary { epoch, n_epochs, loss, accuracy, n_samples, time } = *summary;
+        self.screen.line(format_args!(
+            "  epoch {epoch:>width$}/{n_epochs}   loss {loss:.4}   accuracy {} {}",
+            units::percent(accuracy),
+            self.screen.paint(
+                Ink::Dim,
+                format_args!("of {} · {}", units::counted(n_samples, "test sample"), units::duration(time))
+            ),
+        ));
+    }
+}
+
+fn describe(spec: &TrainSpec) -> String {
+    let optimizer = match spec.optimizer {
+        Optimizer::Sgd { .. } => "SGD",
+        Optimizer::Adam => "Adam",
+        Optimizer::AdamW { .. } => "AdamW",
+    };
+    format!(
+        "{} of {optimizer}, batches of {}, learning rate up to {}, seed {}",
+        units::counted(spec.epochs, "epoch"),
+        spec.batch_size,
+        spec.learning_rate,
+        spec.seed
+    )
+}

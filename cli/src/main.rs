@@ -1,0 +1,52 @@
+//! The `securedl` command: private, verified neural-network inference.
+//!
+//! ```text
+//!  args ──► options ──► commands/* ──► pipeline/* ──► nn-poly, fingerprint, protocol
+//!                            └──► report/*, output        (all the algorithms)
+//! ```
+//! Exit codes: 0 intact or done, 1 a server cheated, 2 an error or an unverified result.
+#![forbid(unsafe_code)]
+
+mod args;
+mod commands;
+mod failure;
+mod logs;
+mod options;
+mod output;
+mod pipeline;
+mod report;
+
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+use args::{Arguments, Command, TlsCommand};
+use failure::{FAILURE, Outcome};
+
+fn main() -> ExitCode {
+    failure::install_panic_hook();
+    let arguments = Arguments::parse();
+    // The hook has told what a panic was; it ends like any other failure.
+    match std::panic::catch_unwind(AssertUnwindSafe(|| run(arguments.command))) {
+        Ok(Ok(outcome)) => outcome.into(),
+        Ok(Err(error)) => {
+            failure::tell(&error);
+            ExitCode::from(FAILURE)
+        }
+        Err(_) => ExitCode::from(FAILURE),
+    }
+}
+
+fn run(command: Command) -> Result<Outcome> {
+    match command {
+        Command::Demo(arguments) => commands::demo::run(&arguments),
+        Command::Train(arguments) => commands::train::run(&arguments),
+        Command::Compile(arguments) => commands::compile::run(&arguments),
+        Command::Inspect(arguments) => commands::inspect::run(&arguments),
+        Command::Tls(TlsCommand::Init(arguments)) => commands::tls::init(&arguments),
+        Command::Serve(arguments) => commands::serve::run(&arguments),
+        Command::Infer(arguments) => commands::infer::run(&arguments),
+    }
+}

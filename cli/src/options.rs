@@ -1,0 +1,134 @@
+//! From raw flags to checked options.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use nn_poly::import::Split;
+use nn_poly::model::Bits;
+use nn_poly::network::{ActivationChoice, NetworkKind};
+use nn_poly::plan::{ActivationSide, Trust};
+use protocol::client::RetryPolicy;
+
+use crate::args::{
+    ActivationName, BitsArgument, InferArguments, NetworkName, SideName, SplitName, TrustName,
+};
+use crate::failure::Hint;
+
+impl From<NetworkName> for NetworkKind {
+    fn from(name: NetworkName) -> Self {
+        match name {
+            NetworkName::Cryptonets => Self::Cryptonets,
+            NetworkName::Securedl => Self::Securedl,
+            NetworkName::Mlp => Self::Mlp,
+        }
+    }
+}
+
+impl From<ActivationName> for ActivationChoice {
+    fn from(name: ActivationName) -> Self {
+        match name {
+            ActivationName::Square => Self::Square,
+            ActivationName::Relu => Self::Relu,
+            ActivationName::Poly => Self::Polynomial,
+        }
+    }
+}
+
+impl From<SideName> for ActivationSide {
+    fn from(name: SideName) -> Self {
+        match name {
+            SideName::Server => Self::Server,
+            SideName::Client => Self::Client,
+        }
+    }
+}
+
+impl From<TrustName> for Trust {
+    fn from(name: TrustName) -> Self {
+        match name {
+            TrustName::Owner => Self::Owner,
+        }
+    }
+}
+
+impl From<SplitName> for Split {
+    fn from(name: SplitName) -> Self {
+        match name {
+            SplitName::Train => Self::Train,
+            SplitName::Test => Self::Test,
+            SplitName::All => Self::All,
+        }
+    }
+}
+
+/// What to do about quantization.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BitsChoice {
+    /// What the network or model says.
+    Default,
+    /// No quantization-aware fine-tuning.
+    None,
+    /// These.
+    Of(Bits),
+}
+
+impl BitsChoice {
+    /// Check the numbers of `--bits`.
+    ///
+    /// # Errors
+    /// A number out of its range.
+    pub(crate) fn new(argument: Option<BitsArgument>) -> Result<Self> {
+        Ok(match argument {
+            None => Self::Default,
+            Some(BitsArgument::None) => Self::None,
+            Some(BitsArgument::Of { input, weight, activation }) => {
+                let bits = Bits::new(input, weight, activation);
+                Self::Of(bits.hint(|| "write --bits as input/weight/activation, such as 4/4/4")?)
+            }
+        })
+    }
+}
+
+/// Where an inference runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Venue {
+    /// On a server over TLS.
+    Server {
+        /// `host:port`.
+        address: String,
+        /// Folder with `ca.pem`.
+        tls: std::path::PathBuf,
+    },
+    /// On a server inside this process.
+    Local,
+    /// Nowhere: the integer network alone.
+    Simulation,
+}
+
+impl Venue {
+    /// What the flags of `infer` say; [`Venue::Local`] if they say nothing.
+    pub(crate) fn new(arguments: &InferArguments) -> Self {
+        if let (Some(address), Some(tls)) = (&arguments.server, &arguments.tls) {
+            Self::Server { address: address.clone(), tls: tls.clone() }
+        } else if arguments.simulate {
+            Self::Simulation
+        } else {
+            Self::Local
+        }
+    }
+
+    /// Its name in reports.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Server { .. } => "server",
+            Self::Local => "local",
+            Self::Simulation => "simulate",
+        }
+    }
+}
+
+/// How long to wait for a server that went away.
+pub(crate) fn retry_policy(patience_seconds: u64) -> RetryPolicy {
+    let outage = Duration::from_secs(patience_seconds);
+    if outage.is_zero() { RetryPolicy::never() } else { RetryPolicy { outage, ..RetryPolicy::default() } }
+}

@@ -1,0 +1,72 @@
+//! From a model to a plan.
+
+use anyhow::Result;
+use ndarray::Array2;
+use nn_poly::integer::Evaluation;
+use nn_poly::model::{Bits, Model};
+use nn_poly::network::ActivationChoice;
+use nn_poly::plan::{ActivationSide, ModelFacts, Plan, PlanOptions, compile};
+use nn_poly::quantize::{Quantized, quantize_model};
+use nn_poly::train::TrainRecipe;
+
+use crate::failure::Hint;
+use crate::options::BitsChoice;
+
+/// A plan and what it was made from.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    /// The plan.
+    pub(crate) plan: Plan,
+    /// The integer network and what a unit of its scores stands for.
+    pub(crate) quantized: Quantized,
+    /// What was seen on the calibration data.
+    pub(crate) observed: Evaluation,
+}
+
+/// The bits to compile a model with: the chosen ones, else those of its fine-tuning, else the
+/// recipe's.
+pub(crate) fn bits(model: &Model, choice: BitsChoice) -> Bits {
+    let spec = model.spec();
+    match (choice, spec.bits) {
+        (BitsChoice::Of(bits), _) => bits,
+        (BitsChoice::Default | BitsChoice::None, Some(bits)) => bits,
+        (BitsChoice::Default | BitsChoice::None, None) => {
+            TrainRecipe::for_network(spec.kind, spec.activation, 1).bits
+        }
+    }
+}
+
+/// Who evaluates the activations unless the user says so.
+pub(crate) fn default_side(model: &Model) -> ActivationSide {
+    match model.spec().activation {
+        ActivationChoice::Relu => ActivationSide::Client,
+        ActivationChoice::Square | ActivationChoice::Polynomial => ActivationSide::Server,
+    }
+}
+
+/// Quantize a model, watch it on raw `features`, and plan its segments.
+///
+/// # Errors
+/// Features of another shape, or a network for which no parameters exist.
+pub(crate) fn compile_model(
+    model: &Model,
+    bits: Bits,
+    features: &Array2<f32>,
+    options: &PlanOptions,
+) -> Result<Compiled> {
+    let spec = model.spec();
+    let inputs = spec.preprocessing.apply(features)?;
+    let quantized = quantize_model(model, bits, &inputs)?;
+    let inputs = quantized.network.input().quantize(inputs.view())?;
+    let observed = quantized.network.evaluate(&inputs)?;
+    let facts = ModelFacts {
+        name: spec.name.clone(),
+        input_shape: spec.network.input_shape().clone(),
+        preprocessing: spec.preprocessing.clone(),
+        split: spec.split,
+        class_names: spec.class_names.clone(),
+    };
+    let plan = compile(&quantized.network, &observed.observed, facts, options)
+        .hint(|| "fewer bits (--bits) or --activation client make the numbers smaller")?;
+    Ok(Compiled { plan, quantized, observed })
+}

@@ -1,0 +1,358 @@
+//! From labeled samples to a fine-tuned model.
+//!
+//! ```text
+//!  float training ──► calibrate, insert quantizers ──► fine-tuning ──► Model
+//!        └── checkpoint FILE                                └── checkpoint FILE.fine-tune
+//! ```
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nn_poly::import::{Dataset, Preprocessing, SplitSpec};
+use nn_poly::model::{Bits, Model, ModelSpec, TrainingRecord};
+use nn_poly::network::{ActivationChoice, Network, NetworkKind};
+use nn_poly::quantize::{Quantized, calibrate, prepare_qat, quantize};
+use nn_poly::train::{
+    BatchReport, Checkpoint, EpochReport, Evaluation, LabeledSamples, Outcome,
+    Progress as Watcher, TrainRecipe, TrainSpec, Trainer, evaluate,
+};
+
+use crate::failure::Hint;
+use crate::options::BitsChoice;
+use crate::report::progress::{Bar, Progress};
+
+/// Test samples looked at after each epoch: enough for a trend, quick for every network.
+const GLANCE_SAMPLES: usize = 2000;
+
+/// Samples to learn from and to measure with.
+#[derive(Debug)]
+pub(crate) struct TrainingData {
+    /// The training part.
+    pub(crate) train: Dataset,
+    /// The test part, with the classes of the training part.
+    pub(crate) test: Dataset,
+    /// How the two were cut, if they were.
+    pub(crate) split: SplitSpec,
+}
+
+/// What a person decides about a training.
+#[derive(Debug, Clone)]
+pub(crate) struct TrainingSettings {
+    /// Which network.
+    pub(crate) kind: NetworkKind,
+    /// Which activation.
+    pub(crate) activation: ActivationChoice,
+    /// Bits of the integer network.
+    pub(crate) bits: BitsChoice,
+    /// Epochs of float training, if not the recipe's.
+    pub(crate) epochs: Option<u32>,
+    /// Seed of weights and order.
+    pub(crate) seed: u64,
+    /// Where to save the state after every epoch.
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Whether to go on from there.
+    pub(crate) resume: bool,
+}
+
+/// A trained model and how good it is.
+#[derive(Debug)]
+pub(crate) struct Trained {
+    /// The model.
+    pub(crate) model: Model,
+    /// Test accuracy of the float network.
+    pub(crate) float: Evaluation,
+    /// The integer network and its test accuracy, if there was fine-tuning.
+    pub(crate) integer: Option<(Quantized, Evaluation)>,
+}
+
+/// The two parts of a training.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Ordinary training.
+    Float,
+    /// Fine-tuning with quantizers at these bits.
+    FineTune(Bits),
+}
+
+/// One epoch that is over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EpochSummary {
+    /// Epoch, from 1.
+    pub(crate) epoch: u32,
+    /// Epochs of the phase.
+    pub(crate) n_epochs: u32,
+    /// Mean loss.
+    pub(crate) loss: f64,
+    /// Share of the first test samples classified right.
+    pub(crate) accuracy: f64,
+    /// How many test samples that were.
+    pub(crate) n_samples: usize,
+    /// Time of the epoch.
+    pub(crate) time: Duration,
+}
+
+/// Told how a training goes on.
+pub(crate) trait Observer {
+    /// A phase begins; some of its epochs may have been done by an earlier run.
+    fn phase(&mut self, _phase: Phase, _spec: &TrainSpec, _network: &Network<f32>) {}
+    /// An epoch is over.
+    fn epoch(&mut self, _phase: Phase, _summary: &EpochSummary) {}
+}
+
+/// Watches nothing.
+impl Observer for () {}
+
+/// The recipe that settings ask for.
+pub(crate) fn recipe(settings: &TrainingSettings, n_samples: usize) -> TrainRecipe {
+    let recipe = TrainRecipe::for_network(settings.kind, settings.activation, n_samples);
+    let mut recipe = recipe.with_seed(settings.seed);
+    if let Some(epochs) = settings.epochs {
+        recipe.float = recipe.float.with_epochs(epochs);
+    }
+    if let BitsChoice::Of(bits) = settings.bits {
+        recipe.bits = bits;
+    }
+    recipe
+}
+
+/// Train as `recipe` says and make a model of it.
+///
+/// # Errors
+/// Unusable data or settings, divergence, or a checkpoint that cannot be read or written.
+pub(crate) fn train(
+    data: &TrainingData,
+    settings: &TrainingSettings,
+    recipe: &TrainRecipe,
+    observer: &mut dyn Observer,
+    progress: &Progress,
+) -> Result<Trained> {
+    let started = Instant::now();
+    let preprocessing = recipe.preprocessing.fit(data.train.features())?;
+    let parts = Parts {
+        train: data.train.labeled(&preprocessing)?,
+        test: data.test.labeled(&preprocessing)?,
+        glance: data.test.take(GLANCE_SAMPLES)?.labeled(&preprocessing)?,
+    };
+    let initial =
+        recipe.architecture.build(data.train.shape(), data.train.n_classes(), settings.seed)?;
+    let mut run = PhaseRun { parts: &parts, resume: settings.resume, observer, progress };
+
+    let file = settings.checkpoint.clone();
+    let float = run.run(Phase::Float, initial, &recipe.float, file)?;
+    let float_accuracy = evaluate(&float, &parts.test)?;
+
+    let (network, integer) = if settings.bits == BitsChoice::None {
+        (float, None)
+    } else {
+        let spec = calibrate(&float, &preprocessing, parts.train.inputs(), recipe.bits)?;
+        let quantized = prepare_qat(&float, &spec)?;
+        let file = settings.checkpoint.as_deref().map(fine_tune_file);
+        let phase = Phase::FineTune(recipe.bits);
+        let network = run.run(phase, quantized, &recipe.fine_tune, file)?;
+        let integer = integer_accuracy(&network, &parts.test)?;
+        (network, Some(integer))
+    };
+    let accuracy = match &integer {
+        Some((_, evaluation)) => evaluation.accuracy(),
+        None => float_accuracy.accuracy(),
+    };
+    let record = TrainingRecord {
+        epochs: recipe.float.epochs,
+        fine_tune_epochs: if integer.is_some() { recipe.fine_tune.epochs } else { 0 },
+        seed: settings.seed,
+        n_training_samples: data.train.n_samples() as u64,
+        float_accuracy: Some(float_accuracy.accuracy()),
+        accuracy: Some(accuracy),
+        seconds: started.elapsed().as_secs_f64(),
+    };
+    let bits = integer.is_some().then_some(recipe.bits);
+    let model = Model::new(model_spec(data, settings, network, preprocessing, bits, record))?;
+    Ok(Trained { model, float: float_accuracy, integer })
+}
+
+fn model_spec(
+    data: &TrainingData,
+    settings: &TrainingSettings,
+    network: Network<f32>,
+    preprocessing: Preprocessing,
+    bits: Option<Bits>,
+    training: TrainingRecord,
+) -> ModelSpec {
+    let source = data.train.source();
+    let stem = source.split('.').next().unwrap_or(source);
+    ModelSpec {
+        name: format!("{}-{stem}", settings.kind),
+        kind: settings.kind,
+        activation: settings.activation,
+        network,
+        preprocessing,
+        split: data.split,
+        class_names: data.train.class_names().to_vec(),
+        bits,
+        training,
+        data_source: source.to_owned(),
+    }
+}
+
+/// The integer form of a fine-tuned network, and how it does on the test part.
+fn integer_accuracy(
+    network: &Network<f32>,
+    test: &LabeledSamples,
+) -> Result<(Quantized, Evaluation)> {
+    let quantized = quantize(network)?;
+    let inputs = quantized.network.input().quantize(test.inputs().view())?;
+    let predicted = quantized.network.evaluate(&inputs)?.predictions();
+    let evaluation = Evaluation::of(&predicted, test.labels(), test.n_classes());
+    Ok((quantized, evaluation))
+}
+
+fn fine_tune_file(checkpoint: &Path) -> PathBuf {
+    let mut name = checkpoint.as_os_str().to_owned();
+    name.push(".fine-tune");
+    PathBuf::from(name)
+}
+
+struct Parts {
+    train: LabeledSamples,
+    test: LabeledSamples,
+    glance: LabeledSamples,
+}
+
+struct PhaseRun<'a> {
+    parts: &'a Parts,
+    resume: bool,
+    observer: &'a mut dyn Observer,
+    progress: &'a Progress,
+}
+
+impl PhaseRun<'_> {
+    /// One phase, epoch by epoch.
+    fn run(
+        &mut self,
+        phase: Phase,
+        initial: Network<f32>,
+        spec: &TrainSpec,
+        file: Option<PathBuf>,
+    ) -> Result<Network<f32>> {
+        self.observer.phase(phase, spec, &initial);
+        let mut trainer = self.trainer(initial, spec, file.as_deref())?;
+        loop {
+            let mut watcher = EpochWatcher::new(phase, self.progress);
+            let outcome = trainer.run(&self.parts.train, &mut watcher)?;
+            let Some((report, time)) = watcher.finished.take() else {
+                return Ok(trainer.into_network());
+            };
+            if let Some(file) = &file {
+                trainer.checkpoint().save(file).context("cannot save the checkpoint")?;
+            }
+            let glance = evaluate(trainer.network(), &self.parts.glance)?;
+            let summary = EpochSummary {
+                epoch: report.epoch,
+                n_epochs: report.n_epochs,
+                loss: report.mean_loss,
+                accuracy: glance.accuracy(),
+                n_samples: glance.n_samples(),
+                time,
+            };
+            self.observer.epoch(phase, &summary);
+            if outcome == Outcome::Finished {
+                return Ok(trainer.into_network());
+            }
+        }
+    }
+
+    /// A trainer at the start of the phase, or where an earlier run stopped.
+    fn trainer(
+        &self,
+        initial: Network<f32>,
+        spec: &TrainSpec,
+        file: Option<&Path>,
+    ) -> Result<Trainer> {
+        let config = spec.check()?;
+        let Some(file) = file.filter(|file| self.resume && file.exists()) else {
+            return Ok(Trainer::new(initial, config)?);
+        };
+        let trainer = Trainer::resume(Checkpoint::load(file)?);
+        let is_same = trainer.config() == &config
+            && trainer.network().layer_shapes() == initial.layer_shapes()
+            && names(trainer.network()) == names(&initial);
+        if !is_same {
+            let error = anyhow::anyhow!(
+                "the checkpoint {} belongs to a run with other settings (network, epochs, bits or seed)",
+                file.display()
+            );
+            return Err(error).hint(|| "repeat the settings of that run, or start anew without --resume");
+        }
+        Ok(trainer)
+    }
+}
+
+fn names(network: &Network<f32>) -> Vec<&'static str> {
+    network.layers().iter().map(nn_poly::layer::Layer::name).collect()
+}
+
+/// Shows the steps of one epoch as a bar, and stops the trainer at its end.
+struct EpochWatcher<'a> {
+    phase: Phase,
+    progress: &'a Progress,
+    bar: Option<Bar>,
+    started: Instant,
+    finished: Option<(EpochReport, Duration)>,
+}
+
+impl<'a> EpochWatcher<'a> {
+    fn new(phase: Phase, progress: &'a Progress) -> Self {
+        Self { phase, progress, bar: None, started: Instant::now(), finished: None }
+    }
+}
+
+impl Watcher for EpochWatcher<'_> {
+    fn batch(&mut self, report: &BatchReport) -> ControlFlow<()> {
+        let bar = self.bar.get_or_insert_with(|| {
+            let what = match self.phase {
+                Phase::Float => "training",
+                Phase::FineTune(_) => "fine-tuning",
+            };
+            let name = format!("{what}, epoch {}/{}", report.epoch, report.n_epochs);
+            self.progress.bar(name, report.n_batches)
+        });
+        bar.advance(1);
+        bar.message(format!("loss {:.4}", report.loss));
+        if report.batch == report.n_batches { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn epoch(&mut self, report: &EpochReport) {
+        self.bar = None;
+        self.finished = Some((*report, self.started.elapsed()));
+    }
+}
+
+/// Load both parts of a data set for training.
+///
+/// # Errors
+/// Data that are missing, damaged, without labels or with fewer than two classes.
+pub(crate) fn load(argument: &str, seed: u64) -> Result<TrainingData> {
+    use nn_poly::import::{Split, resolve_data_path};
+    let path = resolve_data_path(argument)?;
+    let split = SplitSpec { seed, ..SplitSpec::default() };
+    let train = Dataset::load(&path, Split::Train, &split)?;
+    if train.labels().is_none() {
+        bail!("{} has no labels; training needs labeled data", path.display());
+    }
+    if train.n_classes() < 2 {
+        bail!("{} has samples of one class only; there is nothing to tell apart", path.display());
+    }
+    let test = Dataset::load(&path, Split::Test, &split)?
+        .with_classes(train.class_names())
+        .context("the test part does not fit the training part")?;
+    if test.shape() != train.shape() {
+        bail!(
+            "test samples have shape {}, training samples {}: these are parts of two data sets",
+            test.shape(),
+            train.shape()
+        );
+    }
+    Ok(TrainingData { train, test, split })
+}

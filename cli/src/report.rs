@@ -1,0 +1,37 @@
+//! What people and programs get to see.
+//!
+//! Results go to standard output, progress and logs to standard error. Nothing here computes
+//! anything but figures for people.
+
+pub(crate) mod memory;
+pub(crate) mod picture;
+pub(crate) mod predictions;
+pub(crate) mod progress;
+pub(crate) mod run;
+pub(crate) mod segments;
+pub(crate) mod table;
+pub(crate) mod terminal;
+pub(crate) mod units;
+pub(crate) mod verdict;
+
+use progress::Progress;
+use terminal::Screen;
+
+use crate::args::OutputPath;
+
+/// Both streams of a command.
+#[derive(Debug)]
+pub(crate) struct Console {
+    /// Results.
+    pub(crate) screen: Screen,
+    /// Progress.
+    pub(crate) progress: Progress,
+}
+
+impl Console {
+    /// Results on standard output, or on standard error if a report goes to standard output.
+    pub(crate) fn new(json: Option<&OutputPath>) -> Self {
+        let screen = if json == Some(&OutputPath::Stdout) { Screen::stderr() } else { Screen::stdout() };
+        Self { screen, progress: Progress::stderr() }
+    }
+}

@@ -1,0 +1,126 @@
+//! Verdicts and soundness in words.
+
+use fingerprint::{Soundness, Verdict};
+
+use super::terminal::{Ink, Screen};
+
+/// How a verdict is painted.
+pub(crate) fn ink(verdict: &Verdict) -> Ink {
+    match verdict {
+        Verdict::Intact { .. } => Ink::Good,
+        Verdict::ModelModified { .. } | Verdict::ComputationTampered { .. } => Ink::Bad,
+        Verdict::Unverified { .. } => Ink::Warn,
+    }
+}
+
+/// Print a verdict: its name, and what it means.
+pub(crate) fn print(screen: &Screen, verdict: &Verdict) {
+    let sign = match verdict {
+        Verdict::Intact { .. } => "✓",
+        Verdict::ModelModified { .. } | Verdict::ComputationTampered { .. } => "✗",
+        Verdict::Unverified { .. } => "?",
+    };
+    screen.gap();
+    let title = format!("{sign} {}", verdict.name());
+    screen.line(format_args!(
+        "  {}  {}",
+        screen.paint(ink(verdict), title),
+        explanation(verdict)
+    ));
+    if let Verdict::Intact { soundness } = verdict {
+        screen.gap();
+        screen.line(screen.paint(Ink::Dim, "  If the server had cheated, it would have been caught when changing"));
+        for (what, chance) in soundness_lines(soundness) {
+            screen.line(format_args!("    {what:<40} {chance}"));
+        }
+    }
+}
+
+/// What a verdict means, in one sentence.
+pub(crate) fn explanation(verdict: &Verdict) -> String {
+    match verdict {
+        Verdict::Intact { .. } => {
+            "every check of every block passed: the server ran your model on your samples".to_owned()
+        }
+        Verdict::ModelModified { segment, neurons } => format!(
+            "the server runs another model: segment {segment} differs in {}, alike in every block",
+            neurons_in_words(neurons)
+        ),
+        Verdict::ComputationTampered { segment, blocks } => format!(
+            "the replies of segment {segment} are not what any model gives, in {}",
+            listed("block", blocks)
+        ),
+        Verdict::Unverified { .. } => {
+            let text = verdict.to_string();
+            text.split_once(": ").map_or(text.clone(), |(_, reason)| reason.to_owned())
+        }
+    }
+}
+
+fn neurons_in_words(neurons: &[u32]) -> String {
+    listed("output neuron", neurons)
+}
+
+/// `block 3`, `blocks 0, 2, 5`, `12 blocks (0, 1, 2, …)`.
+fn listed(noun: &str, indices: &[u32]) -> String {
+    const SHOWN: usize = 6;
+    let first: Vec<String> = indices.iter().take(SHOWN).map(u32::to_string).collect();
+    let first = first.join(", ");
+    match indices.len() {
+        1 => format!("{noun} {first}"),
+        n if n <= SHOWN => format!("{noun}s {first}"),
+        n => format!("{n} {noun}s ({first}, …)"),
+    }
+}
+
+/// Kinds of cheating, and how likely each would have been caught.
+pub(crate) fn soundness_lines(soundness: &Soundness) -> Vec<(&'static str, String)> {
+    vec![
+        ("the model, for all samples", caught(soundness.every_slot_change_bits)),
+        ("1 % of the samples of a block", caught(soundness.one_percent_bits)),
+        ("a single sample", caught(soundness.one_sample_bits)),
+        ("a single word of a reply", caught(soundness.reply_word_bits)),
+    ]
+}
+
+/// The chance of being caught, given bits of soundness.
+fn caught(bits: Option<f64>) -> String {
+    match bits {
+        None => "not checked in segments with a square".to_owned(),
+        Some(bits) if bits >= 20.0 => format!("certain, but for a chance of 2^-{bits:.0}"),
+        Some(bits) => {
+            let percent = -100.0 * (-bits * std::f64::consts::LN_2).exp_m1();
+            // Rounded towards 0: never promise more than there is.
+            let digits = if percent < 10.0 { 100.0 } else { 10.0 };
+            let floor = (percent * digits).floor() / digits;
+            if percent < 10.0 { format!("with {floor:.2} %") } else { format!("with {floor:.1} %") }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chances_never_promise_too_much() {
+        for (bits, expected) in [
+            (None, "not checked in segments with a square"),
+            (Some(128.0), "certain, but for a chance of 2^-128"),
+            (Some(19.0), "with 99.9 %"),
+            (Some(1.0), "with 50.0 %"),
+            (Some(0.006), "with 0.41 %"),
+            (Some(0.0), "with 0.00 %"),
+        ] {
+            assert_eq!(caught(bits), expected);
+        }
+    }
+
+    #[test]
+    fn long_lists_are_cut() {
+        assert_eq!(listed("block", &[3]), "block 3");
+        assert_eq!(listed("block", &[0, 2]), "blocks 0, 2");
+        let many: Vec<u32> = (0..12).collect();
+        assert_eq!(listed("block", &many), "12 blocks (0, 1, 2, 3, 4, 5, …)");
+    }
+}

@@ -1,0 +1,139 @@
+//! What can go wrong, grouped by blame.
+
+/// Result of this crate's fallible functions.
+pub type Result<T> = core::result::Result<T, Error>;
+
+/// Every failure of this crate.
+///
+/// A reply that fails a check is *not* an error: it is a [`Verdict`](crate::Verdict). Errors are
+/// settings that cannot work and calls that do not fit together. No variant carries a slot
+/// position, a decrypted value or any other secret.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    // Config: the caller's settings.
+    /// A count lies outside what the layout supports.
+    #[error("{name} is {actual}, allowed are {min} to {max}")]
+    CountOutOfRange {
+        /// The setting.
+        name: &'static str,
+        /// The value given.
+        actual: u64,
+        /// Smallest value accepted.
+        min: u64,
+        /// Largest value accepted.
+        max: u64,
+    },
+    /// Canaries and random points leave no room for a single sample with all its replicas.
+    #[error(
+        "{n_slots} slots are too few for {network_canaries} network canaries, {random_points} \
+         random points and one sample in {replicas} slots: ask for fewer canaries or replicas, \
+         or use a larger ring"
+    )]
+    NoRoomForSamples {
+        /// Slots per block.
+        n_slots: usize,
+        /// Network canaries asked for.
+        network_canaries: usize,
+        /// Random points asked for (minimum).
+        random_points: usize,
+        /// Slots per sample.
+        replicas: usize,
+    },
+    /// A block was given no sample, or more samples than it holds.
+    #[error("a block holds 1 to {max} samples, {actual} were given: cut the batch into blocks")]
+    SamplesPerBlock {
+        /// Samples given.
+        actual: usize,
+        /// Samples that fit, see [`LayoutSpec::samples_per_block`](crate::LayoutSpec).
+        max: usize,
+    },
+    /// More canaries are wanted than there are candidates.
+    #[error("{wanted} canaries cannot be drawn from {available} candidates: provide more data")]
+    TooFewCandidates {
+        /// Canaries wanted.
+        wanted: usize,
+        /// Candidates available.
+        available: usize,
+    },
+    /// A real-valued setting is not finite or lies outside its range.
+    #[error("{name} is {actual}, but must be finite and at least {min}")]
+    NumberOutOfRange {
+        /// The setting.
+        name: &'static str,
+        /// The value given.
+        actual: f64,
+        /// Smallest value accepted.
+        min: f64,
+    },
+    /// The wanted soundness would need more random rows than are supported.
+    #[error(
+        "{target_bits} bits over {n_checks} checks need more than {max_rows} random rows at \
+         {modulus_bits} bits per row: lower the target or use a larger modulus"
+    )]
+    TooManyRows {
+        /// Soundness wanted over all checks.
+        target_bits: f64,
+        /// Number of checks in the union bound.
+        n_checks: u64,
+        /// log2 of the smallest modulus.
+        modulus_bits: f64,
+        /// Largest number of rows.
+        max_rows: u32,
+    },
+
+    // Misuse: calls that do not fit together.
+    /// A slice has another length than the layout or the observation needs.
+    #[error("{what} has length {actual}, expected {expected}")]
+    LengthMismatch {
+        /// Which slice.
+        what: &'static str,
+        /// Length needed.
+        expected: usize,
+        /// Length given.
+        actual: usize,
+    },
+    /// An index points past the end.
+    #[error("{what} {index} does not exist, there are {len}")]
+    IndexOutOfRange {
+        /// What the index counts.
+        what: &'static str,
+        /// The index given.
+        index: usize,
+        /// Number of things there are.
+        len: usize,
+    },
+    /// The same neuron of a block was compared twice.
+    #[error("neuron {neuron} of this block was already compared")]
+    ComparedTwice {
+        /// The neuron.
+        neuron: usize,
+    },
+    /// A verdict was asked for before every neuron of every block had been compared.
+    #[error(
+        "block {block} has {compared} of {expected} neurons compared: compare all before judging"
+    )]
+    IncompleteObservation {
+        /// The block.
+        block: usize,
+        /// Neurons compared so far.
+        compared: usize,
+        /// Neurons of the segment.
+        expected: usize,
+    },
+    /// A verdict or a soundness figure was asked for without anything to base it on.
+    #[error("{what}: nothing was given to judge")]
+    NothingToJudge {
+        /// What was asked for.
+        what: &'static str,
+    },
+    /// A failed word check was localized, but no output row differs.
+    #[error(
+        "block {block} failed its word check although no output row differs from the recomputed \
+         map: the client's memory or its check is faulty"
+    )]
+    CheckContradiction {
+        /// The block.
+        block: usize,
+    },
+}

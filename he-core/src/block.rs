@@ -1,0 +1,225 @@
+//! Many ciphertexts in one contiguous allocation.
+
+use crate::{Error, Params, Result, ring::Ring};
+
+/// A block of ciphertexts of one form: same degree, same moduli, same correction.
+///
+/// All polynomials are in evaluation form (the canonical order of the crate docs). Layout, outermost
+/// first: `[limb][ciphertext][polynomial][N]`, so that for each modulus `q_i` the block is a
+/// row-major matrix with one ciphertext per row of `(degree + 1)·N` residues: a linear map is an
+/// integer matrix product on it.
+///
+/// A ciphertext `(c_0, …, c_d)` decrypts to `c_0 + c_1 s + … + c_d s^d = m + t·e (mod Q)`; the
+/// plaintext is `m · correction mod t`, where `correction` is the product of the moduli that
+/// modulus switching has dropped.
+#[derive(Clone)]
+pub struct CiphertextBlock {
+    params: Params,
+    count: usize,
+    degree: usize,
+    n_moduli: usize,
+    correction: u128,
+    words: Vec<u64>,
+}
+
+impl CiphertextBlock {
+    /// A block of `count` zero ciphertexts of the given degree over the first `n_moduli` moduli,
+    /// with the correction a ciphertext switched down from all moduli has.
+    ///
+    /// Allocates `8·n_moduli·count·(degree + 1)·N` bytes: limit counts from outside first.
+    ///
+    /// # Errors
+    /// - [`Error::Form`] when `degree` is 0 or above 15, or `n_moduli` is 0 or above the parameters'.
+    /// - [`Error::Index`] when the block cannot be addressed in memory.
+    pub fn zeros(params: &Params, count: usize, degree: usize, n_moduli: usize) -> Result<Self> {
+        if !(1..=15).contains(&degree) || !(1..=params.moduli().len()).contains(&n_moduli) {
+            return Err(Error::Form {
+                operation: "a new block",
+                requirement: "degree 1 to 15 and between one and all moduli",
+                degree,
+                n_moduli,
+            });
+        }
+        let mut correction = 1;
+        for &q in params.moduli().iter().skip(n_moduli) {
+            correction = multiply_modulo(correction, u128::from(q), params.plaintext_modulus());
+        }
+        let per_ciphertext = n_moduli * (degree + 1) * params.ring_degree();
+        let max = isize::MAX.unsigned_abs() / size_of::<u64>() / per_ciphertext;
+        if count > max {
+            return Err(Error::Index { what: "ciphertext", index: count, count: max });
+        }
+        let words = vec![0; count * per_ciphertext];
+        Ok(Self { params: params.clone(), count, degree, n_moduli, correction, words })
+    }
+
+    /// A block of another shape over the same parameters, with an explicit correction.
+    pub(crate) fn like(&self, count: usize, degree: usize, correction: u128) -> Self {
+        let words = vec![0; self.n_moduli * count * (degree + 1) * self.params.ring_degree()];
+        Self { count, degree, correction, words, params: self.params.clone(), ..*self }
+    }
+
+    /// The parameters.
+    #[must_use]
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// Number of ciphertexts.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Degree of every ciphertext in the secret key (1 when fresh, 2 after a square).
+    #[must_use]
+    pub fn degree(&self) -> usize {
+        self.degree
+    }
+
+    /// Number of moduli left.
+    #[must_use]
+    pub fn n_moduli(&self) -> usize {
+        self.n_moduli
+    }
+
+    /// Number of moduli that can still be dropped (0 at the last one).
+    #[must_use]
+    pub fn level(&self) -> usize {
+        self.n_moduli - 1
+    }
+
+    /// What the decrypted message must be multiplied by, modulo t.
+    #[must_use]
+    pub fn correction(&self) -> u128 {
+        self.correction
+    }
+
+    /// Words of one ciphertext in one limb: `(degree + 1)·N`.
+    #[must_use]
+    pub fn row_len(&self) -> usize {
+        (self.degree + 1) * self.params.ring_degree()
+    }
+
+    /// Residues of one limb: `count` rows of [`CiphertextBlock::row_len`] words, or an empty slice
+    /// when there is no such limb.
+    #[must_use]
+    pub fn limb(&self, limb: usize) -> &[u64] {
+        if limb >= self.n_moduli {
+            return &[];
+        }
+        let len = self.count * self.row_len();
+        self.words.get(limb * len..(limb + 1) * len).unwrap_or_default()
+    }
+
+    pub(crate) fn limb_mut(&mut self, limb: usize) -> &mut [u64] {
+        let len = self.count * self.row_len();
+        self.words.get_mut(limb * len..(limb + 1) * len).unwrap_or_default()
+    }
+
+    /// One ciphertext's words in one limb; empty when out of range.
+    pub(crate) fn row(&self, limb: usize, index: usize) -> &[u64] {
+        let len = self.row_len();
+        self.limb(limb).get(index * len..(index + 1) * len).unwrap_or_default()
+    }
+
+    /// Joins the ciphertexts of several blocks of one form, in order.
+    ///
+    /// # Errors
+    /// - [`Error::Length`] when there is no block.
+    /// - [`Error::ParamsMismatch`] or [`Error::Form`] when the forms differ.
+    pub fn concatenate(blocks: &[Self]) -> Result<Self> {
+        let Some(first) = blocks.first() else {
+            return Err(Error::Length { what: "blocks to concatenate", expected: 1, actual: 0 });
+        };
+        for block in blocks {
+            first.check_same_form(block, "concatenation")?;
+        }
+        let count = blocks.iter().map(Self::count).sum();
+        let mut words = Vec::with_capacity(first.n_moduli * count * first.row_len());
+        for limb in 0..first.n_moduli {
+            for block in blocks {
+                words.extend_from_slice(block.limb(limb));
+            }
+        }
+        Ok(Self { count, words, params: first.params.clone(), ..*first })
+    }
+
+    /// Adds one to one residue: how the test kit plays a dishonest server.
+    ///
+    /// `word` counts inside the ciphertext's row, [`CiphertextBlock::row_len`] words long.
+    ///
+    /// # Errors
+    /// [`Error::Index`] when limb, ciphertext or word do not exist.
+    pub fn tamper_word(&mut self, limb: usize, index: usize, word: usize) -> Result<()> {
+        let (count, row_len) = (self.count, self.row_len());
+        for (what, index, count) in
+            [("limb", limb, self.n_moduli), ("ciphertext", index, count), ("word", word, row_len)]
+        {
+            if index >= count {
+                return Err(Error::Index { what, index, count });
+            }
+        }
+        let q = self.params.moduli().get(limb).copied().unwrap_or(1);
+        if let Some(cell) = self.limb_mut(limb).get_mut(index * row_len + word) {
+            *cell = (*cell + 1) % q;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn rings(&self) -> &[Ring] {
+        self.params.rings().get(..self.n_moduli).unwrap_or_default()
+    }
+
+    pub(crate) fn from_parts(
+        like: &Self,
+        n_moduli: usize,
+        correction: u128,
+        words: Vec<u64>,
+    ) -> Self {
+        Self { params: like.params.clone(), n_moduli, correction, words, ..*like }
+    }
+
+    pub(crate) fn check_same_form(&self, other: &Self, operation: &'static str) -> Result<()> {
+        self.params.check_same(&other.params)?;
+        if self.degree == other.degree
+            && self.n_moduli == other.n_moduli
+            && self.correction == other.correction
+        {
+            return Ok(());
+        }
+        Err(Error::Form {
+            operation,
+            requirement: "one degree, level and correction",
+            degree: other.degree,
+            n_moduli: other.n_moduli,
+        })
+    }
+}
+
+impl PartialEq for CiphertextBlock {
+    fn eq(&self, other: &Self) -> bool {
+        self.check_same_form(other, "comparison").is_ok() && self.words == other.words
+    }
+}
+
+impl Eq for CiphertextBlock {}
+
+impl core::fmt::Debug for CiphertextBlock {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("CiphertextBlock")
+            .field("count", &self.count)
+            .field("degree", &self.degree)
+            .field("n_moduli", &self.n_moduli)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `a·b mod t` for a modulus up to 2^64 or a power of two: what [`Params`] allows.
+pub(crate) fn multiply_modulo(a: u128, b: u128, t: u128) -> u128 {
+    if t.is_power_of_two() {
+        return a.wrapping_mul(b) & (t - 1);
+    }
+    // Both factors are reduced below 2^64 first, so the product fits.
+    (a % t) * (b % t) % t
+}

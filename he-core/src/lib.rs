@@ -1,0 +1,94 @@
+//! Exact SIMD homomorphic arithmetic for outsourced neural-network inference.
+//!
+//! `he-core` implements the BGV scheme (Brakerski, Gentry, Vaikuntanathan 2012) over
+//! `R = Z[X]/(X^N + 1)` in the form that layered inference needs: many ciphertexts in one contiguous
+//! block, integer matrices applied to all of them at once, one square, one modulus switch, and a
+//! random linear check of every word a server returns. Results are exact integers modulo the
+//! plaintext modulus, bit for bit the same on every machine and for every kernel.
+//!
+//! ```text
+//!  integers ──encoding──► Plaintext ──encryption──► CiphertextBlock ──bytes──► wire
+//!                                                        │
+//!                             linear (W·X + b) · evaluator (square, sums, switch)
+//!                                                        │
+//!  integers ◄──encoding── Message   ◄──encryption── CiphertextBlock ◄──bytes── wire
+//! ```
+//!
+//! # Layers
+//!
+//! [`Params`] (checked, immutable) is the context of everything. [`SlotEncoder`] and
+//! [`CoefficientEncoder`] turn integers into plaintexts; [`BlockEncryptor`] and [`Decryptor`] hold
+//! key operations; [`LinearMap`] and the methods of [`CiphertextBlock`] are the evaluator;
+//! [`WordCheck`] verifies a linear reply before anything is decrypted; [`bytes`] is the only wire
+//! format; [`noise`] predicts whether a computation decrypts correctly.
+//!
+//! # Security
+//!
+//! [`Params::new`] refuses parameters below 128 bits of classical security (see [`security`]).
+//! Encryption is symmetric: whoever holds the [`SecretKey`] encrypts and decrypts. Ciphertexts hide
+//! the plaintexts (IND-CPA under ring-LWE); they give no integrity by themselves, which is what
+//! [`WordCheck`] and the canaries of the layers above are for. Key-dependent code has no
+//! secret-dependent branches or memory addresses; randomness rejection depends on discarded values
+//! only.
+//!
+//! # Example
+//!
+//! ```
+//! use he_core::{BlockEncryptor, Decryptor, LinearMap, Params, ParamsSpec, SecretKey, SlotEncoder};
+//! use rand::{SeedableRng, rngs::StdRng};
+//!
+//! # fn main() -> Result<(), he_core::Error> {
+//! // One prime of 47 bits at N = 2048 (128-bit secure), slots modulo 65537.
+//! let params = Params::new(ParamsSpec::with_bits(2048, 65537, &[47])?)?;
+//! let encoder = SlotEncoder::new(&params)?;
+//! let mut rng = StdRng::from_os_rng();
+//! let key = SecretKey::generate(&params, &mut rng);
+//!
+//! // Two ciphertexts; every slot holds another sample.
+//! let x = encoder.encode(&vec![3; 2048])?;
+//! let y = encoder.encode(&(0..2048).collect::<Vec<i64>>())?;
+//! let block = BlockEncryptor::new(&key, &mut rng).encrypt_next(&[x, y])?;
+//!
+//! // 2x - 5y + 7 in every slot.
+//! let map = LinearMap::dense(1, 2, &[2, -5], &[7])?;
+//! let reply = map.apply(&block)?;
+//! let message = Decryptor::new(&key).decrypt(&reply, 0)?;
+//! let slots = encoder.decode(&message)?;
+//! assert_eq!(slots[10], 2 * 3 - 5 * 10 + 7);
+//! # Ok(())
+//! # }
+//! ```
+
+#![deny(unsafe_code)]
+
+pub mod bytes;
+pub mod noise;
+pub mod security;
+
+#[cfg(feature = "hazmat")]
+pub mod hazmat;
+
+mod block;
+mod encoding;
+mod encryption;
+mod error;
+mod evaluator;
+mod keys;
+mod linear;
+mod params;
+mod ring;
+mod sampling;
+mod simd;
+mod word_check;
+
+pub use block::CiphertextBlock;
+pub use encoding::{CoefficientEncoder, Plaintext, SlotEncoder};
+pub use encryption::{BlockEncryptor, Decryptor, Message};
+pub use error::{Error, Result};
+pub use evaluator::Quadratic;
+pub use keys::SecretKey;
+pub use linear::{Group, LinearMap, PADDING, Placement};
+pub use params::{MAX_MODULUS, Params, ParamsSpec};
+pub use sampling::PublicSeed;
+pub use simd::Backend;
+pub use word_check::WordCheck;

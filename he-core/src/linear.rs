@@ -1,0 +1,561 @@
+//! Integer linear maps applied to whole blocks: dense layers, convolutions, sums.
+
+use core::ops::Range;
+use std::{collections::HashMap, sync::Arc};
+
+use crate::{
+    CiphertextBlock, Error, Params, Plaintext, Result,
+    ring::Ring,
+    simd::{self, Packed, SlabRows, Tile},
+};
+
+/// Input index that stands for a ciphertext of zero (zero padding): never stored or sent.
+pub const PADDING: u32 = u32::MAX;
+
+/// Largest weight magnitude: a weight is one signed 16-bit factor of the kernels.
+const MAX_WEIGHT: i64 = 32_767;
+/// 32-bit digit sums stay exact while `Σ|w|` of every row is below this.
+const MAX_CHUNK_L1: i64 = 1 << 16;
+/// Bytes of packed digits per slab: about half of a core's level-2 cache.
+const PACKED_BYTES: usize = 512 << 10;
+
+/// One weight matrix and the places it is applied to.
+///
+/// A dense layer is one group with one placement; a convolution is one group with a placement per
+/// output position; a depthwise convolution or sum pool has a group per channel or of ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    /// Weights, row-major: `n_rows × n_taps`, each of magnitude at most 32767.
+    pub weights: Vec<i32>,
+    /// Rows of the matrix: outputs per placement.
+    pub n_rows: usize,
+    /// Columns of the matrix: inputs per placement.
+    pub n_taps: usize,
+    /// Where the matrix is applied.
+    pub placements: Vec<Placement>,
+}
+
+/// One application of a [`Group`]'s matrix.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// Input ciphertext of each tap, or [`PADDING`].
+    pub inputs: Vec<u32>,
+    /// Output ciphertext of the first row.
+    pub first_output: u32,
+    /// Distance between the outputs of consecutive rows (1 when they are adjacent).
+    pub output_stride: u32,
+}
+
+/// A checked integer linear map `y = W·x + b` on ciphertexts, ready for the kernels.
+///
+/// `W` acts on every word of a block modulo each `q_i`. The bias, one integer per output ciphertext,
+/// multiplies the plaintext that stands for 1 and is added to `c_0`: the constant polynomial 1 for
+/// slots, [`crate::CoefficientEncoder::ones`] for coefficients (see [`LinearMap::with_unit`]).
+#[derive(Debug, Clone)]
+pub struct LinearMap {
+    n_inputs: usize,
+    n_outputs: usize,
+    groups: Vec<CompiledGroup>,
+    bias: Vec<i64>,
+    unit: Unit,
+    max_l1: u64,
+    max_l2: f64,
+}
+
+/// The plaintext that a bias multiplies, in evaluation form.
+#[derive(Debug, Clone)]
+pub(crate) enum Unit {
+    /// The constant polynomial 1: every word is 1, for any parameters.
+    One,
+    /// Words `[limb][N]` of some parameters.
+    Words(Arc<(Params, Vec<u64>)>),
+}
+
+impl Unit {
+    fn check_params(&self, params: &Params) -> Result<()> {
+        match self {
+            Self::One => Ok(()),
+            Self::Words(words) => words.0.check_same(params),
+        }
+    }
+
+    /// Adds `bias` times the unit to the words `start, start + 1, …` of a polynomial `c_0`.
+    pub(crate) fn add(&self, bias: u64, limb: usize, ring: &Ring, start: usize, words: &mut [u64]) {
+        let reducer = ring.reducer();
+        match self {
+            _ if bias == 0 => {}
+            Self::One => simd::vectorize(|| {
+                for x in words {
+                    *x = reducer.add(*x, bias);
+                }
+            }),
+            Self::Words(unit) => {
+                let start = limb * unit.0.ring_degree() + start;
+                let unit = unit.1.get(start..start + words.len()).unwrap_or_default();
+                let bias = reducer.factor(bias);
+                simd::vectorize(|| {
+                    for (x, &u) in words.iter_mut().zip(unit) {
+                        *x = reducer.add(*x, reducer.multiply(u.cast_signed(), bias));
+                    }
+                });
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct CompiledGroup {
+    group: Group,
+    packed_weights: Vec<i32>,
+    /// Pair ranges whose `Σ|w|` stays below 2^16 in every row.
+    chunks: Vec<(usize, usize)>,
+}
+
+impl LinearMap {
+    /// A dense map: `weights` is row-major `n_outputs × n_inputs`, `bias` has one value per output.
+    ///
+    /// # Errors
+    /// As [`LinearMap::new`].
+    pub fn dense(n_outputs: usize, n_inputs: usize, weights: &[i32], bias: &[i64]) -> Result<Self> {
+        let inputs = (0..n_inputs).map(index).collect::<Result<Vec<_>>>()?;
+        let group = Group {
+            weights: weights.to_vec(),
+            n_rows: n_outputs,
+            n_taps: n_inputs,
+            placements: vec![Placement { inputs, first_output: 0, output_stride: 1 }],
+        };
+        Self::new(n_inputs, n_outputs, vec![group], bias.to_vec())
+    }
+
+    /// A map that sums groups of inputs: output `i` is `Σ inputs[members[i]]`.
+    ///
+    /// All groups must have the same, non-zero size.
+    ///
+    /// # Errors
+    /// As [`LinearMap::new`].
+    pub fn sums(n_inputs: usize, members: &[Vec<u32>]) -> Result<Self> {
+        let n_taps = members.first().map_or(0, Vec::len);
+        let placements = members
+            .iter()
+            .enumerate()
+            .map(|(output, inputs)| {
+                let first_output = index(output)?;
+                Ok(Placement { inputs: inputs.clone(), first_output, output_stride: 1 })
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let group = Group { weights: vec![1; n_taps], n_rows: 1, n_taps, placements };
+        Self::new(n_inputs, members.len(), vec![group], vec![0; members.len()])
+    }
+
+    /// Checks and compiles a map from groups.
+    ///
+    /// # Errors
+    /// - [`Error::Length`] when weights, inputs or bias have the wrong number of values, or an
+    ///   output is produced by no placement or by two.
+    /// - [`Error::Index`] when an input does not exist.
+    /// - [`Error::Value`] when a weight's magnitude exceeds 32767.
+    pub fn new(
+        n_inputs: usize,
+        n_outputs: usize,
+        groups: Vec<Group>,
+        bias: Vec<i64>,
+    ) -> Result<Self> {
+        check_length("bias values", n_outputs, bias.len())?;
+        let mut produced = vec![0_usize; n_outputs];
+        for group in &groups {
+            check_group(group, n_inputs, &mut produced)?;
+        }
+        if let Some(output) = produced.iter().position(|&n| n != 1) {
+            let actual = produced.get(output).copied().unwrap_or_default();
+            return Err(Error::Length { what: "placements per output", expected: 1, actual });
+        }
+        let (mut max_l1, mut max_l2) = (0, 0.0_f64);
+        for group in &groups {
+            let (l1, l2) = norms(group);
+            max_l1 = max_l1.max(l1);
+            max_l2 = max_l2.max(l2);
+        }
+        let groups = groups.into_iter().map(CompiledGroup::new).collect();
+        Ok(Self { n_inputs, n_outputs, groups, bias, unit: Unit::One, max_l1, max_l2 })
+    }
+
+    /// Makes the bias multiply another plaintext than the constant 1.
+    ///
+    /// Coefficient packing needs [`crate::CoefficientEncoder::ones`]: a constant polynomial would
+    /// reach the first coefficient only. The map then works for the plaintext's parameters alone.
+    /// Cost: a forward transform per modulus.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use he_core::{CoefficientEncoder, LinearMap, Params, ParamsSpec};
+    ///
+    /// # fn main() -> Result<(), he_core::Error> {
+    /// let params = Params::new(ParamsSpec::with_bits(2048, 1 << 32, &[47])?)?;
+    /// let encoder = CoefficientEncoder::new(&params, 16, 2)?;
+    /// let map = LinearMap::dense(1, 2, &[2, -5], &[7])?.with_unit(&encoder.ones());
+    /// # assert_eq!(map.bias(), &[7]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_unit(mut self, unit: &Plaintext) -> Self {
+        let params = unit.params();
+        let mut words = Vec::with_capacity(params.moduli().len() * params.ring_degree());
+        for (limb, ring) in params.rings().iter().enumerate() {
+            let mut values = unit.limb(limb).to_vec();
+            ring.forward(&mut values);
+            words.append(&mut values);
+        }
+        self.unit = Unit::Words(Arc::new((params.clone(), words)));
+        self
+    }
+
+    /// Number of input ciphertexts.
+    #[must_use]
+    pub fn n_inputs(&self) -> usize {
+        self.n_inputs
+    }
+
+    /// Number of output ciphertexts.
+    #[must_use]
+    pub fn n_outputs(&self) -> usize {
+        self.n_outputs
+    }
+
+    /// Bias of each output.
+    #[must_use]
+    pub fn bias(&self) -> &[i64] {
+        &self.bias
+    }
+
+    /// Largest `Σ|w|` of a row.
+    #[must_use]
+    pub fn max_l1(&self) -> u64 {
+        self.max_l1
+    }
+
+    /// Largest `sqrt(Σw²)` of a row; `Σ|w|` where a placement uses one input twice.
+    #[must_use]
+    pub fn max_l2(&self) -> f64 {
+        self.max_l2
+    }
+
+    /// Applies the map to a block: `n_inputs` ciphertexts in, `n_outputs` out, same form.
+    ///
+    /// # Errors
+    /// As [`LinearMap::apply_range`].
+    pub fn apply(&self, input: &CiphertextBlock) -> Result<CiphertextBlock> {
+        self.apply_range(input, 0..self.n_outputs)
+    }
+
+    /// Computes the outputs of one range only, so that a wide layer never exists as a whole.
+    ///
+    /// Parallel over moduli and columns. Cost: `taps · (degree + 1)·N` multiply-adds per output and
+    /// modulus.
+    ///
+    /// # Errors
+    /// - [`Error::Length`] when the block does not hold `n_inputs` ciphertexts.
+    /// - [`Error::Index`] when the range ends beyond the outputs or cuts a placement in two.
+    /// - [`Error::Form`] when the bias would need a correction: add constants before switching.
+    /// - [`Error::ParamsMismatch`] when [`LinearMap::with_unit`] was given other parameters.
+    pub fn apply_range(
+        &self,
+        input: &CiphertextBlock,
+        outputs: Range<usize>,
+    ) -> Result<CiphertextBlock> {
+        check_length("ciphertexts in the block", self.n_inputs, input.count())?;
+        if outputs.start > outputs.end || outputs.end > self.n_outputs {
+            return Err(Error::Index { what: "output", index: outputs.end, count: self.n_outputs });
+        }
+        self.unit.check_params(input.params())?;
+        let bias = self.bias.get(outputs.clone()).unwrap_or_default();
+        if input.correction() != 1 && bias.iter().any(|&b| b != 0) {
+            return Err(Error::Form {
+                operation: "adding a bias",
+                requirement: "correction 1: add constants before switching moduli",
+                degree: input.degree(),
+                n_moduli: input.n_moduli(),
+            });
+        }
+        let work = Work::new(self, &outputs)?;
+        let mut out = input.like(outputs.len(), input.degree(), input.correction());
+        let (n, row_len) = (input.params().ring_degree(), input.row_len());
+        let backend = input.params().backend();
+        for (limb, ring) in input.rings().iter().enumerate() {
+            let words = input.limb(limb);
+            let width = work.slab_width(ring, n);
+            let residues: Vec<u64> = bias.iter().map(|&b| ring.residue_vartime(b.into())).collect();
+            simd::for_each_slab(
+                out.limb_mut(limb),
+                row_len,
+                width,
+                Packed::default,
+                |packed, mut slab| {
+                    work.pack(packed, words, row_len, ring, &slab);
+                    for tile in &work.tiles {
+                        simd::multiply(backend, tile, packed, ring.reducer(), &mut slab);
+                    }
+                    if slab.start() < n {
+                        let start = slab.start();
+                        for (row, &bias) in residues.iter().enumerate() {
+                            self.unit.add(bias, limb, ring, start, slab.row_mut(row));
+                        }
+                    }
+                },
+            );
+        }
+        Ok(out)
+    }
+
+    /// Combines the rows with secret random factors modulo one prime: `(rᵀW, rᵀb)`.
+    ///
+    /// `factors` has one residue per output. No branch or address depends on them.
+    pub(crate) fn combine_rows(&self, factors: &[u64], ring: &Ring) -> (Vec<u64>, u64) {
+        let mut columns = vec![0; self.n_inputs];
+        for compiled in &self.groups {
+            for placement in &compiled.group.placements {
+                combine_placement(&compiled.group, placement, factors, ring, &mut columns);
+            }
+        }
+        let reducer = ring.reducer();
+        let constant = self.bias.iter().zip(factors).fold(0, |sum, (&b, &r)| {
+            let bias = reducer.factor(ring.residue_vartime(b.into()));
+            reducer.add(sum, reducer.multiply(r.cast_signed(), bias))
+        });
+        (columns, constant)
+    }
+
+    /// The plaintext that the bias multiplies.
+    pub(crate) fn unit(&self) -> &Unit {
+        &self.unit
+    }
+}
+
+/// Rows summed between reductions: `2^15·2^24·2^20` stays below 2^60.
+const MAX_COMBINED_ROWS: usize = 1 << 20;
+
+/// Adds `Σ_row factor·weights[row]` of one placement to its inputs' columns.
+///
+/// Factors are split into 24-bit halves so that products of 32-bit numbers do the work.
+fn combine_placement(
+    group: &Group,
+    placement: &Placement,
+    factors: &[u64],
+    ring: &Ring,
+    columns: &mut [u64],
+) {
+    const HALF: u32 = 24;
+    let reducer = ring.reducer();
+    let shift = reducer.factor(ring.residue_vartime(1 << HALF));
+    let mut outputs = (placement.first_output as usize..).step_by(placement.output_stride as usize);
+    let mut sums = vec![[0_i64; 2]; group.n_taps];
+    for rows in group.weights.chunks(group.n_taps * MAX_COMBINED_ROWS) {
+        sums.fill([0; 2]);
+        for (weights, output) in rows.chunks_exact(group.n_taps).zip(&mut outputs) {
+            let factor = factors.get(output).copied().unwrap_or_default();
+            let (low, high) = (factor & ((1 << HALF) - 1), factor >> HALF);
+            let (low, high) = (low.cast_signed(), high.cast_signed());
+            simd::vectorize(|| {
+                for (sum, &w) in sums.iter_mut().zip(weights) {
+                    sum[0] += i64::from(w) * low;
+                    sum[1] += i64::from(w) * high;
+                }
+            });
+        }
+        for (&input, &[low, high]) in placement.inputs.iter().zip(&sums) {
+            if let Some(column) = columns.get_mut(input as usize) {
+                let high = reducer.multiply(reducer.reduce(high).cast_signed(), shift);
+                *column = reducer.add(*column, reducer.add(reducer.reduce(low), high));
+            }
+        }
+    }
+}
+
+impl CompiledGroup {
+    fn new(group: Group) -> Self {
+        #[expect(clippy::cast_possible_truncation, reason = "weights were checked to fit 16 bits")]
+        let weights: Vec<i16> = group.weights.iter().map(|&w| w as i16).collect();
+        let packed_weights = simd::pack_weights(&weights, group.n_rows, group.n_taps);
+        let chunks = chunks(&group);
+        Self { group, packed_weights, chunks }
+    }
+}
+
+/// Cuts the pairs into ranges in which every row's `Σ|w|` stays below 2^16.
+fn chunks(group: &Group) -> Vec<(usize, usize)> {
+    let n_pairs = group.n_taps.div_ceil(2);
+    let mut chunks = Vec::new();
+    let mut start = 0;
+    let mut sums = vec![0_i64; group.n_rows];
+    for pair in 0..n_pairs {
+        let taps = 2 * pair..(2 * pair + 2).min(group.n_taps);
+        let of_pair: Vec<i64> = group
+            .weights
+            .chunks_exact(group.n_taps)
+            .map(|row| {
+                row.get(taps.clone()).unwrap_or_default().iter().map(|&w| i64::from(w).abs()).sum()
+            })
+            .collect();
+        if sums.iter().zip(&of_pair).any(|(s, p)| s + p >= MAX_CHUNK_L1) {
+            chunks.push((start, pair));
+            start = pair;
+            sums.fill(0);
+        }
+        sums.iter_mut().zip(&of_pair).for_each(|(s, p)| *s += p);
+    }
+    chunks.push((start, n_pairs));
+    chunks
+}
+
+/// The part of a map that one output range needs.
+struct Work<'a> {
+    tiles: Vec<Tile<'a>>,
+    /// Distinct input pairs, in packing order.
+    pairs: Vec<(u32, u32)>,
+}
+
+/// Pair indices live as long as the map's work; tiles borrow them.
+impl<'a> Work<'a> {
+    fn new(map: &'a LinearMap, outputs: &Range<usize>) -> Result<Self> {
+        let mut known: HashMap<(u32, u32), u32> = HashMap::new();
+        let mut pairs = Vec::new();
+        let mut tiles = Vec::new();
+        for compiled in &map.groups {
+            for placement in &compiled.group.placements {
+                let first = placement.first_output as usize;
+                let stride = placement.output_stride as usize;
+                let last = first + (compiled.group.n_rows - 1) * stride;
+                let inside = outputs.contains(&first) && outputs.contains(&last);
+                if !inside && (last < outputs.start || first >= outputs.end) {
+                    continue;
+                }
+                if !inside {
+                    return Err(Error::Index {
+                        what: "output range cuts a placement at output",
+                        index: if outputs.contains(&first) { outputs.end } else { outputs.start },
+                        count: map.n_outputs,
+                    });
+                }
+                let mut indices = Vec::with_capacity(placement.inputs.len().div_ceil(2));
+                for pair in placement.inputs.chunks(2) {
+                    let pair = match *pair {
+                        [a, b] => (a, b),
+                        [a] => (a, PADDING),
+                        _ => (PADDING, PADDING),
+                    };
+                    let next = index(pairs.len())?;
+                    indices.push(*known.entry(pair).or_insert_with(|| {
+                        pairs.push(pair);
+                        next
+                    }));
+                }
+                tiles.push(Tile {
+                    pairs: indices,
+                    weights: &compiled.packed_weights,
+                    n_rows: compiled.group.n_rows,
+                    first_output: first - outputs.start,
+                    output_stride: stride,
+                    chunks: &compiled.chunks,
+                });
+            }
+        }
+        Ok(Self { tiles, pairs })
+    }
+
+    /// Columns per slab: a power of two that divides N and keeps the packed digits in cache.
+    fn slab_width(&self, ring: &Ring, n: usize) -> usize {
+        let per_column = (self.pairs.len() * Packed::digits_of(ring.value()) * 4).max(1);
+        let fitting = (PACKED_BYTES / per_column).clamp(16, 512);
+        (1 << fitting.ilog2()).min(n)
+    }
+
+    fn pack(
+        &self,
+        packed: &mut Packed,
+        words: &[u64],
+        row_len: usize,
+        ring: &Ring,
+        slab: &SlabRows<'_>,
+    ) {
+        packed.reset(ring.value(), self.pairs.len(), slab.width());
+        let row = |input: u32| {
+            let start = input as usize * row_len + slab.start();
+            if input == PADDING { None } else { words.get(start..start + slab.width()) }
+        };
+        for (i, &(a, b)) in self.pairs.iter().enumerate() {
+            packed.pack(i, row(a), row(b));
+        }
+    }
+}
+
+/// Largest `Σ|w|` of a group's rows, and the largest factor by which a row raises the deviation of
+/// independent inputs.
+fn norms(group: &Group) -> (u64, f64) {
+    let repeats = group.placements.iter().any(|placement| {
+        let mut inputs: Vec<u32> = placement.inputs.clone();
+        inputs.retain(|&input| input != PADDING);
+        inputs.sort_unstable();
+        inputs.windows(2).any(|pair| matches!(pair, [a, b] if a == b))
+    });
+    let (mut max_l1, mut max_l2) = (0, 0.0_f64);
+    for row in group.weights.chunks(group.n_taps.max(1)) {
+        let l1: u64 = row.iter().map(|w| u64::from(w.unsigned_abs())).sum();
+        #[expect(clippy::cast_precision_loss, reason = "a sum of 16-bit magnitudes")]
+        let l2 = if repeats {
+            l1 as f64
+        } else {
+            row.iter().map(|&w| f64::from(w) * f64::from(w)).sum::<f64>().sqrt()
+        };
+        max_l1 = max_l1.max(l1);
+        max_l2 = max_l2.max(l2);
+    }
+    (max_l1, max_l2)
+}
+
+fn check_group(group: &Group, n_inputs: usize, produced: &mut [usize]) -> Result<()> {
+    if group.n_rows == 0 || group.n_taps == 0 {
+        return Err(Error::Length { what: "rows and taps of a group", expected: 1, actual: 0 });
+    }
+    let n_weights = group.n_rows.saturating_mul(group.n_taps);
+    check_length("weights of a group", n_weights, group.weights.len())?;
+    if let Some(&w) = group.weights.iter().find(|w| i64::from(**w).abs() > MAX_WEIGHT) {
+        let (min, max) = (i128::from(-MAX_WEIGHT), i128::from(MAX_WEIGHT));
+        return Err(Error::Value { what: "weight", value: w.into(), min, max });
+    }
+    for placement in &group.placements {
+        check_length("inputs of a placement", group.n_taps, placement.inputs.len())?;
+        if let Some(&input) =
+            placement.inputs.iter().find(|&&i| i != PADDING && i as usize >= n_inputs)
+        {
+            return Err(Error::Index { what: "input", index: input as usize, count: n_inputs });
+        }
+        if placement.output_stride == 0 {
+            return Err(Error::Length { what: "output stride", expected: 1, actual: 0 });
+        }
+        for row in 0..group.n_rows {
+            let output = (placement.output_stride as usize)
+                .saturating_mul(row)
+                .saturating_add(placement.first_output as usize);
+            let count = produced.len();
+            *produced.get_mut(output).ok_or(Error::Index {
+                what: "output",
+                index: output,
+                count,
+            })? += 1;
+        }
+    }
+    Ok(())
+}
+
+fn index(value: usize) -> Result<u32> {
+    u32::try_from(value).ok().filter(|&v| v != PADDING).ok_or(Error::Index {
+        what: "ciphertext",
+        index: value,
+        count: PADDING as usize,
+    })
+}
+
+fn check_length(what: &'static str, expected: usize, actual: usize) -> Result<()> {
+    if expected == actual { Ok(()) } else { Err(Error::Length { what, expected, actual }) }
+}

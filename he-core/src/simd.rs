@@ -1,0 +1,297 @@
+//! Kernels: the only place with `unsafe`.
+//!
+//! - [`vectorize`] compiles a safe loop for the widest instruction set the machine has.
+//! - [`for_each_slab`] hands disjoint column ranges of a row-major matrix to parallel tasks.
+//! - [`multiply`] multiplies an integer matrix by residues, in one file per backend. `scalar.rs` is
+//!   the specification; all backends give the same bits.
+//! - [`Reducer`] is the arithmetic modulo one prime that those loops use.
+//!
+//! The digit kernels work on packed lines: a residue below 2^47 is three balanced 16-bit digits
+//! (two below 2^31), and a 32-bit lane holds the same digit of two inputs, as `vpdpwssd` and
+//! `pmaddwd` multiply them. See `docs/kernels.md`.
+
+#![allow(
+    unsafe_code,
+    reason = "std::arch intrinsics and disjoint slabs; every block has a SAFETY note"
+)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod reduction;
+mod scalar;
+mod slabs;
+
+pub(crate) use reduction::{Factor, Reducer};
+pub(crate) use slabs::{SlabRows, for_each_slab};
+
+use crate::{Error, Result};
+
+/// A set of kernels. All give the same bits; they differ in speed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Backend {
+    /// Plain Rust, everywhere: the specification.
+    Scalar,
+    /// `vpmaddwd` on 256-bit vectors (x86-64 with AVX2).
+    Avx2,
+    /// `vpdpwssd` on 512-bit vectors (x86-64 with AVX-512 F, BW, DQ and VNNI).
+    Avx512,
+}
+
+impl Backend {
+    /// Every backend, slowest first.
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+
+    /// Name as `HE_BACKEND` spells it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+        }
+    }
+
+    /// Whether this machine can run it.
+    #[must_use]
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Scalar => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vnni")
+            }
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx2 | Self::Avx512 => false,
+        }
+    }
+
+    /// The backends this machine can run, slowest first.
+    #[must_use]
+    pub fn available() -> Vec<Self> {
+        Self::ALL.into_iter().filter(|b| b.is_available()).collect()
+    }
+
+    /// The fastest available backend, or the one `HE_BACKEND` names.
+    pub(crate) fn detect() -> Result<Self> {
+        let fastest = Self::available().last().copied().unwrap_or(Self::Scalar);
+        let Ok(name) = std::env::var("HE_BACKEND") else {
+            return Ok(fastest);
+        };
+        if name.is_empty() || name == "auto" {
+            return Ok(fastest);
+        }
+        Self::available()
+            .into_iter()
+            .find(|b| b.name() == name)
+            .ok_or_else(|| Self::unavailable(&name))
+    }
+
+    pub(crate) fn check_available(self) -> Result<()> {
+        if self.is_available() { Ok(()) } else { Err(Self::unavailable(self.name())) }
+    }
+
+    fn unavailable(name: &str) -> Error {
+        let names: Vec<_> = Self::available().into_iter().map(Self::name).collect();
+        Error::Backend { name: name.to_owned(), available: names.join(", ") }
+    }
+}
+
+/// Runs a safe loop compiled for the widest vectors available.
+///
+/// The closure must be small and inlinable; its result does not depend on the instruction set.
+/// `HE_BACKEND` does not reach here: it chooses a linear kernel.
+#[inline]
+pub(crate) fn vectorize<R>(work: impl FnOnce() -> R) -> R {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vpopcntdq")
+            && is_x86_feature_detected!("popcnt")
+        {
+            // SAFETY: every feature the function enables was detected in the lines above.
+            return unsafe { with_avx512(work) };
+        }
+        if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("popcnt") {
+            // SAFETY: every feature the function enables was detected in the line above.
+            return unsafe { with_avx2(work) };
+        }
+    }
+    work()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vpopcntdq,popcnt")]
+#[inline]
+fn with_avx512<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,popcnt")]
+#[inline]
+fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
+    work()
+}
+
+/// One weight matrix applied to one gather of inputs, on one slab of columns of one limb.
+///
+/// `Σ_k weights[row][k] · input[k]` for `n_rows` rows; inputs come in pairs.
+#[derive(Debug, Clone)]
+pub(crate) struct Tile<'a> {
+    /// Packed line of each input pair (index into [`Packed`]).
+    pub(crate) pairs: Vec<u32>,
+    /// Weight pairs, `[row block][pair][ROW_BLOCK rows]`, low half first: see [`pack_weights`].
+    pub(crate) weights: &'a [i32],
+    /// Number of rows (outputs).
+    pub(crate) n_rows: usize,
+    /// Output row of the first row, and the distance between rows.
+    pub(crate) first_output: usize,
+    pub(crate) output_stride: usize,
+    /// Pair ranges in which no row's `Σ|w|` reaches 2^16, so that 32-bit sums cannot overflow.
+    pub(crate) chunks: &'a [(usize, usize)],
+}
+
+/// Rows multiplied together; weights are stored in blocks of this many rows.
+pub(crate) const ROW_BLOCK: usize = 5;
+
+/// Inputs of one slab in digit form: `[pair][digit][column]`, two inputs to a lane.
+#[derive(Debug, Default)]
+pub(crate) struct Packed {
+    pub(crate) lanes: Vec<u32>,
+    pub(crate) digits: usize,
+    pub(crate) columns: usize,
+}
+
+impl Packed {
+    /// Number of 16-bit digits of a residue modulo `q`.
+    pub(crate) const fn digits_of(modulus: u64) -> usize {
+        if modulus <= 0x7FFF_7FFF { 2 } else { 3 }
+    }
+
+    /// Prepares for `n_pairs` pairs of `columns` columns modulo `modulus`.
+    pub(crate) fn reset(&mut self, modulus: u64, n_pairs: usize, columns: usize) {
+        self.digits = Self::digits_of(modulus);
+        self.columns = columns;
+        self.lanes.resize(n_pairs * self.digits * columns, 0);
+    }
+
+    /// Splits two input rows into digits and stores them as pair `index`; a missing row is zero.
+    pub(crate) fn pack(&mut self, index: usize, a: Option<&[u64]>, b: Option<&[u64]>) {
+        let len = self.digits * self.columns;
+        let Some(out) = self.lanes.get_mut(index * len..(index + 1) * len) else {
+            return;
+        };
+        let (digits, columns) = (self.digits, self.columns);
+        vectorize(|| match (a, b) {
+            (Some(a), Some(b)) => pack_rows(out, columns, digits, a, b),
+            (Some(a), None) => pack_one(out, columns, digits, a, 0),
+            (None, Some(b)) => pack_one(out, columns, digits, b, 16),
+            (None, None) => out.fill(0),
+        });
+    }
+}
+
+const BALANCE: [u64; 4] = [0, 0, 0x8000, 0x8000_8000];
+
+#[inline(always)]
+fn pack_rows(out: &mut [u32], columns: usize, digits: usize, a: &[u64], b: &[u64]) {
+    #[expect(clippy::indexing_slicing, reason = "digits is 2 or 3")]
+    let balance = BALANCE[digits];
+    for (d, lanes) in out.chunks_exact_mut(columns).enumerate() {
+        let sign = if d + 1 < digits { 0x8000_8000 } else { 0 };
+        let shift = 16 * d;
+        for ((lane, &x), &y) in lanes.iter_mut().zip(a).zip(b) {
+            let (x, y) = ((x + balance) >> shift, (y + balance) >> shift);
+            #[expect(clippy::cast_possible_truncation, reason = "masked digits")]
+            {
+                *lane = ((x & 0xFFFF) as u32 | ((y as u32) << 16)) ^ sign;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn pack_one(out: &mut [u32], columns: usize, digits: usize, a: &[u64], position: u32) {
+    #[expect(clippy::indexing_slicing, reason = "digits is 2 or 3")]
+    let balance = BALANCE[digits];
+    for (d, lanes) in out.chunks_exact_mut(columns).enumerate() {
+        let sign = if d + 1 < digits { 0x8000 } else { 0 };
+        for (lane, &x) in lanes.iter_mut().zip(a) {
+            #[expect(clippy::cast_possible_truncation, reason = "masked digits")]
+            {
+                *lane = ((((x + balance) >> (16 * d)) as u32 & 0xFFFF) ^ sign) << position;
+            }
+        }
+    }
+}
+
+/// Interleaves weights (row-major `n_rows × k`) as [`Tile::weights`] expects; odd `k` and a partial
+/// last row block are padded with zeros.
+pub(crate) fn pack_weights(weights: &[i16], n_rows: usize, k: usize) -> Vec<i32> {
+    let n_pairs = k.div_ceil(2);
+    let weight = |row: usize, col: usize| -> u16 {
+        let value =
+            if row < n_rows && col < k { weights.get(row * k + col).copied() } else { None };
+        value.unwrap_or(0).cast_unsigned()
+    };
+    let mut packed = Vec::with_capacity(n_rows.div_ceil(ROW_BLOCK) * n_pairs * ROW_BLOCK);
+    for block in 0..n_rows.div_ceil(ROW_BLOCK) {
+        for pair in 0..n_pairs {
+            for row in block * ROW_BLOCK..(block + 1) * ROW_BLOCK {
+                let lane =
+                    u32::from(weight(row, 2 * pair)) | u32::from(weight(row, 2 * pair + 1)) << 16;
+                packed.push(lane.cast_signed());
+            }
+        }
+    }
+    packed
+}
+
+/// Multiplies one tile on one slab: writes `Σ w·x mod q` to every output row of the tile.
+///
+/// # Panics
+/// When a pair index or output row lies outside `packed` or `out`: the caller builds both.
+pub(crate) fn multiply(
+    backend: Backend,
+    tile: &Tile<'_>,
+    packed: &Packed,
+    reducer: Reducer,
+    out: &mut SlabRows<'_>,
+) {
+    let line = packed.digits * packed.columns;
+    let n_pairs = packed.lanes.len() / line.max(1);
+    assert!(tile.pairs.iter().all(|&p| (p as usize) < n_pairs), "invariant: pairs are packed");
+    let n_blocks = tile.n_rows.div_ceil(ROW_BLOCK);
+    assert_eq!(tile.weights.len(), n_blocks * tile.pairs.len() * ROW_BLOCK);
+    assert!(tile.chunks.iter().all(|&(a, b)| a <= b && b <= tile.pairs.len()));
+    match backend {
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx512 if backend.is_available() && packed.columns.is_multiple_of(16) => {
+            // SAFETY: the features were detected; pair indices, weights and chunks were checked
+            // above against the lengths of the buffers they index.
+            unsafe { avx512::multiply(tile, packed, reducer, out) }
+        }
+        #[cfg(target_arch = "x86_64")]
+        Backend::Avx2 if backend.is_available() && packed.columns.is_multiple_of(8) => {
+            // SAFETY: as above.
+            unsafe { avx2::multiply(tile, packed, reducer, out) }
+        }
+        Backend::Scalar | Backend::Avx2 | Backend::Avx512 => {
+            scalar::multiply(tile, packed, reducer, out);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

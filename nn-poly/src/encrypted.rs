@@ -1,0 +1,41 @@
+//! Segments under encryption: parameter choice, slot layout, evaluation, opening of replies.
+//!
+//! The only code of this crate that imports `he_core`.
+//!
+//! ```text
+//!  client                                             server
+//!  encrypt_block ── seed + request bytes ──► RequestReceiver ─► CiphertextBlock
+//!    └ WordCheck (linear segments)                                  │ SegmentEvaluator
+//!  check_reply ◄──────── reply bytes ◄── write ◄── switch ◄── pool ◄┘ band by band
+//!  decrypt_reply ─► one vector of values per output neuron
+//! ```
+//!
+//! A ciphertext holds one neuron for all samples of a block, so nothing here rotates or needs an
+//! evaluation key. What a segment computes is exactly what [`crate::plan::Plan`] simulates.
+
+mod client;
+mod context;
+mod error;
+mod evaluator;
+mod map;
+pub mod parameters;
+
+pub use client::{
+    ClientTimes, EncryptedBlock, RowMismatch, check_reply, decrypt_reply, encrypt_block,
+    locate_mismatches,
+};
+pub use context::{SegmentContext, SegmentKey};
+pub use error::{Error, Result};
+pub use evaluator::{RequestReceiver, SegmentEvaluator};
+pub use map::linear_map;
+
+/// The linear map of a stage on ciphertexts.
+pub use he_core::LinearMap;
+/// The secret state of a word check.
+pub use he_core::WordCheck as ReplyCheck;
+
+/// The kernel sets of the arithmetic below, fastest last, and which one is in use: for reports.
+#[must_use]
+pub fn backends() -> Vec<&'static str> {
+    he_core::Backend::available().into_iter().map(he_core::Backend::name).collect()
+}

@@ -1,0 +1,200 @@
+//! Ciphertext parameters of one segment, rebuilt and checked from its public description.
+
+use he_core::{CoefficientEncoder, LinearMap, Message, Params, ParamsSpec, Plaintext, SecretKey, SlotEncoder};
+use rand::CryptoRng;
+use zeroize::Zeroizing;
+
+use super::error::{Error, Result};
+use crate::plan::{Packing, Segment, Window};
+
+/// Everything public that encryption, evaluation and decryption of one segment need.
+///
+/// Built from plan data only; 128-bit security is checked here again, so a hostile plan cannot talk
+/// a client into weak parameters. Cost: about a millisecond (transforms).
+#[derive(Debug, Clone)]
+pub struct SegmentContext {
+    params: Params,
+    encoder: Encoder,
+    window: Window,
+    n_inputs: usize,
+    n_outputs: usize,
+    reply_degree: usize,
+    reply_moduli: usize,
+}
+
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one per segment, built once")]
+enum Encoder {
+    Slots(SlotEncoder),
+    Coefficients(CoefficientEncoder),
+}
+
+/// The secret key of one segment of one batch. Zeroized on drop, never printed.
+#[derive(Debug)]
+pub struct SegmentKey(SecretKey);
+
+impl SegmentContext {
+    /// Rebuilds the parameters of segment number `index`.
+    ///
+    /// # Errors
+    /// - [`Error::Arithmetic`] when the ring is not secure or not well formed.
+    /// - [`Error::Inconsistent`] when packing, window and ring contradict each other.
+    pub fn new(index: usize, segment: &Segment) -> Result<Self> {
+        let ring = &segment.ring;
+        let params = Params::new(ParamsSpec {
+            ring_degree: ring.ring_degree as usize,
+            plaintext_modulus: ring.plaintext_modulus,
+            moduli: ring.moduli.clone(),
+        })?;
+        let inconsistent = |what, expected, actual| Error::Inconsistent {
+            segment: index,
+            what,
+            expected,
+            actual,
+        };
+        let (encoder, modulus) = match segment.packing {
+            Packing::Slots => {
+                (Encoder::Slots(SlotEncoder::new(&params)?), ring.plaintext_modulus)
+            }
+            Packing::Coefficients { radix_bits, samples_per_coefficient } => {
+                if segment.evaluates_activation {
+                    return Err(inconsistent("packing of a segment with a square", 0, 1));
+                }
+                let k = samples_per_coefficient as usize;
+                let encoder = CoefficientEncoder::new(&params, radix_bits, k)?;
+                (Encoder::Coefficients(encoder), 1 << radix_bits)
+            }
+        };
+        let window = segment.window;
+        if u128::from(window.modulus) != modulus {
+            return Err(inconsistent("window", modulus, window.modulus.into()));
+        }
+        let reply_moduli = ring.reply_moduli as usize;
+        let n_moduli = params.moduli().len();
+        if reply_moduli == 0 || reply_moduli > n_moduli {
+            return Err(inconsistent("number of reply moduli", n_moduli as u128, reply_moduli as u128));
+        }
+        if !segment.evaluates_activation && reply_moduli != n_moduli {
+            return Err(inconsistent("reply moduli of a linear segment", n_moduli as u128, reply_moduli as u128));
+        }
+        Ok(Self {
+            params,
+            encoder,
+            window,
+            n_inputs: segment.n_inputs as usize,
+            n_outputs: segment.n_outputs as usize,
+            reply_degree: segment.reply_degree() as usize,
+            reply_moduli,
+        })
+    }
+
+    /// Draws a fresh key: one per segment and batch.
+    pub fn generate_key(&self, rng: &mut (impl CryptoRng + ?Sized)) -> SegmentKey {
+        SegmentKey(SecretKey::generate(&self.params, rng))
+    }
+
+    /// Values one ciphertext carries: N slots, or N times the samples per coefficient.
+    #[must_use]
+    pub fn capacity(&self) -> usize {
+        match &self.encoder {
+            Encoder::Slots(encoder) => encoder.slot_count(),
+            Encoder::Coefficients(encoder) => encoder.value_count(),
+        }
+    }
+
+    /// Ciphertexts of a request.
+    #[must_use]
+    pub fn n_inputs(&self) -> usize {
+        self.n_inputs
+    }
+
+    /// Ciphertexts of a reply.
+    #[must_use]
+    pub fn n_outputs(&self) -> usize {
+        self.n_outputs
+    }
+
+    /// Bytes of one request ciphertext.
+    #[must_use]
+    pub fn request_ciphertext_bytes(&self) -> usize {
+        he_core::bytes::request_bytes(&self.params)
+    }
+
+    /// Bytes of one reply ciphertext.
+    #[must_use]
+    pub fn reply_ciphertext_bytes(&self) -> usize {
+        he_core::bytes::reply_bytes(&self.params, self.reply_degree, self.reply_moduli)
+    }
+
+    /// Bytes of a whole request payload.
+    #[must_use]
+    pub fn request_bytes(&self) -> u64 {
+        self.n_inputs as u64 * self.request_ciphertext_bytes() as u64
+    }
+
+    /// Bytes of a whole reply payload.
+    #[must_use]
+    pub fn reply_bytes(&self) -> u64 {
+        self.n_outputs as u64 * self.reply_ciphertext_bytes() as u64
+    }
+
+    /// log2 of each ciphertext modulus, for the soundness of the word check.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "moduli are below 2^47")]
+    pub fn log2_moduli(&self) -> Vec<f64> {
+        self.params.moduli().iter().map(|&q| (q as f64).log2()).collect()
+    }
+
+    /// Where outputs are reduced to.
+    #[must_use]
+    pub fn window(&self) -> Window {
+        self.window
+    }
+
+    /// Whether every word of a reply can be checked: a linear segment in one piece of modulus.
+    #[must_use]
+    pub fn is_linear(&self) -> bool {
+        self.reply_degree == 1
+    }
+
+    /// The map with its bias in this segment's packing: a slot's 1 is the constant polynomial, but
+    /// packed coefficients need a 1 in every digit of every coefficient.
+    pub(super) fn with_unit(&self, map: LinearMap) -> LinearMap {
+        match &self.encoder {
+            Encoder::Slots(_) => map,
+            Encoder::Coefficients(encoder) => map.with_unit(&encoder.ones()),
+        }
+    }
+
+    pub(super) fn params(&self) -> &Params {
+        &self.params
+    }
+
+    pub(super) fn reply_degree(&self) -> usize {
+        self.reply_degree
+    }
+
+    pub(super) fn reply_moduli(&self) -> usize {
+        self.reply_moduli
+    }
+
+    pub(super) fn encode(&self, values: &[i64]) -> Result<Plaintext> {
+        Ok(match &self.encoder {
+            Encoder::Slots(encoder) => encoder.encode(values)?,
+            Encoder::Coefficients(encoder) => encoder.encode(values)?,
+        })
+    }
+
+    pub(super) fn decode(&self, message: &Message) -> Result<Zeroizing<Vec<i64>>> {
+        Ok(match &self.encoder {
+            Encoder::Slots(encoder) => encoder.decode_from(message, self.window.low)?,
+            Encoder::Coefficients(encoder) => encoder.decode_from(message, self.window.low)?,
+        })
+    }
+}
+
+impl SegmentKey {
+    pub(super) fn secret(&self) -> &SecretKey {
+        &self.0
+    }
+}

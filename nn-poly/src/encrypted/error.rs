@@ -1,0 +1,47 @@
+//! Errors of encrypted evaluation.
+
+/// What can go wrong between integers and ciphertexts.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The arithmetic below refused.
+    #[error(transparent)]
+    Arithmetic(#[from] he_core::Error),
+    /// No parameters of 128-bit security hold what the segment needs.
+    #[error(
+        "no 128-bit secure parameters fit this segment: values take {value_bits} bits and the largest weight row has norm {l2:.0}; {advice}"
+    )]
+    NoParameters {
+        /// Bits of the window the values need.
+        value_bits: u32,
+        /// Largest `‖w‖₂` of a row.
+        l2: f64,
+        /// What to change.
+        advice: &'static str,
+    },
+    /// A segment of a plan contradicts itself.
+    #[error("segment {segment}: {what} is {actual}, expected {expected}: the plan is damaged or was made by another version")]
+    Inconsistent {
+        /// Position in the plan.
+        segment: usize,
+        /// What does not fit.
+        what: &'static str,
+        /// The value required.
+        expected: u128,
+        /// The value found.
+        actual: u128,
+    },
+    /// A request or reply ended early, or is too long.
+    #[error("{what}: expected {expected} bytes, received {actual}")]
+    ByteCount {
+        /// Which stream.
+        what: &'static str,
+        /// The number required.
+        expected: u64,
+        /// The number found.
+        actual: u64,
+    },
+}
+
+/// Result of encrypted evaluation.
+pub type Result<T> = core::result::Result<T, Error>;

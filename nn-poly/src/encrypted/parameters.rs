@@ -1,0 +1,263 @@
+//! Ring, moduli and packing of a segment, chosen from its ranges and its noise.
+//!
+//! Every candidate is a 128-bit secure ring in which the noise bound of `docs/noise.md` leaves a
+//! margin; among them the one that moves the fewest bytes for the expected number of samples wins
+//! (bytes and processor time grow alike), smaller blocks first when equal.
+
+#![expect(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "noise estimates and bit counts: magnitudes below 2^120, far inside f64"
+)]
+
+use he_core::{Params, ParamsSpec, noise::Phase, security};
+
+use super::error::{Error, Result};
+use crate::plan::{
+    ChosenParameters, Evidence, NoiseForecast, Packing, PooledSquare, RingSpec, SegmentDemand,
+    Window,
+};
+
+/// Bits kept free above the noise bound.
+const MARGIN_BITS: f64 = 0.25;
+/// Bits of the largest ciphertext prime (below `he_core::MAX_MODULUS`).
+const MAX_PRIME_BITS: u32 = 46;
+/// Bits of the smallest ciphertext prime: below, primes congruent to 1 modulo 2N run out.
+const MIN_PRIME_BITS: u32 = 20;
+/// Ring degrees of segments without a product.
+const LINEAR_DEGREES: [usize; 3] = [2048, 4096, 8192];
+/// Ring degrees of segments with a square.
+const SQUARE_DEGREES: [usize; 3] = [4096, 8192, 16384];
+/// Slots of a block that canaries and random points take, at least.
+const RESERVED_SLOTS: u64 = 18;
+
+/// Chooses parameters for one segment.
+///
+/// Cost: some thousand noise estimates; a few milliseconds.
+///
+/// # Errors
+/// [`Error::NoParameters`] when no supported ring holds the values with their noise.
+pub fn choose(demand: &SegmentDemand) -> Result<ChosenParameters> {
+    let low = demand.low.min(0);
+    let width = u64::try_from(i128::from(demand.high.max(0)) - i128::from(low) + 1)
+        .unwrap_or(u64::MAX);
+    let best = match demand.activation {
+        Some(square) => {
+            SQUARE_DEGREES.iter().filter_map(|&n| slots(demand, square, n, low, width)).min_by(cost)
+        }
+        None => linear_candidates(demand, low, width).min_by(cost),
+    };
+    let Some(best) = best else {
+        return Err(Error::NoParameters {
+            value_bits: u64::BITS - width.leading_zeros(),
+            l2: demand.max_l2,
+            advice: match (demand.activation, demand.evidence) {
+                (Some(_), Evidence::Proven) => {
+                    "use fewer bits, calibrated ranges, or the activation at the client"
+                }
+                (Some(_), Evidence::Calibrated) => "use fewer bits or the activation at the client",
+                (None, _) => "use fewer bits or split the layer",
+            },
+        });
+    };
+    finish(best)
+}
+
+/// One way to run a segment.
+struct Candidate {
+    spec: ParamsSpec,
+    reply_moduli: usize,
+    packing: Packing,
+    window: Window,
+    noise: NoiseForecast,
+    /// Bytes of a whole batch, both directions.
+    bytes: u128,
+}
+
+fn cost(a: &Candidate, b: &Candidate) -> core::cmp::Ordering {
+    (a.bytes, a.spec.ring_degree).cmp(&(b.bytes, b.spec.ring_degree))
+}
+
+fn finish(candidate: Candidate) -> Result<ChosenParameters> {
+    let Candidate { spec, reply_moduli, packing, window, noise, .. } = candidate;
+    let ring = RingSpec {
+        ring_degree: spec.ring_degree as u32,
+        moduli: spec.moduli.clone(),
+        plaintext_modulus: spec.plaintext_modulus,
+        reply_moduli: reply_moduli as u32,
+    };
+    let security_bits = Params::new(spec)?.security_bits();
+    Ok(ChosenParameters { ring, packing, window, noise, security_bits })
+}
+
+/// Linear segments: `k` samples per coefficient in a power-of-two radix.
+fn linear_candidates(
+    demand: &SegmentDemand,
+    low: i64,
+    width: u64,
+) -> impl Iterator<Item = Candidate> {
+    let widest = width.max(demand.max_abs_input + 1);
+    let radix_bits = u64::BITS - (widest - 1).leading_zeros();
+    let most = if demand.evidence == Evidence::Proven { 90 / radix_bits.max(1) } else { 1 };
+    LINEAR_DEGREES.into_iter().flat_map(move |degree| {
+        (1..=most.max(1))
+            .filter_map(move |k| coefficients(demand, degree, low, radix_bits.max(1), k))
+    })
+}
+
+fn coefficients(
+    demand: &SegmentDemand,
+    degree: usize,
+    low: i64,
+    radix_bits: u32,
+    k: u32,
+) -> Option<Candidate> {
+    if radix_bits > 46 {
+        return None;
+    }
+    let t = (f64::from(radix_bits) * f64::from(k)).exp2();
+    // Digits lie in the window, so the message of the result is below t plus the window's offset.
+    let phase = Phase::fresh(t).linear(demand.max_l2, t * 1.01);
+    let needed = phase.log2_bound() + 1.0 + MARGIN_BITS;
+    let moduli = smallest_moduli(degree, needed, 1_u128 << (radix_bits * k))?;
+    let log2_modulus: f64 = moduli.iter().map(|&q| (q as f64).log2()).sum();
+    let values = degree as u64 * u64::from(k);
+    let blocks = demand.expected_samples.max(1).div_ceil(values);
+    let bits: u128 = moduli.iter().map(|&q| u128::from(u64::BITS - q.leading_zeros())).sum();
+    let polynomials = u128::from(demand.n_inputs) + 2 * u128::from(demand.n_outputs);
+    let n_moduli = moduli.len();
+    Some(Candidate {
+        spec: ParamsSpec {
+            ring_degree: degree,
+            plaintext_modulus: 1 << (radix_bits * k),
+            moduli,
+        },
+        reply_moduli: n_moduli,
+        packing: Packing::Coefficients { radix_bits, samples_per_coefficient: k },
+        window: Window { low, modulus: 1 << radix_bits },
+        noise: NoiseForecast {
+            log2_noise_bound: phase.log2_bound(),
+            log2_capacity: log2_modulus - 1.0,
+        },
+        bytes: u128::from(blocks) * polynomials * bits * degree as u128 / 8,
+    })
+}
+
+/// The smallest one or two primes whose product exceeds `2^needed` at 128-bit security.
+fn smallest_moduli(degree: usize, needed: f64, t: u128) -> Option<Vec<u64>> {
+    let max = f64::from(security::max_log2_modulus(degree)?);
+    let needed = needed.max(f64::from(MIN_PRIME_BITS) - 1.0);
+    for n_moduli in 1..=2 {
+        // The largest prime of b bits lies just below 2^b.
+        let total = (needed + 0.001).ceil();
+        let each = (total as u32).div_ceil(n_moduli);
+        if each > MAX_PRIME_BITS || total > max {
+            continue;
+        }
+        let bits: Vec<u32> = if n_moduli == 1 {
+            vec![each]
+        } else {
+            vec![each, (total as u32 - each).max(MIN_PRIME_BITS)]
+        };
+        for extra in 0..=1 {
+            let wanted: Vec<u32> = bits.iter().map(|b| b + extra).collect();
+            let spec = ParamsSpec::with_bits(degree, t, &wanted).ok()?;
+            let log2: f64 = spec.moduli.iter().map(|&q| (q as f64).log2()).sum();
+            if log2 >= needed && log2 <= max {
+                return Some(spec.moduli);
+            }
+        }
+    }
+    None
+}
+
+/// Segments with a square: slots, a kept part and a dropped part of the modulus.
+fn slots(
+    demand: &SegmentDemand,
+    square: PooledSquare,
+    degree: usize,
+    low: i64,
+    width: u64,
+) -> Option<Candidate> {
+    let t = ParamsSpec::smallest_slot_modulus(degree, width).ok()?;
+    let max = f64::from(security::max_log2_modulus(degree)?);
+    let (a, b) = (f64::from(square.max_abs_a), square.max_abs_b as f64);
+    let phase = Phase::fresh_with_uniform_message(t as f64)
+        .linear(demand.max_l2, t as f64)
+        .quadratic(degree, a, b, t as f64)
+        .sum(square.pool_terms);
+    let needed = phase.log2_bound() + 1.0 + MARGIN_BITS;
+    let layouts = [(1_u32, 1_u32), (1, 2), (2, 1), (2, 2)];
+    let mut best: Option<Candidate> = None;
+    for (n_kept, n_dropped) in layouts {
+        for kept in MIN_PRIME_BITS.max(t.ilog2())..=MAX_PRIME_BITS {
+            let kept_bits = f64::from(kept * n_kept);
+            let dropped = ((needed - kept_bits) / f64::from(n_dropped)).ceil().max(20.0) as u32;
+            if dropped > MAX_PRIME_BITS || f64::from(kept * n_kept + dropped * n_dropped) > max {
+                continue;
+            }
+            let switched =
+                phase.switched(f64::from(dropped * n_dropped).exp2() * 0.99, degree, 2);
+            if switched.log2_bound() + 1.0 + MARGIN_BITS > kept_bits - 0.01 {
+                continue;
+            }
+            let bits: Vec<u32> = core::iter::repeat_n(kept, n_kept as usize)
+                .chain(core::iter::repeat_n(dropped, n_dropped as usize))
+                .collect();
+            let Some(candidate) = slot_candidate(demand, degree, t, low, &bits, n_kept, phase)
+            else {
+                continue;
+            };
+            if best.as_ref().is_none_or(|best| candidate.bytes < best.bytes) {
+                best = Some(candidate);
+            }
+        }
+    }
+    best
+}
+
+fn slot_candidate(
+    demand: &SegmentDemand,
+    degree: usize,
+    t: u64,
+    low: i64,
+    bits: &[u32],
+    n_kept: u32,
+    phase: Phase,
+) -> Option<Candidate> {
+    let spec = ParamsSpec::with_bits(degree, u128::from(t), bits).ok()?;
+    let log2 = |moduli: &[u64]| moduli.iter().map(|&q| (q as f64).log2()).sum::<f64>();
+    let (kept, dropped) = spec.moduli.split_at(n_kept as usize);
+    let before = NoiseForecast {
+        log2_noise_bound: phase.log2_bound(),
+        log2_capacity: log2(&spec.moduli) - 1.0,
+    };
+    let switched = dropped
+        .iter()
+        .rev()
+        .fold(phase, |phase, &q| phase.switched(q as f64, degree, 2));
+    let after = NoiseForecast {
+        log2_noise_bound: switched.log2_bound(),
+        log2_capacity: log2(kept) - 1.0,
+    };
+    let noise = if before.margin_bits() < after.margin_bits() { before } else { after };
+    if noise.margin_bits() < 0.0 {
+        return None;
+    }
+    let width = |moduli: &[u64]| -> u128 {
+        moduli.iter().map(|&q| u128::from(u64::BITS - q.leading_zeros())).sum()
+    };
+    let capacity = (degree as u64).saturating_sub(RESERVED_SLOTS).max(1);
+    let blocks = demand.expected_samples.max(1).div_ceil(capacity);
+    let bits = u128::from(demand.n_inputs) * width(&spec.moduli)
+        + 3 * u128::from(demand.n_outputs) * width(kept);
+    Some(Candidate {
+        reply_moduli: n_kept as usize,
+        packing: Packing::Slots,
+        window: Window { low, modulus: t },
+        noise,
+        bytes: u128::from(blocks) * bits * degree as u128 / 8,
+        spec,
+    })
+}

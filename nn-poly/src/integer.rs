@@ -1,0 +1,257 @@
+//! The exact integer network: the specification every encrypted run is compared with.
+//!
+//! ```text
+//!  inputs (grid) ─► stage 0 ─► stage 1 ─► … ─► last stage ─► scores
+//!                   │
+//!                   └ W·x + b ─► activation ─► sum pool ─► refresh: clamp(⌊(v·m + 2^(s−1))/2^s⌋)
+//! ```
+//!
+//! Everything is a whole number and every rule is exact, so two builds on two machines agree in
+//! every bit. A network is checked when it is built: dimensions, coefficients, and by interval
+//! arithmetic ([`StageRanges`]) that no accumulator can reach `±2^62`, whatever the input. After
+//! that no evaluation can overflow.
+//!
+//! | module | what |
+//! |---|---|
+//! | `reference` | the definition: one sample, 128-bit, loops one can read |
+//! | `evaluate` | the fast path for many samples; equal to the reference |
+//! | `modular` | one segment over `Z_t` at arbitrary points, for random-point canaries |
+//! | `refresher` | the key holder's tail of a stage, neuron by neuron |
+//! | `ranges` | proofs of ranges, row norms |
+//!
+//! Values are neuron-major: row = neuron in `(row, column, channel)` order, column = sample.
+//! Structure ([`StageStructure`]) is public; numbers ([`StageWeights`]) are private.
+
+mod check;
+mod evaluate;
+mod grid;
+mod interval;
+mod linear;
+mod modular;
+mod ranges;
+mod reference;
+mod refresh;
+mod refresher;
+mod structure;
+mod tail;
+mod weights;
+mod window;
+
+pub(crate) use check::require;
+pub use evaluate::{Evaluation, StageCounts, StageObservation};
+pub(crate) use evaluate::{Keep, StageRule};
+pub use grid::InputGrid;
+pub use interval::Interval;
+pub use ranges::{RowNorms, StageRanges};
+pub use reference::ReferenceStage;
+pub use refresh::{MAX_MULTIPLIER, MAX_REFRESHED, MAX_SHIFT, Refresh};
+pub use refresher::{Arrivals, Refreshed, RefreshedScores, Refresher};
+pub use structure::{
+    ActivationKind, ConvGeometry, Grouping, LinearGeometry, MAX_STAGE_VALUES, MAX_STAGE_WEIGHTS,
+    MAX_STAGES, StageStructure, SumPool, ValueRef, Volume,
+};
+pub use window::Window;
+pub use weights::{MAX_BIAS, MAX_LEADING, MAX_WEIGHT, Quadratic, StageWeights};
+
+use ndarray::Array2;
+
+use crate::error::Result;
+use linear::PreparedWeights;
+
+/// Small integers, one row per neuron (channel fastest), one column per sample.
+pub type IntegerMatrix = Array2<i32>;
+
+/// Raw outputs and scores, one row per neuron, one column per sample.
+pub type ScoreMatrix = Array2<i64>;
+
+/// Every accumulator stays strictly inside `±2^62`.
+///
+/// So the sum of two of them, and the difference of one and a window bound, stay inside `i64`.
+pub const MAX_MAGNITUDE: i64 = 1 << 62;
+
+/// The two places of a stage where a segment may end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StageOutput {
+    /// After the linear map; activation and pool follow at the key holder.
+    Linear,
+    /// After activation and sum pool.
+    Pooled,
+}
+
+/// A checked network of integer stages.
+///
+/// Immutable. Memory: the weights twice, once as given and once in the number type the fast path
+/// multiplies with, plus one interval per value.
+#[derive(Clone)]
+pub struct IntegerNetwork {
+    input: InputGrid,
+    n_inputs: usize,
+    structure: Vec<StageStructure>,
+    weights: Vec<StageWeights>,
+    /// Proven by the constructor; every unchecked sum in the fast path relies on it.
+    ranges: Vec<StageRanges>,
+    prepared: Vec<PreparedWeights>,
+}
+
+impl IntegerNetwork {
+    /// Check everything and prove that no accumulator can overflow.
+    ///
+    /// `n_inputs` is the number of inputs of one sample. Sources of a stage must be the input or
+    /// earlier stages, and their lengths must add up to what its linear map reads. Every stage but
+    /// the last has a refresh, and the last has none.
+    ///
+    /// Cost: one pass over all products of one sample.
+    ///
+    /// # Errors
+    /// - [`crate::Error::OutOfRange`] naming stage, field and limits.
+    /// - [`crate::Error::InvalidSetting`] for a bad step of the input grid.
+    /// - [`crate::Error::Accumulator`] if a value could reach `±2^62`.
+    pub fn new(
+        input: InputGrid,
+        n_inputs: usize,
+        structure: Vec<StageStructure>,
+        weights: Vec<StageWeights>,
+    ) -> Result<Self> {
+        check_structure(&input, n_inputs, &structure)?;
+        let n_stages = structure.len();
+        require("network", 0, "number of weighted stages", weights.len(), n_stages, n_stages)?;
+        let mut ranges = Vec::with_capacity(n_stages);
+        let mut prepared = Vec::with_capacity(n_stages);
+        for (stage, (shape, numbers)) in structure.iter().zip(&weights).enumerate() {
+            numbers.check(stage, shape)?;
+            let inputs = source_intervals(&input, n_inputs, &structure, shape);
+            let proven = ranges::prove_stage(stage, shape, numbers, &inputs)?;
+            prepared.push(PreparedWeights::new(&shape.linear, numbers, proven.max_products));
+            ranges.push(proven);
+        }
+        Ok(Self { input, n_inputs, structure, weights, ranges, prepared })
+    }
+
+    /// The input grid.
+    #[must_use]
+    pub const fn input(&self) -> &InputGrid {
+        &self.input
+    }
+
+    /// Inputs of one sample.
+    #[must_use]
+    pub const fn n_inputs(&self) -> usize {
+        self.n_inputs
+    }
+
+    /// Scores of one sample.
+    #[must_use]
+    pub fn n_scores(&self) -> usize {
+        self.structure.last().map_or(0, StageStructure::n_outputs)
+    }
+
+    /// The public part of every stage.
+    #[must_use]
+    pub fn structure(&self) -> &[StageStructure] {
+        &self.structure
+    }
+
+    /// The private part of every stage.
+    #[must_use]
+    pub fn weights(&self) -> &[StageWeights] {
+        &self.weights
+    }
+
+    /// Multiplications of one sample.
+    #[must_use]
+    pub fn n_products(&self) -> u64 {
+        let products = |s: &StageStructure| s.linear.n_outputs() as u64 * s.linear.taps() as u64;
+        self.structure.iter().map(products).sum()
+    }
+
+    /// Structure and numbers of stage `stage_idx`.
+    ///
+    /// # Errors
+    /// - [`crate::Error::OutOfRange`] if there is no such stage.
+    pub fn stage(&self, stage_idx: usize) -> Result<(&StageStructure, &StageWeights)> {
+        require("network", 0, "stage index", stage_idx, 0, self.structure.len() - 1)?;
+        #[expect(clippy::indexing_slicing, reason = "checked just above")]
+        Ok((&self.structure[stage_idx], &self.weights[stage_idx]))
+    }
+
+    /// Interval of every input of stage `stage_idx`.
+    pub(crate) fn input_intervals(&self, stage_idx: usize) -> Result<Vec<Interval>> {
+        let (shape, _) = self.stage(stage_idx)?;
+        Ok(source_intervals(&self.input, self.n_inputs, &self.structure, shape))
+    }
+}
+
+impl std::fmt::Debug for IntegerNetwork {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IntegerNetwork")
+            .field("input", &self.input)
+            .field("n_inputs", &self.n_inputs)
+            .field("structure", &self.structure)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Check the public part of a network: each stage, the sources, the refreshes.
+///
+/// # Errors
+/// - [`crate::Error::OutOfRange`] naming stage, field and limits.
+/// - [`crate::Error::InvalidSetting`] for a bad step of the input grid.
+pub(crate) fn check_structure(
+    input: &InputGrid,
+    n_inputs: usize,
+    structure: &[StageStructure],
+) -> Result<()> {
+    input.check()?;
+    require("network", 0, "number of inputs", n_inputs, 1, MAX_STAGE_VALUES)?;
+    require("network", 0, "number of stages", structure.len(), 1, MAX_STAGES)?;
+    for (stage, shape) in structure.iter().enumerate() {
+        shape.check(stage)?;
+        let mut n_source_values = 0_usize;
+        for source in &shape.sources {
+            if let ValueRef::Stage(source) = *source {
+                let latest = i128::try_from(stage).unwrap_or(i128::MAX) - 1;
+                require("stage", stage, "source stage", i128::from(source), 0, latest)?;
+            }
+            n_source_values += source_len(n_inputs, structure, *source);
+        }
+        let n = shape.n_inputs();
+        require("stage", stage, "number of values in its sources", n_source_values, n, n)?;
+        let is_last = stage + 1 == structure.len();
+        let (has, wanted) = (usize::from(shape.refresh.is_some()), usize::from(!is_last));
+        require("stage", stage, "number of refreshes", has, wanted, wanted)?;
+    }
+    Ok(())
+}
+
+/// Values of one source; 0 for a stage that does not exist.
+fn source_len(n_inputs: usize, structure: &[StageStructure], source: ValueRef) -> usize {
+    match source {
+        ValueRef::Input => n_inputs,
+        ValueRef::Stage(stage) => usize::try_from(stage)
+            .ok()
+            .and_then(|stage| structure.get(stage))
+            .map_or(0, StageStructure::n_outputs),
+    }
+}
+
+/// The interval of every value a stage reads: the input grid or the clamp of a refresh.
+fn source_intervals(
+    input: &InputGrid,
+    n_inputs: usize,
+    structure: &[StageStructure],
+    shape: &StageStructure,
+) -> Vec<Interval> {
+    let mut intervals = Vec::with_capacity(shape.n_inputs());
+    for source in &shape.sources {
+        let interval = match *source {
+            ValueRef::Input => input.interval(),
+            ValueRef::Stage(stage) => usize::try_from(stage)
+                .ok()
+                .and_then(|stage| structure.get(stage)?.refresh.as_ref())
+                .map_or(Interval::point(0), Refresh::interval),
+        };
+        let n = source_len(n_inputs, structure, *source);
+        intervals.extend(std::iter::repeat_n(interval, n));
+    }
+    intervals
+}

@@ -1,0 +1,200 @@
+//! Average and sum pooling.
+
+use serde::{Deserialize, Serialize};
+
+use super::Fault;
+use super::parallel::for_each_chunk;
+use crate::tensor::{Scalar, Shape};
+
+/// What a pooling window is reduced to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum PoolKind {
+    /// Mean of the window.
+    Average,
+    /// Sum of the window.
+    Sum,
+}
+
+/// Reduce windows of an image, channel by channel, without padding.
+///
+/// Shapes: input `[h, w, c]`; output `[⌊(h − window₀)/stride₀⌋ + 1, ⌊(w − window₁)/stride₁⌋ + 1, c]`. Rows
+/// and columns that no window reaches are ignored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Pool2d {
+    /// Mean or sum.
+    pub kind: PoolKind,
+    /// Rows and columns of a window, each at least 1.
+    pub window: (usize, usize),
+    /// Step between windows, each at least 1.
+    pub stride: (usize, usize),
+}
+
+impl Pool2d {
+    /// Adjacent windows that do not overlap.
+    #[must_use]
+    pub fn tiles(kind: PoolKind, window: (usize, usize)) -> Self {
+        Self { kind, window, stride: window }
+    }
+
+    /// One window over the whole plane of `input`, or `None` unless it is an image.
+    #[must_use]
+    pub fn global(kind: PoolKind, input: &Shape) -> Option<Self> {
+        input.as_image().map(|(height, width, _)| Self::tiles(kind, (height, width)))
+    }
+
+    /// `average_pool` or `sum_pool`.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match self.kind {
+            PoolKind::Average => "average_pool",
+            PoolKind::Sum => "sum_pool",
+        }
+    }
+
+    pub(super) fn output_shape(&self, input: &Shape) -> Result<Shape, Fault> {
+        let Some((height, width, channels)) = input.as_image() else {
+            return Err(Fault::Input("pooling takes an image of height, width and channels"));
+        };
+        if self.window.0 == 0 || self.window.1 == 0 || self.stride.0 == 0 || self.stride.1 == 0 {
+            return Err(Fault::Input("window and stride of a pool must be at least 1"));
+        }
+        let extent = |size: usize, window: usize, stride: usize| {
+            size.checked_sub(window).map(|span| span / stride + 1)
+        };
+        let rows = extent(height, self.window.0, self.stride.0);
+        let columns = extent(width, self.window.1, self.stride.1);
+        let (Some(rows), Some(columns)) = (rows, columns) else {
+            return Err(Fault::Input("the pooling window is larger than the image"));
+        };
+        Shape::image(rows, columns, channels)
+            .map_err(|_| Fault::Input("the output image is empty or too large"))
+    }
+
+    /// Weight of each value in the result: 1, or one over the window size.
+    fn factor<A: Scalar>(&self) -> A {
+        match self.kind {
+            PoolKind::Average => A::from_count(self.window.0 * self.window.1).recip(),
+            PoolKind::Sum => A::one(),
+        }
+    }
+
+    /// Pool a batch; `input_shape` was accepted by [`Self::output_shape`].
+    #[expect(clippy::indexing_slicing, reason = "windows lie inside the image by construction")]
+    pub(crate) fn forward<A: Scalar>(&self, input_shape: &Shape, input: &[A], output: &mut [A]) {
+        let Some(plane) = Plane::new(self, input_shape) else { return };
+        let factor = self.factor::<A>();
+        let operands = (input, plane.input_len());
+        for_each_chunk(operands, (output, plane.output_len()), |input, output| {
+            let samples = input.chunks_exact(plane.input_len());
+            for (input, output) in samples.zip(output.chunks_exact_mut(plane.output_len())) {
+                output.fill(A::zero());
+                plane.for_each_pair(|from, to| {
+                    let source = &input[from..from + plane.channels];
+                    for (y, &x) in output[to..to + plane.channels].iter_mut().zip(source) {
+                        *y += x;
+                    }
+                });
+                for y in output {
+                    *y *= factor;
+                }
+            }
+        });
+    }
+
+    /// Write the gradient of the input.
+    #[expect(clippy::indexing_slicing, reason = "windows lie inside the image by construction")]
+    pub(crate) fn backward<A: Scalar>(
+        &self,
+        input_shape: &Shape,
+        output_gradient: &[A],
+        input_gradient: &mut [A],
+    ) {
+        let Some(plane) = Plane::new(self, input_shape) else { return };
+        let factor = self.factor::<A>();
+        let upstream = (output_gradient, plane.output_len());
+        for_each_chunk(upstream, (input_gradient, plane.input_len()), |upstream, gradient| {
+            let samples = upstream.chunks_exact(plane.output_len());
+            for (upstream, gradient) in samples.zip(gradient.chunks_exact_mut(plane.input_len())) {
+                gradient.fill(A::zero());
+                plane.for_each_pair(|to, from| {
+                    let source = &upstream[from..from + plane.channels];
+                    for (dx, &dy) in gradient[to..to + plane.channels].iter_mut().zip(source) {
+                        *dx += factor * dy;
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// Extents of one pooling operation.
+struct Plane {
+    pool: Pool2d,
+    height: usize,
+    width: usize,
+    channels: usize,
+    rows: usize,
+    columns: usize,
+}
+
+impl Plane {
+    fn new(pool: &Pool2d, input: &Shape) -> Option<Self> {
+        let (height, width, channels) = input.as_image()?;
+        let (rows, columns, _) = pool.output_shape(input).ok()?.as_image()?;
+        Some(Self { pool: *pool, height, width, channels, rows, columns })
+    }
+
+    fn input_len(&self) -> usize {
+        self.height * self.width * self.channels
+    }
+
+    fn output_len(&self) -> usize {
+        self.rows * self.columns * self.channels
+    }
+
+    /// Visit the offsets (input, output) of every window member.
+    fn for_each_pair(&self, mut visit: impl FnMut(usize, usize)) {
+        let Pool2d { window, stride, .. } = self.pool;
+        for row in 0..self.rows {
+            for column in 0..self.columns {
+                let output = (row * self.columns + column) * self.channels;
+                for window_row in 0..window.0 {
+                    let input_row = row * stride.0 + window_row;
+                    for window_column in 0..window.1 {
+                        let input_column = column * stride.1 + window_column;
+                        visit((input_row * self.width + input_column) * self.channels, output);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn pools_reduce_each_channel_and_ignore_the_rest() {
+        let shape = Shape::image(3, 3, 1).unwrap();
+        let input = [1.0, 2.0, 9.0, 3.0, 4.0, 9.0, 9.0, 9.0, 9.0];
+        let mut output = [0.0];
+        Pool2d::tiles(PoolKind::Average, (2, 2)).forward(&shape, &input, &mut output);
+        assert_eq!(output, [2.5]);
+        Pool2d::tiles(PoolKind::Sum, (2, 2)).forward(&shape, &input, &mut output);
+        assert_eq!(output, [10.0]);
+        Pool2d::global(PoolKind::Sum, &shape).unwrap().forward(&shape, &input, &mut output);
+        assert_eq!(output, [55.0]);
+    }
+
+    #[test]
+    fn overlapping_windows_add_their_gradients() {
+        let shape = Shape::image(1, 3, 1).unwrap();
+        let pool = Pool2d { kind: PoolKind::Sum, window: (1, 2), stride: (1, 1) };
+        assert_eq!(pool.output_shape(&shape).unwrap(), Shape::image(1, 2, 1).unwrap());
+        let mut gradient = [7.0; 3];
+        pool.backward(&shape, &[1.0, 10.0], &mut gradient);
+        assert_eq!(gradient, [1.0, 11.0, 10.0]);
+    }
+}

@@ -1,0 +1,141 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests"
+)]
+use proptest::prelude::*;
+
+use super::*;
+use crate::layer::Layer;
+use crate::network::Architecture;
+
+fn spec() -> ModelSpec {
+    let shape = Shape::vector(4).unwrap();
+    let architecture = Architecture::new(NetworkKind::Mlp, ActivationChoice::Polynomial);
+    ModelSpec {
+        name: "tiny".into(),
+        kind: NetworkKind::Mlp,
+        activation: ActivationChoice::Polynomial,
+        network: architecture.build(&shape, 3, 1).unwrap(),
+        preprocessing: Preprocessing::Standardize {
+            mean: vec![0.5; 4],
+            deviation: vec![2.0; 4],
+            clip: 3.0,
+        },
+        split: SplitSpec::default(),
+        class_names: ["a", "b", "c"].map(str::to_owned).to_vec(),
+        bits: Some(Bits { input: 6, weight: 6, activation: 6 }),
+        training: TrainingRecord { accuracy: Some(0.9), ..TrainingRecord::default() },
+        data_source: "made up".into(),
+    }
+}
+
+#[test]
+fn a_model_survives_its_file() {
+    let model = Model::new(spec()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.sdl");
+    model.save(&path).unwrap();
+    let loaded = Model::load(&path).unwrap();
+    assert_eq!(loaded, model);
+    let features = Array2::from_elem((2, 4), 0.25);
+    assert_eq!(loaded.scores(&features).unwrap(), model.scores(&features).unwrap());
+}
+
+/// A change of this digest is a change of the file format: raise the format version.
+#[test]
+fn the_file_format_is_fixed() {
+    let mut spec = spec();
+    let layers = spec.network.clone().into_layers().into_iter().map(|layer| match layer {
+        Layer::Dense(mut dense) => {
+            dense.weights.fill(0.25);
+            Layer::Dense(dense)
+        }
+        other => other,
+    });
+    spec.network = Network::new(Shape::vector(4).unwrap(), layers.collect()).unwrap();
+    let bytes = Model::new(spec).unwrap().to_bytes().unwrap();
+    let digest = blake3::hash(&bytes).to_hex();
+    assert_eq!(&digest.as_str()[..16], GOLDEN);
+}
+
+/// First half of the digest, in hexadecimal.
+const GOLDEN: &str = "53028e33b317e1c8";
+
+#[test]
+fn parts_that_do_not_fit_are_refused() {
+    type Change = fn(&mut ModelSpec);
+    let cases: [(&str, Change); 7] = [
+        ("class names has shape [2], expected [3]", |s| {
+            s.class_names.pop();
+        }),
+        ("length of a name in bytes is too large: 201, limit 200", |s| s.name = "x".repeat(201)),
+        ("feature means has shape [1], expected [4]", |s| {
+            s.preprocessing =
+                Preprocessing::Standardize { mean: vec![0.0], deviation: vec![1.0; 4], clip: 3.0 };
+        }),
+        ("feature deviation or clip is 0, it must be finite and positive", |s| {
+            s.preprocessing = Preprocessing::Standardize {
+                mean: vec![0.0; 4],
+                deviation: vec![0.0; 4],
+                clip: 3.0,
+            };
+        }),
+        ("test fraction is 1, it must be above 0 and below 1", |s| s.split.test_fraction = 1.0),
+        ("weight bits is 1, it must be 2 to 15", |s| s.bits.as_mut().unwrap().weight = 1),
+        ("accuracy is 2, it must be between 0 and 1", |s| s.training.accuracy = Some(2.0)),
+    ];
+    for (expected, change) in cases {
+        let mut changed = spec();
+        change(&mut changed);
+        assert_eq!(Model::new(changed).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
+fn a_file_with_a_nan_weight_or_another_version_is_refused() {
+    let mut spec = spec();
+    let mut layers = spec.network.clone().into_layers();
+    if let Layer::Dense(dense) = &mut layers[0] {
+        dense.weights[[1, 2]] = f32::NAN;
+    }
+    let error = Network::new(Shape::vector(4).unwrap(), layers).unwrap_err();
+    let expected = "layer 0 (dense): weights[6] is NaN, it must be finite";
+    assert_eq!(error.to_string(), expected);
+    spec.name = "other".into();
+    let bytes = artifact::encode(Model::MAGIC, Model::FORMAT_VERSION + 1, &spec).unwrap();
+    assert!(matches!(Model::from_bytes(&bytes), Err(Error::UnsupportedVersion { .. })));
+    // The checks also run on what a file with a valid digest holds.
+    spec.class_names.pop();
+    let bytes = artifact::encode(Model::MAGIC, Model::FORMAT_VERSION, &spec).unwrap();
+    let error = Model::from_bytes(&bytes).unwrap_err();
+    assert!(error.to_string().contains("class names has shape [2], expected [3]"), "{error}");
+}
+
+#[test]
+fn bits_are_written_as_three_numbers() {
+    assert_eq!("4/5/6".parse::<Bits>().unwrap(), Bits { input: 4, weight: 5, activation: 6 });
+    assert_eq!(Bits { input: 4, weight: 5, activation: 6 }.to_string(), "4/5/6");
+    for text in ["4/4", "4/4/4/4", "4/x/4", "4/4/x", "", "4/4/4/", "17/4/4", "4/1/4", "4/4/0"] {
+        assert!(text.parse::<Bits>().is_err(), "{text}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn payloads_altered_under_a_valid_digest_never_panic(position in 0_usize..3000, value in any::<u8>()) {
+        let mut bytes = Model::new(spec()).unwrap().to_bytes().unwrap();
+        let end = bytes.len() - blake3::OUT_LEN;
+        let position = 20 + position % (end - 20);
+        bytes[position] = value;
+        bytes.truncate(end);
+        let digest = blake3::hash(&bytes);
+        bytes.extend_from_slice(digest.as_bytes());
+        if let Ok(model) = Model::from_bytes(&bytes) {
+            // Whatever was accepted also works.
+            let _ = model.scores(&Array2::zeros((1, model.input_shape().len())));
+        }
+    }
+}

@@ -1,0 +1,213 @@
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests"
+)]
+use ndarray::{Array1, Array2, Array4, array};
+use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+use crate::layer::{Activation, BatchNorm, Conv2d, Dense, Padding, Quantize, WeightQuantizer};
+
+fn build(kind: NetworkKind, shape: &Shape) -> Result<Network<f64>> {
+    Architecture::new(kind, ActivationChoice::Square).build(shape, 10, 1)
+}
+
+#[test]
+fn the_architectures_have_the_shapes_of_the_papers() {
+    let digits = Shape::image(28, 28, 1).unwrap();
+    let shapes = |network: Network<f64>| -> Vec<String> {
+        network.layer_shapes().iter().map(ToString::to_string).collect()
+    };
+    let actual = shapes(build(NetworkKind::Cryptonets, &digits).unwrap());
+    let expected = ["28×28×1", "13×13×5", "13×13×5", "13×13×5", "845", "100", "100", "100", "10"];
+    assert_eq!(actual, expected);
+    let actual = shapes(build(NetworkKind::Securedl, &digits).unwrap());
+    let expected = [
+        "28×28×1",
+        "24×24×20",
+        "24×24×20",
+        "24×24×20",
+        "12×12×20",
+        "8×8×50",
+        "8×8×50",
+        "8×8×50",
+        "4×4×50",
+        "800",
+        "256",
+        "256",
+        "256",
+        "10",
+    ];
+    assert_eq!(actual, expected);
+    let network = build(NetworkKind::Securedl, &Shape::image(32, 32, 3).unwrap()).unwrap();
+    assert_eq!(network.layer_shapes()[9].dims(), [1250]);
+    let network = build(NetworkKind::Mlp, &Shape::vector(13).unwrap()).unwrap();
+    // Three dense layers and two normalizations.
+    assert_eq!(network.n_parameters(), 13 * 64 + 64 + 128 + 64 * 32 + 32 + 64 + 320 + 10);
+    let error = build(NetworkKind::Securedl, &Shape::vector(13).unwrap()).unwrap_err();
+    assert!(matches!(error, Error::IncompatibleLayer { layer_idx: 0, layer: "conv2d", .. }));
+    let error = build(NetworkKind::Securedl, &Shape::image(8, 8, 1).unwrap()).unwrap_err();
+    assert!(error.to_string().ends_with("the kernel is larger than the padded image"), "{error}");
+}
+
+#[test]
+fn names_parse_back() {
+    for kind in NetworkKind::ALL {
+        assert_eq!(kind.to_string().parse::<NetworkKind>().unwrap(), kind);
+    }
+    for choice in ActivationChoice::ALL {
+        assert_eq!(choice.to_string().parse::<ActivationChoice>().unwrap(), choice);
+    }
+    let error = "lenet".parse::<NetworkKind>().unwrap_err().to_string();
+    assert_eq!(error, "unknown network `lenet`, expected cryptonets, securedl or mlp");
+}
+
+fn error_of(input: Shape, layer: Layer<f64>) -> String {
+    Network::new(input, vec![layer]).unwrap_err().to_string()
+}
+
+#[test]
+fn unfit_layers_are_refused_with_their_place() {
+    let vector = Shape::vector(3).unwrap();
+    let image = Shape::image(4, 4, 2).unwrap();
+    let dense = Dense::new(Array2::zeros((2, 4)), Array1::zeros(2));
+    assert_eq!(
+        error_of(vector.clone(), Layer::Dense(dense.clone())),
+        "layer 0 (dense): weights has shape [2, 4], expected [2, 3]"
+    );
+    assert_eq!(
+        error_of(image.clone(), Layer::Dense(dense)),
+        "layer 0 (dense) does not accept inputs of shape 4×4×2: a dense layer takes a vector; put a \
+         flatten layer before it"
+    );
+    let conv = Conv2d::new(Array4::zeros((1, 3, 3, 1)), Array1::zeros(1), (1, 1), Padding::NONE);
+    assert_eq!(
+        error_of(image.clone(), Layer::Conv2d(conv)),
+        "layer 0 (conv2d): weights has shape [1, 3, 3, 1], expected [1, 3, 3, 2]"
+    );
+    let mut norm = BatchNorm::new(2, 1.0, 0.0);
+    norm.running_variance[1] = -1.0;
+    assert_eq!(
+        error_of(image.clone(), Layer::BatchNorm(norm)),
+        "layer 0 (batch_norm): running_variance[1] is -1, it must be finite and not negative"
+    );
+    let mut dense = Dense::new(Array2::zeros((2, 3)), array![0.0, f64::INFINITY]);
+    assert_eq!(
+        error_of(vector.clone(), Layer::Dense(dense.clone())),
+        "layer 0 (dense): bias[1] is inf, it must be finite"
+    );
+    dense.bias.fill(0.0);
+    dense.weight_quantizer = Some(WeightQuantizer { scales: array![1.0, 1.0, 1.0], bits: 4 });
+    assert!(error_of(vector.clone(), Layer::Dense(dense)).contains("expected [2]"));
+    let quantize = Quantize { steps: array![0.0], min: 0, max: 1 };
+    assert!(error_of(image, Layer::Quantize(quantize)).contains("finite and positive"));
+    let too_many = vec![Layer::<f64>::Flatten; Network::<f64>::MAX_LAYERS + 1];
+    assert!(matches!(Network::new(vector, too_many), Err(Error::TooLarge { .. })));
+}
+
+#[test]
+fn weights_in_another_memory_order_work_too() {
+    let weights = array![[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]];
+    let reversed = weights.t().as_standard_layout().into_owned().reversed_axes();
+    assert!(!reversed.is_standard_layout());
+    let network = Network::new(
+        Shape::vector(3).unwrap(),
+        vec![Layer::Dense(Dense::new(reversed, array![0.0, 1.0]))],
+    )
+    .unwrap();
+    assert_eq!(network.outputs(&array![[1.0, 0.0, 1.0]]).unwrap(), array![[4.0, 11.0]]);
+}
+
+#[test]
+fn pieces_and_single_layers_give_the_same_outputs() {
+    let shape = Shape::image(14, 14, 1).unwrap();
+    let network = build(NetworkKind::Cryptonets, &shape).unwrap();
+    let mut rng = ChaCha8Rng::seed_from_u64(2);
+    let inputs = Array2::from_shape_simple_fn((1203, shape.len()), || rng.random::<f64>());
+    let outputs = network.outputs(&inputs).unwrap();
+    let batch = Tensor::new(shape, inputs).unwrap();
+    assert_eq!(network.forward(&batch).unwrap().values(), outputs);
+    let all = network.forward_all(&batch).unwrap();
+    assert_eq!(all.len(), network.layers().len());
+    assert_eq!(all.last().unwrap().values(), outputs);
+    let wrong = Tensor::zeros(Shape::vector(196).unwrap(), 1);
+    assert!(matches!(network.forward(&wrong), Err(Error::ShapeMismatch { .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+    #[test]
+    fn folding_keeps_the_function(seed in any::<u64>(), pad in 0_usize..2, is_polynomial in any::<bool>()) {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let shape = Shape::image(6, 6, 2).unwrap();
+        let choice = if is_polynomial { ActivationChoice::Polynomial } else { ActivationChoice::Square };
+        let kind = NetworkKind::Cryptonets;
+        let architecture = Architecture::new(kind, choice).with_clamp(3.0).with_dropout(0.5);
+        let mut layers = architecture.build::<f64>(&shape, 3, seed).unwrap().into_layers();
+        for layer in &mut layers {
+            match layer {
+                Layer::BatchNorm(norm) => {
+                    norm.running_mean.mapv_inplace(|_| rng.random_range(-2.0..2.0));
+                    norm.running_variance.mapv_inplace(|_| rng.random_range(0.1..4.0));
+                    norm.gamma.mapv_inplace(|_| rng.random_range(-2.0..2.0));
+                }
+                Layer::Conv2d(conv) => conv.padding.top += pad,
+                _ => {}
+            }
+        }
+        let Ok(network) = Network::new(shape.clone(), layers) else { return Ok(()) };
+        let folded = network.fold_batch_norm().unwrap();
+        let is_folded = |layer: &Layer<f64>| !matches!(layer, Layer::BatchNorm(_) | Layer::Dropout(_));
+        prop_assert!(folded.layers().iter().all(is_folded));
+        let inputs = Array2::from_shape_simple_fn((5, shape.len()), || rng.random::<f64>());
+        let (expected, actual) = (network.outputs(&inputs).unwrap(), folded.outputs(&inputs).unwrap());
+        for (expected, actual) in expected.iter().zip(&actual) {
+            prop_assert!((expected - actual).abs() < 1e-9 * (1.0 + expected.abs()));
+        }
+    }
+}
+
+#[test]
+fn folding_needs_an_unquantized_linear_layer_before() {
+    let shape = Shape::vector(2).unwrap();
+    let norm = || Layer::BatchNorm(BatchNorm::<f64>::new(2, 1.0, 0.0));
+    let alone = Network::new(shape.clone(), vec![norm()]).unwrap();
+    assert!(matches!(alone.fold_batch_norm(), Err(Error::CannotFold { layer_idx: 0, .. })));
+    let after_square = vec![Layer::Activation(Activation::Square), norm()];
+    let network = Network::new(shape.clone(), after_square).unwrap();
+    assert!(matches!(network.fold_batch_norm(), Err(Error::CannotFold { layer_idx: 1, .. })));
+    let mut dense = Dense::new(Array2::eye(2), Array1::zeros(2));
+    dense.weight_quantizer = Some(WeightQuantizer { scales: array![0.5], bits: 4 });
+    let network = Network::new(shape, vec![Layer::Dense(dense), norm()]).unwrap();
+    assert!(network.fold_batch_norm().unwrap_err().to_string().contains("quantized"));
+}
+
+#[test]
+fn casting_keeps_the_function_and_catches_overflow() {
+    let network = build(NetworkKind::Mlp, &Shape::vector(3).unwrap()).unwrap();
+    let single: Network<f32> = network.cast().unwrap();
+    let outputs = single.scores(&array![[0.1, 0.2, 0.3]]).unwrap();
+    let exact = network.outputs(&array![[0.1, 0.2, 0.3]]).unwrap();
+    assert!(outputs.iter().zip(&exact).all(|(a, b)| (a - b).abs() < 1e-5));
+    let dense = Dense::new(array![[1e300]], array![0.0]);
+    let large = Network::new(Shape::vector(1).unwrap(), vec![Layer::Dense(dense)]).unwrap();
+    assert!(matches!(large.cast::<f32>(), Err(Error::ParameterValue { .. })));
+}
+
+#[test]
+fn predictions_are_the_first_largest_scores() {
+    let scores = array![[1.0, 3.0, 3.0], [-1.0, -2.0, -3.0], [f64::NAN, f64::NAN, f64::NAN]];
+    assert_eq!(predictions(&scores), [1, 0, 0]);
+}
+
+#[test]
+fn inputs_that_are_not_finite_are_refused() {
+    let network: Network<f32> =
+        build(NetworkKind::Mlp, &Shape::vector(2).unwrap()).unwrap().cast().unwrap();
+    let error = network.scores(&array![[0.0, f32::INFINITY]]).unwrap_err();
+    assert_eq!(error.to_string(), "network input: sample 0, feature 1 is inf, it must be finite");
+}

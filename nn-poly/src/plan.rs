@@ -1,0 +1,187 @@
+//! Plans: what a model owner compiles, a server hosts and a client follows.
+//!
+//! ```text
+//!  IntegerNetwork ── compile ──► Plan ┬─ public part: shapes, grids, segments, parameters ─► anyone
+//!    + observations                   └─ private part: weights ─► owner and server
+//!                                     │
+//!                         forecast ◄──┴──► simulate (== every encrypted run, bit for bit)
+//! ```
+//!
+//! A plan has one *segment* per stage: one round trip, with its own ring, packing and window. Where
+//! the server evaluates activations, a segment ends after activation and pool; where the client does,
+//! after the linear map. The two parts have separate digests; the digest of the plan binds both, and
+//! equal digests mean equal results.
+//!
+//! | module | what |
+//! |---|---|
+//! | `segment` | ring, packing, range, noise of one segment; what the planner asks for |
+//! | `public` | the public part, checked and encoded |
+//! | `compile` | the planner |
+//! | `simulate` | the plan without encryption |
+//! | `forecast` | bytes, blocks, rounds |
+
+mod check;
+mod compile;
+mod digest;
+mod forecast;
+mod public;
+mod segment;
+mod simulate;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+pub use crate::integer::Window;
+pub use compile::{
+    CALIBRATION_MARGIN, ModelFacts, PlanOptions, RangePolicy, compile, compile_with,
+};
+pub use digest::Digest;
+pub use forecast::{Forecast, RunSize, SEED_BYTES, SegmentForecast, forecast};
+pub use public::{
+    ActivationSide, MAX_PUBLIC_PLAN_BYTES, PLAN_VERSION, PUBLIC_PLAN_MAGIC, PublicPlan,
+    PublicPlanSpec, Trust,
+};
+pub use segment::{
+    ChosenParameters, Evidence, NoiseForecast, Packing, PooledSquare, RingSpec, Segment,
+    SegmentDemand, ValueRange,
+};
+
+use crate::artifact;
+use crate::error::{Error, Result};
+use crate::integer::{Interval, IntegerNetwork, Refresher, StageWeights};
+
+/// Opens a plan file.
+pub const PLAN_MAGIC: artifact::Magic = *b"SDLPLAN\0";
+/// Largest plan file: 1 GiB.
+pub const MAX_PLAN_BYTES: usize = 1 << 30;
+
+const PRIVATE_MAGIC: artifact::Magic = *b"SDLPRVPL";
+const PRIVATE_CONTEXT: &str = "SecureDL plan 1 private part";
+const PLAN_CONTEXT: &str = "SecureDL plan 1";
+
+/// A compiled model: the public part and the weights, checked against each other.
+///
+/// Immutable. `Debug` shows no weights.
+#[derive(Clone)]
+pub struct Plan {
+    public: PublicPlan,
+    network: IntegerNetwork,
+    private_digest: Digest,
+    digest: Digest,
+}
+
+/// The content of a plan file, before any check.
+#[derive(Serialize, Deserialize)]
+struct PlanFile {
+    public: PublicPlanSpec,
+    weights: Vec<StageWeights>,
+}
+
+impl Plan {
+    /// Put the two parts together and check them against each other: the weights fit the structure,
+    /// no accumulator can overflow, every range called proven is, and the key holder's arithmetic is
+    /// exact on every value a window lets through.
+    ///
+    /// # Errors
+    /// - Those of [`IntegerNetwork::new`].
+    /// - [`Error::RangeNotProven`] if the weights do not prove a range that is called proven.
+    /// - [`Error::Accumulator`] if a window is too wide for an activation at the key holder.
+    pub fn new(public: PublicPlan, weights: Vec<StageWeights>) -> Result<Self> {
+        let bytes = artifact::encode(PRIVATE_MAGIC, PLAN_VERSION, &weights)?;
+        let private_digest = Digest::of(PRIVATE_CONTEXT, &[&bytes]);
+        let n_inputs = public.input_shape.len();
+        let network = IntegerNetwork::new(public.input, n_inputs, public.stages.clone(), weights)?;
+        for (idx, segment) in public.segments.iter().enumerate() {
+            let arrivals = check::arrivals(segment);
+            let Interval { low, high } = network.stage_ranges(idx)?.bounds(arrivals.takes);
+            let claimed = arrivals.expected;
+            let is_proven = segment.range.evidence == Evidence::Proven;
+            if is_proven && !claimed.covers(&Interval { low, high }) {
+                let (claimed_low, claimed_high) = (claimed.low, claimed.high);
+                return Err(Error::RangeNotProven { segment: idx, claimed_low, claimed_high, low, high });
+            }
+            let (stage, numbers) = network.stage(idx)?;
+            Refresher::new(idx, stage, numbers.quadratic.as_ref(), arrivals, 0)?;
+        }
+        let digest = Digest::of(PLAN_CONTEXT, &[&public.digest().0, &private_digest.0]);
+        Ok(Self { public, network, private_digest, digest })
+    }
+
+    /// The public part.
+    #[must_use]
+    pub const fn public(&self) -> &PublicPlan {
+        &self.public
+    }
+
+    /// The integer network, with weights.
+    #[must_use]
+    pub const fn network(&self) -> &IntegerNetwork {
+        &self.network
+    }
+
+    /// Digest of the public part.
+    #[must_use]
+    pub const fn public_digest(&self) -> Digest {
+        self.public.digest()
+    }
+
+    /// Digest of the private part.
+    #[must_use]
+    pub const fn private_digest(&self) -> Digest {
+        self.private_digest
+    }
+
+    /// The name of this plan: a digest of both parts.
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The canonical encoding of both parts.
+    ///
+    /// # Errors
+    /// - [`Error::Encode`] never for a checked plan.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        let weights = self.network.weights().to_vec();
+        let file = PlanFile { public: self.public.spec().clone(), weights };
+        artifact::encode(PLAN_MAGIC, PLAN_VERSION, &file)
+    }
+
+    /// Decode and check bytes from anywhere.
+    ///
+    /// # Errors
+    /// - Those of [`artifact::decode`] for damaged, foreign or oversized bytes.
+    /// - Those of [`PublicPlan::new`] and [`Self::new`] for inconsistent content.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let file: PlanFile = artifact::decode(PLAN_MAGIC, PLAN_VERSION, bytes, MAX_PLAN_BYTES)?;
+        Self::new(PublicPlan::new(file.public)?, file.weights)
+    }
+
+    /// Write the plan to `path`, completely or not at all.
+    ///
+    /// # Errors
+    /// - [`Error::Io`] if the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        artifact::write_file(path, &self.to_bytes()?)
+    }
+
+    /// Read and check the plan at `path`.
+    ///
+    /// # Errors
+    /// - [`Error::Io`] or [`Error::TooLarge`] if the file cannot be read.
+    /// - [`Error::InFile`] with the cause of [`Self::from_bytes`] otherwise.
+    pub fn load(path: &Path) -> Result<Self> {
+        let bytes = artifact::read_file(path, MAX_PLAN_BYTES)?;
+        Self::from_bytes(&bytes).map_err(|error| error.in_file(path))
+    }
+}
+
+impl std::fmt::Debug for Plan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plan")
+            .field("name", &self.public.name)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,250 @@
+//! The planner: from an integer network to segments with parameters.
+
+use super::check::segment_output;
+use super::public::{ActivationSide, PublicPlan, PublicPlanSpec, Trust};
+use super::segment::{
+    ChosenParameters, Evidence, PooledSquare, Segment, SegmentDemand, ValueRange,
+};
+use super::Plan;
+use crate::encrypted::parameters;
+use crate::error::{Error, Result};
+use crate::import::{Preprocessing, SplitSpec};
+use crate::integer::{
+    ActivationKind, IntegerNetwork, Interval, StageObservation, StageOutput, StageStructure,
+};
+use crate::model::Model;
+use crate::tensor::Shape;
+
+/// Factor on the observed magnitudes of a calibrated range: one more bit.
+pub const CALIBRATION_MARGIN: u32 = 2;
+
+/// What a plan says about its model besides the integers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModelFacts {
+    /// Name of the model.
+    pub name: String,
+    /// Shape of one sample.
+    pub input_shape: Shape,
+    /// What is done to raw features before quantization.
+    pub preprocessing: Preprocessing,
+    /// How the training data were split.
+    pub split: SplitSpec,
+    /// One name per class.
+    pub class_names: Vec<String>,
+    /// What one unit of a score stands for in the float network's outputs.
+    pub score_step: f32,
+}
+
+impl ModelFacts {
+    /// The facts of a trained model; `score_step` comes with its integer network.
+    #[must_use]
+    pub fn of(model: &Model, score_step: f32) -> Self {
+        let spec = model.spec();
+        Self {
+            name: spec.name.clone(),
+            input_shape: spec.network.input_shape().clone(),
+            preprocessing: spec.preprocessing.clone(),
+            split: spec.split,
+            class_names: spec.class_names.clone(),
+            score_step,
+        }
+    }
+}
+
+/// Which ranges a plan may rest on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RangePolicy {
+    /// Proven ranges wherever parameters hold them, calibrated ones elsewhere.
+    #[default]
+    PreferProven,
+    /// Proven ranges only.
+    RequireProven,
+}
+
+/// What a person decides about a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PlanOptions {
+    /// Who evaluates activations.
+    pub activation_side: ActivationSide,
+    /// Who may see intermediate values.
+    pub trust: Trust,
+    /// Samples of a typical batch: many share coefficients, few keep the latency low.
+    pub expected_samples: u64,
+    /// Which ranges the plan may rest on.
+    pub ranges: RangePolicy,
+}
+
+impl Default for PlanOptions {
+    /// Activations at the server, the owner's trust, 8,192 samples, proven ranges preferred.
+    fn default() -> Self {
+        Self {
+            activation_side: ActivationSide::Server,
+            trust: Trust::Owner,
+            expected_samples: 8192,
+            ranges: RangePolicy::PreferProven,
+        }
+    }
+}
+
+/// Compile a network into a plan with parameters of 128-bit security.
+///
+/// `observed` are the values seen on calibration data ([`IntegerNetwork::evaluate`] reports them);
+/// they are used only for segments whose proven range no parameters hold, doubled, and never beyond
+/// the proven range. With an empty slice every range must be proven.
+///
+/// # Errors
+/// - [`Error::ReluAtServer`] if the server would have to evaluate a ReLU.
+/// - [`Error::NoSegmentParameters`] if no parameters hold a segment.
+/// - Those of [`PublicPlan::new`] and [`Plan::new`] for facts that do not fit the network.
+pub fn compile(
+    network: &IntegerNetwork,
+    observed: &[StageObservation],
+    facts: ModelFacts,
+    options: &PlanOptions,
+) -> Result<Plan> {
+    compile_with(network, observed, facts, options, parameters::choose)
+}
+
+/// As [`compile`], with another source of parameters.
+///
+/// # Errors
+/// As for [`compile`].
+pub fn compile_with<E: std::error::Error + Send + Sync + 'static>(
+    network: &IntegerNetwork,
+    observed: &[StageObservation],
+    facts: ModelFacts,
+    options: &PlanOptions,
+    choose: impl Fn(&SegmentDemand) -> std::result::Result<ChosenParameters, E>,
+) -> Result<Plan> {
+    let mut segments = Vec::with_capacity(network.structure().len());
+    let mut security_bits = u32::MAX;
+    for idx in 0..network.structure().len() {
+        let observed = observed.get(idx);
+        let (segment, security) = plan_segment(network, idx, observed, options, &choose)?;
+        segments.push(segment);
+        security_bits = security_bits.min(security);
+    }
+    let ModelFacts { name, input_shape, preprocessing, split, class_names, score_step } = facts;
+    let public = PublicPlan::new(PublicPlanSpec {
+        name,
+        input_shape,
+        preprocessing,
+        split,
+        class_names,
+        input: *network.input(),
+        score_step,
+        trust: options.trust,
+        activation_side: options.activation_side,
+        stages: network.structure().to_vec(),
+        segments,
+        expected_samples: options.expected_samples,
+        security_bits,
+    })?;
+    Plan::new(public, network.weights().to_vec())
+}
+
+/// Choose the parameters of one segment: proven range first, calibrated range if that fails.
+fn plan_segment<E: std::error::Error + Send + Sync + 'static>(
+    network: &IntegerNetwork,
+    idx: usize,
+    observed: Option<&StageObservation>,
+    options: &PlanOptions,
+    choose: &impl Fn(&SegmentDemand) -> std::result::Result<ChosenParameters, E>,
+) -> Result<(Segment, u32)> {
+    let (stage, weights) = network.stage(idx)?;
+    let activation = match (options.activation_side, stage.activation) {
+        (ActivationSide::Server, ActivationKind::Relu) => {
+            return Err(Error::ReluAtServer { stage: idx });
+        }
+        (ActivationSide::Server, ActivationKind::Quadratic) => {
+            weights.quadratic.as_ref().map(|quadratic| PooledSquare {
+                pool_terms: count(stage.pool_terms()),
+                max_abs_a: quadratic.a.iter().map(|a| a.unsigned_abs()).max().unwrap_or(0),
+                max_abs_b: quadratic.b.iter().map(|b| b.unsigned_abs()).max().unwrap_or(0),
+            })
+        }
+        (ActivationSide::Server, ActivationKind::Identity) | (ActivationSide::Client, _) => None,
+    };
+    let output = if activation.is_some() { StageOutput::Pooled } else { StageOutput::Linear };
+    let proven = network.stage_ranges(idx)?.bounds(output);
+    let calibrated = observed
+        .filter(|_| options.ranges == RangePolicy::PreferProven)
+        .map(|seen| seen.at(output).widened(CALIBRATION_MARGIN).intersection(proven))
+        .filter(|range| range.width() < proven.width());
+    let demand = demand(network, idx, activation, options.expected_samples)?;
+
+    let attempts = [(Some(proven), Evidence::Proven), (calibrated, Evidence::Calibrated)];
+    let mut refused = None;
+    for (range, evidence) in attempts {
+        let Some(Interval { low, high }) = range else { continue };
+        match choose(&SegmentDemand { low, high, evidence, ..demand }) {
+            Ok(chosen) => {
+                let range = ValueRange { low, high, evidence };
+                return Ok(assemble(idx, stage, activation.is_some(), range, chosen));
+            }
+            Err(error) => {
+                let cause = Box::new(error);
+                refused = Some(Error::NoSegmentParameters { segment: idx, evidence, cause });
+            }
+        }
+    }
+    Err(refused.expect("invariant: the proven range was tried"))
+}
+
+/// What the segment asks for, apart from its range.
+#[expect(clippy::cast_precision_loss, reason = "norms feed noise estimates")]
+fn demand(
+    network: &IntegerNetwork,
+    idx: usize,
+    activation: Option<PooledSquare>,
+    expected_samples: u64,
+) -> Result<SegmentDemand> {
+    let (stage, _) = network.stage(idx)?;
+    let norms = network.row_norms(idx)?;
+    let inputs = network.input_intervals(idx)?;
+    let n_outputs =
+        if activation.is_some() { stage.n_outputs() } else { stage.linear.n_outputs() };
+    Ok(SegmentDemand {
+        activation,
+        max_l1: norms.max_l1 as f64,
+        max_l2: norms.max_l2,
+        max_abs_input: inputs.iter().map(Interval::magnitude).max().unwrap_or(0),
+        low: 0,
+        high: 0,
+        evidence: Evidence::Proven,
+        n_inputs: count(stage.n_inputs()),
+        n_outputs: count(n_outputs),
+        expected_samples,
+    })
+}
+
+fn assemble(
+    idx: usize,
+    stage: &StageStructure,
+    evaluates_activation: bool,
+    range: ValueRange,
+    chosen: ChosenParameters,
+) -> (Segment, u32) {
+    let ChosenParameters { ring, packing, window, noise, security_bits } = chosen;
+    let mut segment = Segment {
+        stage: count(idx),
+        evaluates_activation,
+        ring,
+        packing,
+        window,
+        range,
+        noise,
+        n_inputs: count(stage.n_inputs()),
+        n_outputs: 0,
+    };
+    segment.n_outputs = count(match segment_output(&segment) {
+        StageOutput::Linear => stage.linear.n_outputs(),
+        StageOutput::Pooled => stage.n_outputs(),
+    });
+    (segment, security_bits)
+}
+
+/// Counts of a checked network are below 2^22.
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,152 @@
+//! What a run will cost, before any key exists.
+
+use serde::{Deserialize, Serialize};
+
+use super::segment::{Evidence, Packing, Segment};
+use super::{ActivationSide, PublicPlan};
+use crate::error::Result;
+use crate::integer::require;
+
+/// Bytes of the public seed from which one half of every uploaded ciphertext is expanded.
+pub const SEED_BYTES: u64 = 32;
+
+/// What a person asks of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunSize {
+    /// Samples to classify.
+    pub n_samples: u64,
+    /// Slots of each block that carry canaries and random points; segments in slot packing only,
+    /// since the others are checked word by word.
+    pub canaries_per_block: u64,
+    /// Secret slots each sample takes; segments in slot packing only.
+    pub replicas: u64,
+}
+
+/// Cost of one segment for a whole run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SegmentForecast {
+    /// Which segment, from 0.
+    pub segment: u32,
+    /// Whether the server evaluates the activation here.
+    pub evaluates_activation: bool,
+    /// How samples share plaintexts.
+    pub packing: Packing,
+    /// `N`.
+    pub ring_degree: u32,
+    /// `log2 t`.
+    pub plaintext_modulus_bits: f64,
+    /// `log2 Q`.
+    pub ciphertext_modulus_bits: f64,
+    /// Values per sample, uploaded.
+    pub n_inputs: u32,
+    /// Values per sample, downloaded.
+    pub n_outputs: u32,
+    /// Samples one block carries, canaries included.
+    pub capacity: u64,
+    /// Blocks.
+    pub blocks: u64,
+    /// Share of all capacity that carries samples, replicas or canaries.
+    pub occupancy: f64,
+    /// Request payloads of all blocks, bytes.
+    pub bytes_up: u64,
+    /// Seeds of all blocks, bytes.
+    pub seed_bytes: u64,
+    /// Reply payloads of all blocks, bytes.
+    pub bytes_down: u64,
+    /// Whether the range is proven.
+    pub evidence: Evidence,
+    /// Bits between the noise bound and the capacity.
+    pub noise_margin_bits: f64,
+}
+
+/// Cost of a run, segment by segment.
+///
+/// Payload bytes are exact; frames, control messages and TLS come on top.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Forecast {
+    /// Samples to classify.
+    pub n_samples: u64,
+    /// Who evaluates activations.
+    pub activation_side: ActivationSide,
+    /// Every segment in order.
+    pub segments: Vec<SegmentForecast>,
+    /// Round trips.
+    pub rounds: u32,
+    /// Request payloads and seeds, bytes.
+    pub bytes_up: u64,
+    /// Reply payloads, bytes.
+    pub bytes_down: u64,
+    /// Classical security of the weakest ring, bits.
+    pub security_bits: u32,
+    /// Whether every range is proven.
+    pub all_proven: bool,
+    /// The smallest noise margin of all segments, bits.
+    pub noise_margin_bits: f64,
+}
+
+/// Forecast a run of `size` under `plan`, as one batch.
+///
+/// Exact for payload bytes: per block `n_inputs · N · Σ ceil(log2 q_i) / 8` up, plus a seed, and
+/// `n_outputs · (degree + 1) · N · Σ_kept ceil(log2 q_i) / 8` down.
+///
+/// # Errors
+/// - [`crate::Error::OutOfRange`] if nothing is to be run, or canaries and replicas leave no room for
+///   a sample in a block.
+pub fn forecast(plan: &PublicPlan, size: &RunSize) -> Result<Forecast> {
+    require("run", 0, "number of samples", size.n_samples, 1, 1 << 48)?;
+    require("run", 0, "number of replicas", size.replicas, 1, 1 << 12)?;
+    let segments = plan
+        .segments
+        .iter()
+        .enumerate()
+        .map(|(idx, segment)| forecast_segment(idx, segment, size))
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Forecast {
+        n_samples: size.n_samples,
+        activation_side: plan.activation_side,
+        rounds: u32::try_from(segments.len()).unwrap_or(u32::MAX),
+        bytes_up: segments.iter().map(|s| s.bytes_up + s.seed_bytes).sum(),
+        bytes_down: segments.iter().map(|s| s.bytes_down).sum(),
+        security_bits: plan.security_bits,
+        all_proven: segments.iter().all(|s| s.evidence == Evidence::Proven),
+        noise_margin_bits: segments.iter().map(|s| s.noise_margin_bits).fold(f64::MAX, f64::min),
+        segments,
+    })
+}
+
+fn forecast_segment(idx: usize, segment: &Segment, size: &RunSize) -> Result<SegmentForecast> {
+    let capacity = segment.capacity();
+    let (canaries, replicas) = match segment.packing {
+        Packing::Slots => (size.canaries_per_block, size.replicas),
+        Packing::Coefficients { .. } => (0, 1),
+    };
+    require("segment", idx, "canary slots of a block", canaries, 0, capacity.saturating_sub(1))?;
+    let usable = capacity - canaries;
+    require("segment", idx, "replicas of a sample in a block", replicas, 1, usable)?;
+    let carried = size.n_samples.saturating_mul(replicas);
+    let blocks = carried.div_ceil(usable);
+    let used = carried.saturating_add(canaries.saturating_mul(blocks));
+    Ok(SegmentForecast {
+        segment: segment.stage,
+        evaluates_activation: segment.evaluates_activation,
+        packing: segment.packing,
+        ring_degree: segment.ring.ring_degree,
+        plaintext_modulus_bits: segment.ring.log2_plaintext_modulus(),
+        ciphertext_modulus_bits: segment.ring.log2_ciphertext_modulus(),
+        n_inputs: segment.n_inputs,
+        n_outputs: segment.n_outputs,
+        capacity,
+        blocks,
+        occupancy: ratio(used, blocks.saturating_mul(capacity)),
+        bytes_up: blocks.saturating_mul(segment.request_bytes()),
+        seed_bytes: blocks.saturating_mul(SEED_BYTES),
+        bytes_down: blocks.saturating_mul(segment.reply_bytes()),
+        evidence: segment.range.evidence,
+        noise_margin_bits: segment.noise.margin_bits(),
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share for people")]
+fn ratio(part: u64, whole: u64) -> f64 {
+    part as f64 / whole as f64
+}

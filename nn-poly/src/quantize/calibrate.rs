@@ -1,0 +1,163 @@
+//! Finding the grids of a network from its weights and from data.
+
+use ndarray::{Array2, Axis, Slice};
+
+use super::blocks::{Block, Blocks, Opening};
+use super::clip::{Fit, Levels, best_step};
+use super::{OutputGrid, QuantizationSpec, StageScales, input_grid, insert_quantizers};
+use crate::error::{Error, Result};
+use crate::import::Preprocessing;
+use crate::integer::require;
+use crate::model::Bits;
+use crate::network::Network;
+use crate::tensor::{Tensor, check_finite};
+
+/// Samples used at most: the first ones of the data.
+pub const CALIBRATION_SAMPLES: usize = 1500;
+/// Values of one stage used at most, spread evenly over samples and neurons.
+const VALUES: usize = 1 << 18;
+
+/// Find the grids of `network` (folded inside) for `bits`, from preprocessed `inputs`.
+///
+/// Stages are calibrated in order, each on what the quantized stages before it produce.
+/// Deterministic. Cost: one forward pass per stage over [`CALIBRATION_SAMPLES`] samples, and some
+/// sixty error sums per scale.
+///
+/// # Errors
+/// - [`Error::NoSamples`] or [`Error::ShapeMismatch`] for unusable data,
+///   [`Error::NonFiniteInput`] if a value is not finite.
+/// - [`Error::InvalidSetting`] or [`Error::OutOfRange`] for bits out of range.
+/// - [`Error::CannotFold`] or [`Error::CannotQuantize`] for a network without an integer form.
+pub fn calibrate(
+    network: &Network<f32>,
+    preprocessing: &Preprocessing,
+    inputs: &Array2<f32>,
+    bits: Bits,
+) -> Result<QuantizationSpec> {
+    bits.check()?;
+    if inputs.nrows() == 0 {
+        return Err(Error::NoSamples { what: "the calibration data" });
+    }
+    let n_samples = inputs.nrows().min(CALIBRATION_SAMPLES);
+    let inputs = inputs.slice_axis(Axis(0), Slice::from(..n_samples)).to_owned();
+    check_finite("calibration data", inputs.view())?;
+    let batch = Tensor::new(network.input_shape().clone(), inputs)?;
+
+    let folded = network.fold_batch_norm()?;
+    let parsed = Blocks::new(&folded)?;
+    let input = input_grid(preprocessing, bits.input)?;
+    let n_blocks = parsed.blocks.len();
+    let mut spec = QuantizationSpec { bits, input, stages: Vec::with_capacity(n_blocks) };
+    for (idx, block) in parsed.blocks.iter().enumerate() {
+        let is_last = idx + 1 == n_blocks;
+        let weight_scales = weight_scales(block, bits.weight, is_last);
+        spec.stages.push(StageScales { weight_scales, output: None });
+        if is_last {
+            break;
+        }
+        let values = block_values(&folded, &spec, &batch, block)?;
+        let output = output_grid(block, &values, bits.activation);
+        if let Some(stage) = spec.stages.last_mut() {
+            stage.output = Some(output);
+        }
+    }
+    Ok(spec)
+}
+
+/// The best scale of each output channel, or of the whole layer; a channel of zeros gets 1.
+fn weight_scales(block: &Block<'_>, bits: u32, is_last: bool) -> Vec<f32> {
+    let (weights, n_channels) = match block.opening {
+        Opening::Dense(dense) => {
+            (dense.weights.iter().copied().collect::<Vec<_>>(), dense.n_outputs())
+        }
+        Opening::Conv2d(conv) => {
+            (conv.weights.iter().copied().collect::<Vec<_>>(), conv.out_channels())
+        }
+        Opening::Pool2d(_) => return Vec::new(),
+    };
+    let max = (1 << (bits - 1)) - 1;
+    let levels = Levels { min: -max, max };
+    let n_scales = if is_last { 1 } else { n_channels };
+    let scale = |weights: &[f32]| best_step(weights, levels).map_or(1.0, |fit| fit.step);
+    weights.chunks(weights.len() / n_scales.max(1)).map(scale).collect()
+}
+
+/// What `block` produces before clamp and quantization, all stages up to its weights quantized.
+fn block_values(
+    folded: &Network<f32>,
+    spec: &QuantizationSpec,
+    batch: &Tensor<f32>,
+    block: &Block<'_>,
+) -> Result<Vec<f32>> {
+    let quantized = insert_quantizers(folded, spec)?;
+    let parsed = Blocks::new(&quantized)?;
+    let position = spec.stages.len() - 1;
+    let n = parsed.blocks.len();
+    require("network", 0, "stage index", position, 0, n - 1)?;
+    let end = parsed.blocks.get(position).map_or(0, |block| block.value_idx + 1);
+    let layers = quantized.layers().iter().take(end).cloned().collect();
+    let outputs = Network::new(quantized.input_shape().clone(), layers)?.outputs(&batch.values().to_owned())?;
+    let limit = block.clamp.unwrap_or(f32::INFINITY);
+    let values = outputs.iter().map(|&v| v.min(limit));
+    Ok(thin_out(&values.collect::<Vec<_>>()))
+}
+
+/// At most [`VALUES`] of the values, at multiples of an irrational step, so that no period of
+/// channels or positions is favored.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a position below the number of values"
+)]
+fn thin_out(values: &[f32]) -> Vec<f32> {
+    if values.len() <= VALUES {
+        return values.to_vec();
+    }
+    let golden = 0.618_033_988_749_894_9_f64;
+    (0..VALUES)
+        .filter_map(|i| {
+            let share = (i as f64 * golden).fract();
+            values.get((share * values.len() as f64) as usize).copied()
+        })
+        .collect()
+}
+
+/// The best grid for the values after a stage.
+///
+/// Non-negative values get `0 ..= 2^bits − 1`. Others get the best of three positions of zero: at the
+/// lower end, in the middle, or where the observed range puts it.
+fn output_grid(block: &Block<'_>, values: &[f32], bits: u32) -> OutputGrid {
+    let span = (1_i32 << bits) - 1;
+    let mut candidates = vec![Levels { min: 0, max: span }];
+    if !block.is_non_negative() {
+        let half = (span / 2).max(1);
+        candidates.push(Levels { min: -half, max: half });
+        let (low, high) = values.iter().fold((0.0_f32, 0.0_f32), |(low, high), &v| (low.min(v), high.max(v)));
+        if low < 0.0 {
+            #[expect(clippy::cast_possible_truncation, reason = "between 0 and the span")]
+            let below = (f64::from(span) * f64::from(-low) / f64::from(high - low)).round() as i32;
+            let below = below.clamp(0, span);
+            candidates.push(Levels { min: -below, max: span - below });
+        }
+    }
+    let mut best: Option<(Levels, Fit)> = None;
+    for levels in candidates {
+        if let Some(fit) = best_step(values, levels)
+            && best.is_none_or(|(_, least)| fit.error < least.error)
+        {
+            best = Some((levels, fit));
+        }
+    }
+    // Without any usable value the stage is constant zero, and any grid represents it.
+    let (levels, step) =
+        best.map_or((Levels { min: 0, max: span }, 1.0), |(levels, fit)| (levels, fit.step));
+    let max = block.clamp.map_or(levels.max, |limit| clamped(limit, step).min(levels.max));
+    OutputGrid { step, min: levels.min, max: max.max(levels.min + 1) }
+}
+
+/// The grid point to which a clamp takes everything above it.
+#[expect(clippy::cast_possible_truncation, reason = "saturates, and a minimum follows")]
+fn clamped(limit: f32, step: f32) -> i32 {
+    crate::layer::round_half_up(limit / step) as i32
+}

@@ -1,0 +1,45 @@
+//! Training: data in mini-batches, loss, optimizers, schedules, and the loop around them.
+//!
+//! ```no_run
+//! use nn_poly::import::{Dataset, PreprocessingKind, Split, SplitSpec};
+//! use nn_poly::network::{ActivationChoice, NetworkKind};
+//! use nn_poly::train::{TrainRecipe, Trainer, evaluate};
+//!
+//! # fn main() -> nn_poly::Result<()> {
+//! let spec = SplitSpec::default();
+//! let data = Dataset::load("wine.csv".as_ref(), Split::Train, &spec)?;
+//! let recipe = TrainRecipe::for_network(NetworkKind::Mlp, ActivationChoice::Square, data.n_samples());
+//! let preprocessing = recipe.preprocessing.fit(data.features())?;
+//! let samples = data.labeled(&preprocessing)?;
+//! let network = recipe.architecture.build(data.shape(), data.n_classes(), 7)?;
+//! let mut trainer = Trainer::new(network, recipe.float.with_seed(7).check()?)?;
+//! trainer.run(&samples, &mut ())?;
+//! println!("{}", evaluate(trainer.network(), &samples)?.accuracy());
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Quantization-aware training is ordinary training of a network that contains quantizers; use
+//! [`TrainRecipe::fine_tune`] for it.
+//!
+//! **Reproducibility.** Order, augmentation and dropout of step `k` depend on the seed and on `k` alone,
+//! so that a run resumed from a checkpoint continues exactly as if it had never stopped.
+
+mod augment;
+mod checkpoint;
+mod config;
+mod evaluate;
+mod loss;
+mod optimizer;
+mod recipe;
+mod samples;
+mod trainer;
+
+pub use augment::Augmentation;
+pub use checkpoint::Checkpoint;
+pub use config::{Optimizer, Schedule, TrainConfig, TrainSpec};
+pub use evaluate::{Evaluation, evaluate};
+pub use loss::softmax_cross_entropy;
+pub use recipe::TrainRecipe;
+pub use samples::LabeledSamples;
+pub use trainer::{BatchReport, EpochReport, Outcome, Progress, Trainer};

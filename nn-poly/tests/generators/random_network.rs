@@ -1,0 +1,169 @@
+//! Small random integer networks: graphs of stages with padding, strides, pools, all activations,
+//! per-channel refreshes and saturated numbers.
+//!
+//! A network is a function of one 64-bit seed, so a failing case shrinks to a seed and reproduces.
+
+#![allow(unreachable_pub, reason = "included as a module by several tests")]
+
+use ndarray::Array2;
+use nn_poly::integer::{
+    ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerMatrix, IntegerNetwork,
+    LinearGeometry, Quadratic, Refresh, StageStructure, StageWeights, SumPool, ValueRef, Volume,
+};
+use nn_poly::layer::Padding;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// What a generated network may contain.
+#[derive(Clone, Copy, Debug)]
+pub struct Choices {
+    /// ReLU next to quadratic and identity.
+    pub relu: bool,
+    /// Stages that read several earlier ones.
+    pub graph: bool,
+    /// Weights of at most this magnitude; `i16::MAX` for the widest.
+    pub max_weight: i16,
+}
+
+impl Choices {
+    /// Everything, with 4-bit weights.
+    pub const ALL: Self = Self { relu: true, graph: true, max_weight: 7 };
+}
+
+/// A network of 1 to 4 stages and a batch of inputs with values at the ends of the grid.
+pub fn random_network(seed: u64, choices: Choices) -> (IntegerNetwork, IntegerMatrix) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let rng = &mut rng;
+    let bits = rng.random_range(2..=5);
+    let input = InputGrid { bits, signed: rng.random(), step: 0.5 };
+    let shape = volume(rng);
+    let n_stages = rng.random_range(1..=4);
+    let (mut structure, mut weights) = (Vec::<StageStructure>::new(), Vec::new());
+    for stage in 0..n_stages {
+        let is_last = stage + 1 == n_stages;
+        let (sources, read) = sources(rng, choices, shape, &structure);
+        let linear = linear(rng, read, is_last);
+        let activation = activation(rng, choices, is_last);
+        let out = linear.output();
+        let pool = (rng.random_bool(0.4) && !is_last).then(|| pool(rng, out));
+        let refresh = (!is_last).then(|| refresh(rng, out.channels));
+        structure.push(StageStructure { sources, linear, activation, pool, refresh });
+        weights.push(stage_weights(rng, &linear, activation, choices.max_weight));
+    }
+    let network = IntegerNetwork::new(input, shape.len(), structure, weights).unwrap();
+    let n_samples = rng.random_range(1..=5);
+    let inputs = random_inputs(rng, &network, n_samples);
+    (network, inputs)
+}
+
+/// Inputs of the grid, a third of them at its ends.
+pub fn random_inputs(rng: &mut StdRng, network: &IntegerNetwork, n: usize) -> IntegerMatrix {
+    let (min, max) = (network.input().min(), network.input().max());
+    Array2::from_shape_simple_fn((network.n_inputs(), n), || match rng.random_range(0..6) {
+        0 => min,
+        1 => max,
+        _ => rng.random_range(min..=max),
+    })
+}
+
+fn volume(rng: &mut StdRng) -> Volume {
+    Volume {
+        height: rng.random_range(1..=6),
+        width: rng.random_range(1..=6),
+        channels: rng.random_range(1..=3),
+    }
+}
+
+/// The sources of the next stage, and the volume they form.
+fn sources(
+    rng: &mut StdRng,
+    choices: Choices,
+    input: Volume,
+    earlier: &[StageStructure],
+) -> (Vec<ValueRef>, Volume) {
+    let all = (0..earlier.len())
+        .map(|k| (ValueRef::Stage(u32::try_from(k).unwrap()), earlier[k].output()))
+        .chain([(ValueRef::Input, input)])
+        .collect::<Vec<_>>();
+    if choices.graph && rng.random_bool(0.3) {
+        let n = rng.random_range(1..=3);
+        let picked = (0..n).map(|_| all[rng.random_range(0..all.len())]).collect::<Vec<_>>();
+        let n_values = picked.iter().map(|(_, volume)| volume.len()).sum();
+        return (picked.iter().map(|&(source, _)| source).collect(), Volume::vector(n_values));
+    }
+    let (source, volume) = earlier.last().map_or((ValueRef::Input, input), |last| {
+        (ValueRef::Stage(u32::try_from(earlier.len() - 1).unwrap()), last.output())
+    });
+    (vec![source], volume)
+}
+
+fn linear(rng: &mut StdRng, input: Volume, is_last: bool) -> LinearGeometry {
+    if is_last || rng.random_bool(0.3) {
+        return LinearGeometry::Dense { n_in: input.len(), n_out: rng.random_range(1..=4) };
+    }
+    let kernel = (rng.random_range(1..=input.height.min(3)), rng.random_range(1..=input.width.min(3)));
+    let mut zeros = |kernel: usize| rng.random_range(0..kernel);
+    let padding = Padding {
+        top: zeros(kernel.0),
+        bottom: zeros(kernel.0),
+        left: zeros(kernel.1),
+        right: zeros(kernel.1),
+    };
+    let grouping = if rng.random_bool(0.3) { Grouping::Depthwise } else { Grouping::Full };
+    let out_channels = match grouping {
+        Grouping::Full => rng.random_range(1..=3),
+        Grouping::Depthwise => input.channels,
+    };
+    let stride = (rng.random_range(1..=3), rng.random_range(1..=3));
+    LinearGeometry::Conv2d(ConvGeometry { input, kernel, stride, padding, out_channels, grouping })
+}
+
+fn activation(rng: &mut StdRng, choices: Choices, is_last: bool) -> ActivationKind {
+    match rng.random_range(0..4) {
+        0 => ActivationKind::Identity,
+        1 if choices.relu => ActivationKind::Relu,
+        _ if is_last => ActivationKind::Identity,
+        _ => ActivationKind::Quadratic,
+    }
+}
+
+fn pool(rng: &mut StdRng, input: Volume) -> SumPool {
+    let window = (rng.random_range(1..=input.height.min(3)), rng.random_range(1..=input.width.min(3)));
+    SumPool { input, window, stride: (rng.random_range(1..=3), rng.random_range(1..=3)) }
+}
+
+fn refresh(rng: &mut StdRng, n_channels: usize) -> Refresh {
+    let n = if rng.random() { 1 } else { n_channels };
+    let multipliers = (0..n).map(|_| rng.random_range(-40_000..=40_000)).collect();
+    let (min, max) = *[(0, 15), (-7, 7), (-31, 31), (3, 5), (0, 1)].get(rng.random_range(0..5)).unwrap();
+    Refresh { multipliers, shift: rng.random_range(0..=26), min, max }
+}
+
+fn stage_weights(
+    rng: &mut StdRng,
+    linear: &LinearGeometry,
+    activation: ActivationKind,
+    max_weight: i16,
+) -> StageWeights {
+    let weights = (0..linear.n_weights())
+        .map(|_| match rng.random_range(0..6) {
+            0 => max_weight,
+            1 => -max_weight,
+            _ => rng.random_range(-max_weight..=max_weight),
+        })
+        .collect();
+    let n_biases = if rng.random() { linear.n_channels() } else { linear.n_outputs() };
+    let bias = (0..n_biases).map(|_| rng.random_range(-500..=500)).collect();
+    let n = if rng.random() { 1 } else { linear.n_channels() };
+    let quadratic = (activation == ActivationKind::Quadratic).then(|| {
+        if rng.random_bool(0.4) {
+            return Quadratic::square();
+        }
+        Quadratic {
+            a: (0..n).map(|_| rng.random_range(-2..=3)).collect(),
+            b: (0..n).map(|_| rng.random_range(-60..=60)).collect(),
+            c: (0..n).map(|_| rng.random_range(-900..=900)).collect(),
+        }
+    });
+    StageWeights { weights, bias, quadratic }
+}

@@ -1,0 +1,392 @@
+//! Laws of the integer network: the fast path, the streaming refresher, the modular path and the
+//! proven ranges all agree with the definition, and the definition with a naive one.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    missing_docs,
+    reason = "tests"
+)]
+
+#[path = "generators/random_network.rs"]
+mod random_network;
+
+use ndarray::Array2;
+use nn_poly::Error;
+use nn_poly::integer::{
+    ActivationKind, Arrivals, Grouping, InputGrid, IntegerNetwork, Interval, LinearGeometry,
+    Quadratic, ReferenceStage, Refresh, Refresher, StageOutput, StageStructure, StageWeights,
+    ValueRef,
+};
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use random_network::{Choices, random_network};
+
+fn references(network: &IntegerNetwork, inputs: &Array2<i32>) -> Vec<Vec<ReferenceStage>> {
+    (0..inputs.ncols())
+        .map(|sample| network.reference(&inputs.column(sample).to_vec(), &[]).unwrap())
+        .collect()
+}
+
+fn check_fast_path(network: &IntegerNetwork, inputs: &Array2<i32>) {
+    let fast = network.trace(inputs).unwrap();
+    let slow = references(network, inputs);
+    let n_stages = network.structure().len();
+    for (sample, stages) in slow.iter().enumerate() {
+        assert_eq!(fast.scores.column(sample).to_vec(), stages[n_stages - 1].pooled);
+        for stage in 0..n_stages - 1 {
+            assert_eq!(fast.refreshed[stage].column(sample).to_vec(), stages[stage].refreshed);
+        }
+    }
+    for stage in 0..n_stages {
+        let gathered = network.gather_inputs(stage, inputs, &fast.refreshed).unwrap();
+        for output in [StageOutput::Linear, StageOutput::Pooled] {
+            let values = network.evaluate_stage(stage, &gathered, output).unwrap();
+            let ranges = network.stage_ranges(stage).unwrap();
+            for (sample, stages) in slow.iter().enumerate() {
+                let (expected, intervals) = match output {
+                    StageOutput::Linear => (&stages[stage].linear, &ranges.linear),
+                    StageOutput::Pooled => (&stages[stage].pooled, &ranges.pooled),
+                };
+                assert_eq!(&values.column(sample).to_vec(), expected);
+                for (v, interval) in expected.iter().zip(intervals) {
+                    assert!(interval.contains(*v), "proven range");
+                }
+            }
+            let seen = fast.observed[stage].at(output);
+            assert_eq!(Some(&seen.low), values.iter().min());
+            assert_eq!(Some(&seen.high), values.iter().max());
+        }
+    }
+}
+
+/// Feed the outputs of every stage to a refresher in random order.
+fn check_refresher(network: &IntegerNetwork, inputs: &Array2<i32>, seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let fast = network.trace(inputs).unwrap();
+    let n_stages = network.structure().len();
+    for stage in 0..n_stages {
+        let gathered = network.gather_inputs(stage, inputs, &fast.refreshed).unwrap();
+        for takes in [StageOutput::Linear, StageOutput::Pooled] {
+            let values = network.evaluate_stage(stage, &gathered, takes).unwrap();
+            let mut refresher = network.refresher(stage, takes, inputs.ncols()).unwrap();
+            let mut order = (0..values.nrows()).collect::<Vec<_>>();
+            order.shuffle(&mut rng);
+            for &output in &order {
+                refresher.absorb(output, &values.row(output).to_vec()).unwrap();
+            }
+            let again = refresher.absorb(order[0], &values.row(order[0]).to_vec());
+            assert!(matches!(again, Err(Error::RepeatedOutput { .. })));
+            if stage + 1 == n_stages {
+                let finished = refresher.finish_scores().unwrap();
+                assert_eq!(finished.scores, fast.scores);
+                assert!(finished.out_of_range.iter().all(|flag| !flag));
+            } else {
+                let finished = refresher.finish().unwrap();
+                assert_eq!(finished.values, fast.refreshed[stage]);
+                assert_eq!(finished.n_clamped, fast.counts[stage].n_clamped);
+                assert!(finished.out_of_range.iter().all(|flag| !flag));
+            }
+        }
+    }
+}
+
+/// Modular evaluation equals the reference on small points, and a schoolbook loop on random ones.
+fn check_modular(network: &IntegerNetwork, inputs: &Array2<i32>, seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let t = match rng.random_range(0..4) {
+        0 => 65_537,
+        1 => (1 << 62) - 57,
+        2 => rng.random_range(2..100),
+        _ => rng.random_range(2..1 << 62),
+    };
+    let fast = network.trace(inputs).unwrap();
+    for stage in 0..network.structure().len() {
+        let (structure, weights) = network.stage(stage).unwrap();
+        let gathered = network.gather_inputs(stage, inputs, &fast.refreshed).unwrap();
+        let residue = |v: i128| v.rem_euclid(i128::from(t)) as u64;
+        let mut points = gathered
+            .columns()
+            .into_iter()
+            .map(|column| column.iter().map(|&x| residue(i128::from(x))).collect::<Vec<_>>())
+            .collect::<Vec<_>>();
+        let random = (0..structure.n_inputs()).map(|_| rng.random_range(0..t)).collect::<Vec<_>>();
+        points.push(random.clone());
+        for output in [StageOutput::Linear, StageOutput::Pooled] {
+            let modular = network.evaluate_stage_modular(stage, &points, t, output);
+            let relu = structure.activation == ActivationKind::Relu;
+            if relu && output == StageOutput::Pooled {
+                assert!(matches!(modular, Err(Error::NotPolynomial { .. })));
+                continue;
+            }
+            let modular = modular.unwrap();
+            let values = network.evaluate_stage(stage, &gathered, output).unwrap();
+            for (sample, column) in values.columns().into_iter().enumerate() {
+                let expected = column.iter().map(|&v| residue(i128::from(v))).collect::<Vec<_>>();
+                assert_eq!(modular[sample], expected);
+            }
+            let expected = schoolbook(structure, weights, &random, t, output);
+            assert_eq!(modular[points.len() - 1], expected);
+        }
+    }
+}
+
+/// One product at a time, reduced at once; convolutions on an explicitly padded plane.
+fn schoolbook(
+    structure: &StageStructure,
+    weights: &StageWeights,
+    point: &[u64],
+    t: u64,
+    output: StageOutput,
+) -> Vec<u64> {
+    let t = i128::from(t);
+    let n_channels = structure.n_channels();
+    let mut values = naive_linear(&structure.linear, weights, point, t);
+    for (idx, v) in values.iter_mut().enumerate() {
+        *v = (*v + i128::from(weights.bias_of(idx, n_channels))).rem_euclid(t);
+    }
+    if output == StageOutput::Pooled {
+        for (idx, v) in values.iter_mut().enumerate() {
+            if let Some(quadratic) = &weights.quadratic {
+                let (a, b, c) = quadratic.coefficients(idx % n_channels);
+                let square = (*v * *v).rem_euclid(t) * i128::from(a);
+                *v = (square + i128::from(b) * *v + i128::from(c)).rem_euclid(t);
+            }
+        }
+        if let Some(pool) = &structure.pool {
+            let out = pool.output();
+            let mut pooled = Vec::new();
+            for (y, x) in (0..out.height).flat_map(|y| (0..out.width).map(move |x| (y, x))) {
+                for channel in 0..n_channels {
+                    let mut sum = 0;
+                    for (dy, dx) in
+                        (0..pool.window.0).flat_map(|y| (0..pool.window.1).map(move |x| (y, x)))
+                    {
+                        let row = y * pool.stride.0 + dy;
+                        let column = x * pool.stride.1 + dx;
+                        sum += values[(row * pool.input.width + column) * n_channels + channel];
+                    }
+                    pooled.push(sum.rem_euclid(t));
+                }
+            }
+            values = pooled;
+        }
+    }
+    values.into_iter().map(|v| v as u64).collect()
+}
+
+fn naive_linear(
+    linear: &LinearGeometry,
+    weights: &StageWeights,
+    point: &[u64],
+    t: i128,
+) -> Vec<i128> {
+    let w = |idx: usize| i128::from(weights.weights[idx]);
+    let conv = match linear {
+        LinearGeometry::Dense { n_in, n_out } => {
+            let product = |row: usize, i: usize| w(row * n_in + i) * i128::from(point[i]) % t;
+            let dot = |row| (0..*n_in).map(|i| product(row, i)).sum::<i128>().rem_euclid(t);
+            return (0..*n_out).map(dot).collect();
+        }
+        LinearGeometry::Conv2d(conv) => conv,
+    };
+    let (pad, c) = (conv.padding, conv.input.channels);
+    let height = conv.input.height + pad.top + pad.bottom;
+    let width = conv.input.width + pad.left + pad.right;
+    let mut padded = vec![0_i128; height * width * c];
+    for y in 0..conv.input.height {
+        for x in 0..conv.input.width {
+            for channel in 0..c {
+                padded[((y + pad.top) * width + x + pad.left) * c + channel] =
+                    i128::from(point[conv.input.index(y, x, channel)]);
+            }
+        }
+    }
+    let mut out = Vec::new();
+    for y in (0..=height - conv.kernel.0).step_by(conv.stride.0) {
+        for x in (0..=width - conv.kernel.1).step_by(conv.stride.1) {
+            for o in 0..conv.out_channels {
+                let mut sum = 0;
+                for (ky, kx) in
+                    (0..conv.kernel.0).flat_map(|y| (0..conv.kernel.1).map(move |x| (y, x)))
+                {
+                    let at = ((y + ky) * width + x + kx) * c;
+                    sum += match conv.grouping {
+                        Grouping::Full => (0..c)
+                            .map(|i| {
+                                let tap = ((o * conv.kernel.0 + ky) * conv.kernel.1 + kx) * c + i;
+                                w(tap) * padded[at + i] % t
+                            })
+                            .sum::<i128>(),
+                        Grouping::Depthwise => {
+                            let tap = (o * conv.kernel.0 + ky) * conv.kernel.1 + kx;
+                            w(tap) * padded[at + o] % t
+                        }
+                    };
+                }
+                out.push(sum.rem_euclid(t));
+            }
+        }
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn the_fast_path_equals_the_definition(seed in any::<u64>()) {
+        let (network, inputs) = random_network(seed, Choices::ALL);
+        check_fast_path(&network, &inputs);
+    }
+
+    #[test]
+    fn saturated_wide_weights_stay_exact(seed in any::<u64>()) {
+        let choices = Choices { max_weight: i16::MAX, ..Choices::ALL };
+        let (network, inputs) = random_network(seed, choices);
+        check_fast_path(&network, &inputs);
+        check_modular(&network, &inputs, seed);
+    }
+
+    #[test]
+    fn the_refresher_is_indifferent_to_order(seed in any::<u64>()) {
+        let (network, inputs) = random_network(seed, Choices::ALL);
+        check_refresher(&network, &inputs, seed);
+    }
+
+    #[test]
+    fn modular_evaluation_equals_schoolbook(seed in any::<u64>()) {
+        let (network, inputs) = random_network(seed, Choices::ALL);
+        check_modular(&network, &inputs, seed);
+    }
+
+    #[test]
+    fn a_refresh_rounds_half_up_and_clamps(
+        v in -1_i64 << 61..1 << 61, m in -1_i64 << 40..=1 << 40, shift in 0_u32..=62,
+    ) {
+        let refresh = Refresh { multipliers: vec![m], shift, min: -200, max: 300 };
+        // floor((v m + 2^(s-1)) / 2^s) is the nearest whole number to v m / 2^s, halves upward.
+        let (product, unit) = (i128::from(v) * i128::from(m), 1_i128 << shift);
+        let mut nearest = product.div_euclid(unit);
+        if 2 * product.rem_euclid(unit) >= unit && shift > 0 {
+            nearest += 1;
+        }
+        prop_assert_eq!(i128::from(refresh.apply(0, v)), nearest.clamp(-200, 300));
+    }
+}
+
+/// The single-output network `W·x + b` on `n_in` inputs.
+fn single_stage(n_in: usize, weight: i16, bias: i64, bits: u32) -> Result<IntegerNetwork, Error> {
+    let structure = StageStructure {
+        sources: vec![ValueRef::Input],
+        linear: LinearGeometry::Dense { n_in, n_out: 1 },
+        activation: ActivationKind::Quadratic,
+        pool: None,
+        refresh: None,
+    };
+    let weights = StageWeights {
+        weights: vec![weight; n_in],
+        bias: vec![bias],
+        quadratic: Some(Quadratic::square()),
+    };
+    let input = InputGrid { bits, signed: false, step: 1.0 };
+    IntegerNetwork::new(input, n_in, vec![structure], vec![weights])
+}
+
+#[test]
+fn networks_that_could_overflow_are_refused() {
+    // 65535 · 32767 per product: 0.99·2^31, so one product squared just fits below 2^62.
+    let network = single_stage(1, i16::MAX, 0, 16).unwrap();
+    let score = network.evaluate(&Array2::from_elem((1, 1), 65_535)).unwrap().scores[[0, 0]];
+    assert_eq!(score, (65_535 * 32_767_i64).pow(2));
+    for refused in [
+        single_stage(2, i16::MAX, 0, 16),
+        single_stage(1, i16::MAX, 1 << 40, 16),
+        single_stage(1, i16::MIN, 0, 16),
+    ] {
+        let error = refused.unwrap_err();
+        assert!(matches!(error, Error::Accumulator { .. } | Error::OutOfRange { .. }), "{error}");
+    }
+}
+
+#[test]
+fn inputs_outside_the_grid_are_refused() {
+    let network = single_stage(3, 1, 0, 4).unwrap();
+    for inputs in [Array2::from_elem((3, 2), 16), Array2::from_elem((3, 2), -1)] {
+        assert!(matches!(network.evaluate(&inputs), Err(Error::OutOfRange { .. })));
+    }
+    let error = network.evaluate(&Array2::zeros((2, 2)));
+    assert!(matches!(error, Err(Error::ShapeMismatch { .. })));
+    assert_eq!(network.evaluate(&Array2::zeros((3, 0))).unwrap().scores.dim(), (1, 0));
+}
+
+#[test]
+fn structures_that_do_not_fit_are_refused() {
+    let good = single_stage(3, 1, 0, 4).unwrap();
+    let (input, structure, weights) = (*good.input(), good.structure(), good.weights());
+    let alterations: [(&str, fn(&mut StageStructure, &mut StageWeights)); 10] = [
+        ("sources", |s, _| s.sources.clear()),
+        ("later source", |s, _| s.sources = vec![ValueRef::Stage(0)]),
+        ("two sources", |s, _| s.sources.push(ValueRef::Input)),
+        ("refresh on the last stage", |s, _| {
+            s.refresh = Some(Refresh { multipliers: vec![1], shift: 0, min: 0, max: 1 });
+        }),
+        ("no outputs", |s, _| s.linear = LinearGeometry::Dense { n_in: 3, n_out: 0 }),
+        ("huge", |s, _| s.linear = LinearGeometry::Dense { n_in: usize::MAX, n_out: usize::MAX }),
+        ("missing weight", |_, w| w.weights.truncate(2)),
+        ("missing bias", |_, w| w.bias.clear()),
+        ("no quadratic", |_, w| w.quadratic = None),
+        ("quadratic on identity", |s, _| s.activation = ActivationKind::Identity),
+    ];
+    for (what, alter) in alterations {
+        let (mut structure, mut weights) = (structure.to_vec(), weights.to_vec());
+        alter(&mut structure[0], &mut weights[0]);
+        let refused = IntegerNetwork::new(input, 3, structure, weights);
+        assert!(matches!(refused, Err(Error::OutOfRange { .. })), "{what}");
+    }
+}
+
+#[test]
+fn the_refresher_flags_and_refuses() {
+    let structure = StageStructure {
+        sources: vec![ValueRef::Input],
+        linear: LinearGeometry::Dense { n_in: 1, n_out: 2 },
+        activation: ActivationKind::Relu,
+        pool: None,
+        refresh: Some(Refresh { multipliers: vec![1], shift: 1, min: 0, max: 15 }),
+    };
+    let arrivals = Arrivals {
+        takes: StageOutput::Linear,
+        domain: Interval { low: -50, high: 49 },
+        expected: Interval { low: -20, high: 20 },
+    };
+    let mut refresher = Refresher::new(0, &structure, None, arrivals, 3).unwrap();
+    refresher.absorb(1, &[-50, 49, 5]).unwrap();
+    assert!(matches!(refresher.absorb(0, &[50, 0, 0]), Err(Error::OutsideDomain { output_idx: 0 })));
+    assert!(matches!(refresher.absorb(0, &[0, 0]), Err(Error::OutOfRange { .. })));
+    assert!(matches!(refresher.absorb(2, &[0, 0, 0]), Err(Error::OutOfRange { .. })));
+    refresher.absorb(0, &[0, 1, 3]).unwrap();
+    let refreshed = refresher.finish().unwrap();
+    assert_eq!(refreshed.values, ndarray::array![[0, 1, 2], [0, 15, 3]]);
+    assert_eq!(refreshed.out_of_range, [true, true, false]);
+    assert_eq!(refreshed.n_clamped, 1);
+    let unfinished = Refresher::new(0, &structure, None, arrivals, 3).unwrap();
+    assert!(matches!(unfinished.finish(), Err(Error::MissingOutputs { n_missing: 2 })));
+}
+
+#[test]
+fn an_empty_chunk_boundary_is_not_visible() {
+    // More samples than a chunk, and a last chunk of one.
+    let (network, inputs) = random_network(7, Choices::ALL);
+    let many = Array2::from_shape_fn((inputs.nrows(), 257), |(row, column)| {
+        inputs[[row, column % inputs.ncols()]]
+    });
+    let (few, many) = (network.evaluate(&inputs).unwrap(), network.evaluate(&many).unwrap());
+    for column in 0..257 {
+        assert_eq!(many.scores.column(column), few.scores.column(column % inputs.ncols()));
+    }
+}

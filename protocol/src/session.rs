@@ -1,0 +1,291 @@
+//! One encrypted batch, as a state machine without I/O.
+//!
+//! ```text
+//!  BatchSession (segment k) ── prepare(block) ──► PreparedBlock ──► transport
+//!        │  ▲                                                          │
+//!        │  └── Round::Continue ◄── finish_round ◄── OpenedBlock ◄── open(reply)
+//!        └────► Round::Finished(BatchResult) | Round::Rejected(Verdict)
+//! ```
+//!
+//! A round is one segment on all blocks of a batch. Blocks are prepared and opened in any order and
+//! on any thread; the verdict is taken once per round, after every block has been opened, and decides
+//! alone whether the session goes on. What the client sends depends only on public counts and on
+//! those verdicts: a failed block is opened like any other, clamps and wraps change nothing, and a
+//! rejected session is consumed together with its keys.
+//!
+//! - **Linear segments**: every word of a reply is checked before anything of it is decrypted.
+//! - **Segments with a square**: network canaries and random points in secret slots, redrawn for
+//!   every block and every segment, are compared after decryption.
+//!
+//! Invariant: keys, errors, check rows and slot positions come from the operating system's generator
+//! (or, in tests, from an injected one), never from a user's seed.
+
+mod block;
+mod error;
+mod setup;
+
+pub use block::{OpenedBlock, PreparedBlock};
+pub use error::{Result, SessionError};
+pub use setup::{ClientPlan, SessionOptions};
+
+use std::ops::Range;
+use std::sync::{Arc, Mutex};
+
+use fingerprint::{Soundness, Verdict, WordCheckFinding, judge, judge_words};
+use ndarray::{Axis, Slice};
+use nn_poly::encrypted::{ClientTimes, SegmentKey};
+use nn_poly::integer::{IntegerMatrix, ScoreMatrix};
+use rand::{SeedableRng, TryRngCore, rngs::OsRng};
+use rand_chacha::ChaCha20Rng;
+
+use block::BlockResult;
+use error::INVARIANT;
+
+/// A batch on its way through the network, waiting for the replies of one round.
+#[derive(Debug)]
+pub struct BatchSession {
+    plan: Arc<ClientPlan>,
+    /// The network's inputs, then the refreshed values of every finished stage.
+    values: Vec<IntegerMatrix>,
+    segment: usize,
+    key: SegmentKey,
+    rng: Mutex<ChaCha20Rng>,
+    soundness: Soundness,
+    out_of_calibration: Vec<bool>,
+    tally: Tally,
+}
+
+/// Public counts and times of a batch so far.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// Rounds finished.
+    pub rounds: u32,
+    /// Blocks opened.
+    pub blocks: u64,
+    /// Payload and seed bytes of all requests.
+    pub bytes_up: u64,
+    /// Payload bytes of all replies.
+    pub bytes_down: u64,
+    /// Values that the clamp of a refresh changed.
+    pub n_clamped: u64,
+    /// Busy time of the client's phases.
+    pub times: ClientTimes,
+}
+
+impl Tally {
+    /// Adds the tally of another batch.
+    pub fn add(&mut self, other: &Self) {
+        self.rounds += other.rounds;
+        self.blocks += other.blocks;
+        self.bytes_up += other.bytes_up;
+        self.bytes_down += other.bytes_down;
+        self.n_clamped += other.n_clamped;
+        self.times.add(&other.times);
+    }
+}
+
+/// What a round ended with.
+#[derive(Debug)]
+pub enum Round {
+    /// The round was intact; the next segment waits.
+    Continue(Box<BatchSession>),
+    /// The last round was intact.
+    Finished(BatchResult),
+    /// The verdict was not `Intact`; keys and values are gone.
+    Rejected {
+        /// What was found.
+        verdict: Verdict,
+        /// Counts up to here.
+        tally: Tally,
+    },
+}
+
+/// The result of an intact batch.
+#[derive(Debug)]
+pub struct BatchResult {
+    /// One row per class, one column per sample.
+    pub scores: ScoreMatrix,
+    /// Per sample, whether a value left the range its segment expects.
+    pub out_of_calibration: Vec<bool>,
+    /// `Intact`, with what that is worth.
+    pub verdict: Verdict,
+    /// Counts and times.
+    pub tally: Tally,
+}
+
+impl BatchSession {
+    /// Starts a batch: `inputs` holds one row per input neuron, one column per sample, on the plan's
+    /// input grid.
+    ///
+    /// # Errors
+    /// - [`SessionError::EmptyBatch`] without samples.
+    /// - [`SessionError::BatchShape`] when the number of rows is not the plan's.
+    /// - [`SessionError::Network`] when a value lies outside the input grid.
+    /// - [`SessionError::Randomness`] when the operating system gives no random bytes.
+    pub fn new(plan: &Arc<ClientPlan>, inputs: IntegerMatrix) -> Result<Self> {
+        let mut seed = <ChaCha20Rng as SeedableRng>::Seed::default();
+        OsRng.try_fill_bytes(&mut seed).map_err(|_| SessionError::Randomness)?;
+        Self::with_generator(plan, inputs, ChaCha20Rng::from_seed(seed))
+    }
+
+    /// As [`BatchSession::new`] with a given generator, for tests: same generator, same bytes.
+    ///
+    /// # Errors
+    /// As [`BatchSession::new`].
+    pub fn with_generator(
+        plan: &Arc<ClientPlan>,
+        inputs: IntegerMatrix,
+        mut rng: ChaCha20Rng,
+    ) -> Result<Self> {
+        let n_samples = inputs.ncols();
+        let expected = plan.network().n_inputs();
+        if n_samples == 0 {
+            return Err(SessionError::EmptyBatch);
+        }
+        if inputs.nrows() != expected {
+            return Err(SessionError::BatchShape { expected, actual: inputs.nrows() });
+        }
+        plan.check_inputs(&inputs)?;
+        let soundness = plan.soundness(n_samples)?;
+        let key = plan.segment(0)?.context.generate_key(&mut rng);
+        Ok(Self {
+            plan: Arc::clone(plan),
+            values: vec![inputs],
+            segment: 0,
+            key,
+            rng: Mutex::new(rng),
+            soundness,
+            out_of_calibration: vec![false; n_samples],
+            tally: Tally::default(),
+        })
+    }
+
+    /// The segment whose replies are awaited.
+    #[must_use]
+    pub fn segment(&self) -> usize {
+        self.segment
+    }
+
+    /// Samples of the batch.
+    #[must_use]
+    pub fn n_samples(&self) -> usize {
+        self.out_of_calibration.len()
+    }
+
+    /// Blocks of this round.
+    #[must_use]
+    pub fn n_blocks(&self) -> usize {
+        self.n_samples().div_ceil(self.samples_per_block())
+    }
+
+    /// Counts up to the last finished round.
+    #[must_use]
+    pub fn tally(&self) -> &Tally {
+        &self.tally
+    }
+
+    fn samples_per_block(&self) -> usize {
+        self.plan.segment(self.segment).map_or(1, setup::ClientSegment::samples_per_block)
+    }
+
+    fn sample_range(&self, block: usize) -> Range<usize> {
+        let step = self.samples_per_block();
+        let start = (block * step).min(self.n_samples());
+        start..(start + step).min(self.n_samples())
+    }
+
+    /// A generator of its own for one block, so that blocks can be prepared in parallel.
+    fn fork_generator(&self) -> ChaCha20Rng {
+        let mut rng = self.rng.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        ChaCha20Rng::from_rng(&mut *rng)
+    }
+
+    /// Ends the round: one verdict over all blocks, which decides alone how it goes on.
+    ///
+    /// # Errors
+    /// - [`SessionError::BlocksOfRound`] unless every block of the round was opened exactly once.
+    /// - [`SessionError::Network`], [`SessionError::Fingerprint`] for broken invariants.
+    pub fn finish_round(mut self, mut blocks: Vec<OpenedBlock>) -> Result<Round> {
+        blocks.sort_by_key(|block| block.index);
+        let complete = blocks.len() == self.n_blocks()
+            && blocks.iter().enumerate().all(|(i, b)| b.index == i && b.segment == self.segment);
+        if !complete {
+            return Err(SessionError::BlocksOfRound {
+                segment: self.segment,
+                expected: self.n_blocks(),
+                actual: blocks.len(),
+            });
+        }
+        self.tally.rounds += 1;
+        for block in &blocks {
+            self.tally.blocks += 1;
+            self.tally.bytes_up += block.bytes_up;
+            self.tally.bytes_down += block.bytes_down;
+            self.tally.times.add(&block.times);
+        }
+        let verdict = self.judge_round(&blocks)?;
+        if !verdict.is_intact() {
+            return Ok(Round::Rejected { verdict, tally: self.tally });
+        }
+        self.collect(blocks)
+    }
+
+    fn judge_round(&self, blocks: &[OpenedBlock]) -> Result<Verdict> {
+        let segment = u32::try_from(self.segment).unwrap_or(u32::MAX);
+        if self.plan.segment(self.segment)?.context.is_linear() {
+            let findings: Vec<WordCheckFinding> = blocks.iter().map(OpenedBlock::finding).collect();
+            return Ok(judge_words(segment, &findings, &self.soundness)?);
+        }
+        let observations: Vec<_> =
+            blocks.iter().filter_map(|block| block.observation.clone()).collect();
+        Ok(judge(segment, &observations, &self.soundness)?)
+    }
+
+    /// Puts the blocks' columns together and moves to the next segment.
+    fn collect(mut self, blocks: Vec<OpenedBlock>) -> Result<Round> {
+        let n_samples = self.n_samples();
+        let mut values: Option<IntegerMatrix> = None;
+        let mut scores: Option<ScoreMatrix> = None;
+        for block in blocks {
+            let range = self.sample_range(block.index);
+            let columns = Slice::from(range.clone());
+            let flags = match block.result {
+                BlockResult::Refreshed(refreshed) => {
+                    self.tally.n_clamped += refreshed.n_clamped;
+                    values
+                        .get_or_insert_with(|| {
+                            IntegerMatrix::zeros((refreshed.values.nrows(), n_samples))
+                        })
+                        .slice_axis_mut(Axis(1), columns)
+                        .assign(&refreshed.values);
+                    refreshed.out_of_range
+                }
+                BlockResult::Scores(block) => {
+                    scores
+                        .get_or_insert_with(|| {
+                            ScoreMatrix::zeros((block.scores.nrows(), n_samples))
+                        })
+                        .slice_axis_mut(Axis(1), columns)
+                        .assign(&block.scores);
+                    block.out_of_range
+                }
+                BlockResult::Unopened(_) => return Err(INVARIANT),
+            };
+            let marks = self.out_of_calibration.get_mut(range).unwrap_or_default();
+            marks.iter_mut().zip(flags).for_each(|(mark, flag)| *mark |= flag);
+        }
+        if let Some(scores) = scores {
+            return Ok(Round::Finished(BatchResult {
+                scores,
+                out_of_calibration: self.out_of_calibration,
+                verdict: Verdict::Intact { soundness: self.soundness },
+                tally: self.tally,
+            }));
+        }
+        self.values.push(values.ok_or(INVARIANT)?);
+        self.segment += 1;
+        let mut rng = self.fork_generator();
+        self.key = self.plan.segment(self.segment)?.context.generate_key(&mut rng);
+        Ok(Round::Continue(Box::new(self)))
+    }
+}

@@ -1,0 +1,213 @@
+//! What a client prepares once per plan: contexts, maps, layouts, canaries.
+
+use std::sync::Arc;
+
+use fingerprint::soundness::{SQUARE_DEGREE, SegmentCheck, SlotCheck};
+use fingerprint::word_check::{WordCheck, WordCheckPolicy};
+use fingerprint::{CanarySet, LayoutOptions, LayoutSpec, NetworkCanary, SegmentValues, Soundness};
+use ndarray::{Axis, Slice};
+use nn_poly::encrypted::{LinearMap, SegmentContext, linear_map};
+use nn_poly::integer::{IntegerMatrix, IntegerNetwork};
+use nn_poly::plan::{Plan, Segment};
+
+use super::error::{Result, SessionError};
+use crate::identifiers::Digest;
+
+/// Soundness wanted from the word check of one block, bits.
+const WORD_CHECK_BITS: f64 = 40.0;
+
+/// What a user may choose about the evidence of a run.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionOptions {
+    /// Slots of segments with a square: canaries, random points, replicas.
+    pub layout: LayoutOptions,
+    /// Wanted `-log2` of the chance that any altered word of a linear reply passes.
+    pub word_check_bits: f64,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        Self { layout: LayoutOptions::default(), word_check_bits: WORD_CHECK_BITS }
+    }
+}
+
+/// A plan as its owner uses it: everything that sessions share. Immutable and `Sync`.
+#[derive(Debug)]
+pub struct ClientPlan {
+    plan: Plan,
+    digest: Digest,
+    segments: Vec<ClientSegment>,
+    canaries: CanarySet,
+}
+
+/// One segment at the client.
+#[derive(Debug)]
+pub(super) struct ClientSegment {
+    pub(super) context: SegmentContext,
+    /// The map of linear segments, for the word check.
+    pub(super) map: Option<LinearMap>,
+    pub(super) check: CheckPlan,
+    pub(super) stage: usize,
+}
+
+/// How replies of a segment are checked.
+#[derive(Debug)]
+pub(super) enum CheckPlan {
+    /// A random linear check with this many rows per modulus.
+    Words(WordCheck),
+    /// Canaries and random points in secret slots.
+    Slots(LayoutSpec),
+}
+
+impl ClientPlan {
+    /// Prepares a plan: rebuilds parameters (and checks their security), maps and layouts, and
+    /// evaluates the network canaries.
+    ///
+    /// `canaries` are samples on the plan's input grid, one column each: as many as
+    /// `options.layout.network_canaries` are used in every segment with a square. They may be drawn
+    /// from data; [`CanarySet::draw_from`] picks at random.
+    ///
+    /// # Errors
+    /// - [`SessionError::Encrypted`] when the plan's parameters are not secure or inconsistent.
+    /// - [`SessionError::Fingerprint`] when options leave no room for samples.
+    /// - [`SessionError::CanaryCount`] when there are fewer canaries than asked for.
+    pub fn new(plan: Plan, options: SessionOptions, canaries: &IntegerMatrix) -> Result<Arc<Self>> {
+        let policy = WordCheckPolicy::new(options.word_check_bits)?;
+        let segments = (0..plan.public().segments.len())
+            .map(|index| ClientSegment::new(&plan, index, &options, &policy))
+            .collect::<Result<Vec<_>>>()?;
+        let needs_canaries = segments.iter().any(|s| matches!(s.check, CheckPlan::Slots(_)));
+        let expected = options.layout.network_canaries;
+        let canaries = if needs_canaries {
+            if canaries.ncols() < expected {
+                return Err(SessionError::CanaryCount { expected, actual: canaries.ncols() });
+            }
+            let chosen = canaries.slice_axis(Axis(1), Slice::from(..expected)).to_owned();
+            trace_canaries(&plan, &chosen)?
+        } else {
+            CanarySet::new(&[])?
+        };
+        let digest = Digest(plan.digest().0);
+        Ok(Arc::new(Self { plan, digest, segments, canaries }))
+    }
+
+    /// The plan.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The exact network.
+    #[must_use]
+    pub fn network(&self) -> &IntegerNetwork {
+        self.plan.network()
+    }
+
+    /// Digest of the whole plan, as requests name it.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// Samples one block of each segment carries.
+    #[must_use]
+    pub fn samples_per_block(&self) -> Vec<usize> {
+        self.segments.iter().map(ClientSegment::samples_per_block).collect()
+    }
+
+    /// What an intact batch of `n_samples` samples is worth.
+    ///
+    /// # Errors
+    /// [`SessionError::EmptyBatch`] without samples.
+    pub fn soundness(&self, n_samples: usize) -> Result<Soundness> {
+        if n_samples == 0 {
+            return Err(SessionError::EmptyBatch);
+        }
+        let mut checks = Vec::new();
+        for segment in &self.segments {
+            match &segment.check {
+                CheckPlan::Words(check) => checks.push(SegmentCheck::Words(*check)),
+                CheckPlan::Slots(layout) => {
+                    let full = layout.samples_per_block();
+                    let rest = n_samples % full;
+                    let sizes = [(n_samples >= full).then_some(full), (rest > 0).then_some(rest)];
+                    for n in sizes.into_iter().flatten() {
+                        let t = u128::from(segment.context.window().modulus);
+                        let check = SlotCheck::new(layout.counts(n)?, t, SQUARE_DEGREE)?;
+                        checks.push(SegmentCheck::Slots(check));
+                    }
+                }
+            }
+        }
+        Ok(Soundness::weakest(&checks)?)
+    }
+
+    pub(super) fn segment(&self, index: usize) -> Result<&ClientSegment> {
+        let count = self.segments.len();
+        self.segments.get(index).ok_or(SessionError::NoSuchSegment { index, count })
+    }
+
+    pub(super) fn canaries(&self) -> &CanarySet {
+        &self.canaries
+    }
+
+    pub(super) fn check_inputs(&self, inputs: &IntegerMatrix) -> Result<()> {
+        let grid = self.plan.public().input.interval();
+        match inputs.iter().find(|&&x| !grid.contains(i64::from(x))) {
+            None => Ok(()),
+            Some(&value) => Err(SessionError::InputRange { value, low: grid.low, high: grid.high }),
+        }
+    }
+}
+
+impl ClientSegment {
+    fn new(
+        plan: &Plan,
+        index: usize,
+        options: &SessionOptions,
+        policy: &WordCheckPolicy,
+    ) -> Result<Self> {
+        let public = plan.public();
+        let count = public.segments.len();
+        let segment: &Segment =
+            public.segments.get(index).ok_or(SessionError::NoSuchSegment { index, count })?;
+        let context = SegmentContext::new(index, segment)?;
+        let stage = segment.stage as usize;
+        let (structure, weights) = plan.network().stage(stage)?;
+        let (map, check) = if context.is_linear() {
+            let blocks = public.expected_samples.max(1).div_ceil(context.capacity() as u64);
+            let n_checks = blocks.saturating_mul(count as u64);
+            let check = policy.choose(&context.log2_moduli(), n_checks)?;
+            (Some(linear_map(&context, structure, weights)?), CheckPlan::Words(check))
+        } else {
+            (None, CheckPlan::Slots(LayoutSpec::new(context.capacity(), options.layout)?))
+        };
+        Ok(Self { context, map, check, stage })
+    }
+
+    /// Samples one block carries.
+    pub(super) fn samples_per_block(&self) -> usize {
+        match &self.check {
+            CheckPlan::Words(_) => self.context.capacity(),
+            CheckPlan::Slots(layout) => layout.samples_per_block(),
+        }
+    }
+}
+
+/// What every canary carries into each segment, and what must come back.
+fn trace_canaries(plan: &Plan, inputs: &IntegerMatrix) -> Result<CanarySet> {
+    let trace = plan.simulate_trace(inputs)?;
+    let mut canaries = vec![NetworkCanary { segments: Vec::new() }; inputs.ncols()];
+    for (index, segment) in plan.public().segments.iter().enumerate() {
+        let stage = segment.stage as usize;
+        let stage_inputs = plan.network().gather_inputs(stage, inputs, &trace.refreshed)?;
+        let outputs = plan.evaluate_segment(index, &stage_inputs)?;
+        let columns = stage_inputs.columns().into_iter().zip(outputs.columns());
+        for (canary, (inputs, outputs)) in canaries.iter_mut().zip(columns) {
+            canary
+                .segments
+                .push(SegmentValues { inputs: inputs.to_vec(), outputs: outputs.to_vec() });
+        }
+    }
+    Ok(CanarySet::new(&canaries)?)
+}

@@ -1,0 +1,159 @@
+//! The direction of dependencies, read from `cargo metadata`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// What each crate of the workspace may depend on (besides third-party crates), development
+/// dependencies excluded.
+const ALLOWED: [(&str, &[&str]); 6] = [
+    ("securedl-he-core", &[]),
+    ("securedl-nn-poly", &["securedl-he-core"]),
+    ("securedl-fingerprint", &["securedl-nn-poly"]),
+    ("securedl-protocol", &["securedl-he-core", "securedl-nn-poly", "securedl-fingerprint"]),
+    (
+        "securedl-cli",
+        &["securedl-he-core", "securedl-nn-poly", "securedl-fingerprint", "securedl-protocol"],
+    ),
+    (
+        "securedl-tests",
+        &["securedl-he-core", "securedl-nn-poly", "securedl-fingerprint", "securedl-protocol"],
+    ),
+];
+
+/// Third-party crates that only one crate may name.
+const RESERVED: [(&str, &str); 4] = [
+    ("fhe-math", "securedl-he-core"),
+    ("tfhe-ntt", "securedl-he-core"),
+    ("rustls", "securedl-protocol"),
+    ("clap", "securedl-cli"),
+];
+
+/// Third-party crates a crate must not name: no network, files or formats below their layer.
+const FORBIDDEN: [(&str, &[&str]); 3] = [
+    ("securedl-he-core", &["serde", "bincode", "tokio", "ndarray", "clap"]),
+    ("securedl-nn-poly", &["tokio", "rustls", "clap", "fhe-math"]),
+    ("securedl-fingerprint", &["tokio", "rustls", "clap", "securedl-he-core"]),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+/// Normal and build dependencies by package.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
+        .current_dir(root())
+        .output()
+        .expect("cargo metadata runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    metadata["packages"]
+        .as_array()
+        .expect("packages")
+        .iter()
+        .map(|package| {
+            let names = package["dependencies"]
+                .as_array()
+                .expect("dependencies")
+                .iter()
+                .filter(|d| d["kind"].as_str() != Some("dev"))
+                .map(|d| text(&d["name"]))
+                .collect();
+            (text(&package["name"]), names)
+        })
+        .collect()
+}
+
+#[test]
+fn crates_depend_downwards_only() {
+    let found = dependencies();
+    assert_eq!(found.len(), ALLOWED.len(), "a crate was added: {:?}", found.keys());
+    for (name, allowed) in ALLOWED {
+        for dependency in found[name].iter().filter(|d| d.starts_with("securedl-")) {
+            assert!(allowed.contains(&dependency.as_str()), "{name} must not use {dependency}");
+        }
+    }
+}
+
+#[test]
+fn reserved_crates_have_one_user() {
+    for (name, names) in dependencies() {
+        for (reserved, owner) in RESERVED {
+            assert!(!names.contains(reserved) || name == owner, "{name} must not use {reserved}");
+        }
+        for (_, forbidden) in FORBIDDEN.iter().filter(|(crate_name, _)| *crate_name == name) {
+            for dependency in *forbidden {
+                assert!(!names.contains(*dependency), "{name} must not use {dependency}");
+            }
+        }
+    }
+}
+
+/// Every Rust source file below a folder of the workspace.
+fn sources(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).expect("readable folder") {
+            let path = entry.expect("entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn foreign_names_stay_in_their_rooms() {
+    let root = root();
+    let rooms = [
+        ("he-core/src", &["fhe_math", "tfhe_ntt"][..], &["ring.rs"][..]),
+        ("nn-poly/src", &["he_core"][..], &["encrypted.rs", "encrypted/"][..]),
+        ("nn-poly/src", &["bincode::"][..], &["artifact.rs"][..]),
+        ("protocol/src", &["bincode::"][..], &["message.rs", "message/"][..]),
+        ("he-core/src", &["std::arch", "core::arch"][..], &["simd.rs", "simd/"][..]),
+    ];
+    for (folder, names, allowed) in rooms {
+        let folder = root.join(folder);
+        for path in sources(&folder) {
+            let inside = path.strip_prefix(&folder).expect("below").to_string_lossy().into_owned();
+            if allowed.iter().any(|a| inside == *a || (a.ends_with('/') && inside.starts_with(a))) {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).expect("UTF-8");
+            let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+            for (number, line) in code.enumerate() {
+                for name in names {
+                    assert!(!line.contains(name), "{}:~{number} names {name}", path.display());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_lives_in_one_folder() {
+    for crate_name in ["he-core", "nn-poly", "fingerprint", "protocol", "cli"] {
+        let folder = root().join(crate_name).join("src");
+        for path in sources(&folder) {
+            let inside = path.strip_prefix(&folder).expect("below").to_string_lossy().into_owned();
+            let allowed = crate_name == "he-core"
+                && (inside == "simd.rs" || inside.starts_with("simd/"));
+            let text = std::fs::read_to_string(&path).expect("UTF-8");
+            let uses = text.lines().any(|line| {
+                let line = line.trim_start();
+                !line.starts_with("//")
+                    && ["unsafe {", "unsafe fn", "unsafe impl"].iter().any(|u| line.contains(u))
+            });
+            assert!(allowed || !uses, "{} uses unsafe", path.display());
+        }
+    }
+}
