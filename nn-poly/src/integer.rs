@@ -50,8 +50,8 @@ pub use structure::{
     ActivationKind, ConvGeometry, Grouping, LinearGeometry, MAX_STAGE_VALUES, MAX_STAGE_WEIGHTS,
     MAX_STAGES, StageStructure, SumPool, ValueRef, Volume,
 };
-pub use window::Window;
 pub use weights::{MAX_BIAS, MAX_LEADING, MAX_WEIGHT, Quadratic, StageWeights};
+pub use window::Window;
 
 use ndarray::Array2;
 

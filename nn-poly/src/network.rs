@@ -68,8 +68,10 @@ impl<A: Scalar> From<Network<A>> for NetworkSpec<A> {
     }
 }
 
-/// Samples evaluated at a time outside training: bounds memory, not results.
+/// Most samples evaluated at a time outside training.
 const EVALUATION_SAMPLES: usize = 500;
+/// Most values between two layers at a time outside training, unless one sample has more.
+const EVALUATION_VALUES: usize = 1 << 24;
 
 impl<A: Scalar> Network<A> {
     /// Most layers a network may have.
@@ -171,9 +173,11 @@ impl<A: Scalar> Network<A> {
     /// - [`Error::ShapeMismatch`] if a row has not `input_shape().len()` values.
     /// - [`Error::NonFiniteInput`] if a value is NaN or infinite.
     pub fn outputs(&self, inputs: &Array2<A>) -> Result<Array2<A>> {
+        let widest = self.shapes.iter().map(Shape::len).max().unwrap_or(1);
+        let piece_samples = (EVALUATION_VALUES / widest).clamp(1, EVALUATION_SAMPLES);
         let mut outputs = Array2::zeros((inputs.nrows(), self.output_shape.len()));
-        let pieces = inputs.axis_chunks_iter(Axis(0), EVALUATION_SAMPLES);
-        let targets = outputs.axis_chunks_iter_mut(Axis(0), EVALUATION_SAMPLES);
+        let pieces = inputs.axis_chunks_iter(Axis(0), piece_samples);
+        let targets = outputs.axis_chunks_iter_mut(Axis(0), piece_samples);
         for (piece, mut target) in pieces.zip(targets) {
             let batch = Tensor::new(self.input_shape.clone(), piece.to_owned())?;
             batch.check_finite("network input")?;

@@ -49,7 +49,7 @@ pub use segment::{
 
 use crate::artifact;
 use crate::error::{Error, Result};
-use crate::integer::{Interval, IntegerNetwork, Refresher, StageWeights};
+use crate::integer::{IntegerNetwork, Interval, Refresher, StageWeights};
 
 /// Opens a plan file.
 pub const PLAN_MAGIC: artifact::Magic = *b"SDLPLAN\0";
@@ -99,7 +99,13 @@ impl Plan {
             let is_proven = segment.range.evidence == Evidence::Proven;
             if is_proven && !claimed.covers(&Interval { low, high }) {
                 let (claimed_low, claimed_high) = (claimed.low, claimed.high);
-                return Err(Error::RangeNotProven { segment: idx, claimed_low, claimed_high, low, high });
+                return Err(Error::RangeNotProven {
+                    segment: idx,
+                    claimed_low,
+                    claimed_high,
+                    low,
+                    high,
+                });
             }
             let (stage, numbers) = network.stage(idx)?;
             Refresher::new(idx, stage, numbers.quadratic.as_ref(), arrivals, 0)?;

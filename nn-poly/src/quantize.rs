@@ -12,7 +12,7 @@
 //! channel, a single one on the last layer (scores must be comparable). Values between stages: one
 //! step per stage, `0 ..= 2^bits − 1` after squares and ReLU, otherwise the position of zero is chosen
 //! with the step. Weight scales and steps minimize the mean squared error; a clamp of the network
-//! limits its grid.
+//! limits its grid, and a channel whose integers would reach far beyond all others is coarsened.
 //!
 //! **Folding into integers.** A stage with input step `s`, weight scale `w` and bias `β` becomes
 //! `z = W x + round(β/(s w))` in units of `s w`; a square is then exact in units of `(s w)²`; a general
@@ -26,6 +26,7 @@ mod calibrate;
 mod clip;
 mod lower;
 mod quadratic;
+mod weight_scales;
 
 use ndarray::{Array1, Array2};
 
@@ -94,13 +95,15 @@ fn insert_quantizers(folded: &Network<f32>, spec: &QuantizationSpec) -> Result<N
     let input = grid(spec.input.step, spec.input.min(), spec.input.max());
     let mut layers = vec![Layer::Quantize(input)];
     for (idx, layer) in folded.layers().iter().enumerate() {
-        let block = parsed.blocks.iter().zip(&spec.stages).find(|(block, _)| block.first_idx == idx);
-        let quantizer = block.filter(|(_, scales)| !scales.weight_scales.is_empty()).map(
-            |(_, scales)| WeightQuantizer {
-                scales: Array1::from(scales.weight_scales.clone()),
-                bits: spec.bits.weight,
-            },
-        );
+        let block =
+            parsed.blocks.iter().zip(&spec.stages).find(|(block, _)| block.first_idx == idx);
+        let quantizer =
+            block.filter(|(_, scales)| !scales.weight_scales.is_empty()).map(|(_, scales)| {
+                WeightQuantizer {
+                    scales: Array1::from(scales.weight_scales.clone()),
+                    bits: spec.bits.weight,
+                }
+            });
         match layer.clone() {
             Layer::Dense(mut dense) => {
                 dense.weight_quantizer = quantizer;
@@ -117,7 +120,8 @@ fn insert_quantizers(folded: &Network<f32>, spec: &QuantizationSpec) -> Result<N
             | Layer::Flatten
             | Layer::Dropout(_)) => layers.push(other),
         }
-        let ended = parsed.blocks.iter().zip(&spec.stages).find(|(block, _)| block.value_idx == idx);
+        let ended =
+            parsed.blocks.iter().zip(&spec.stages).find(|(block, _)| block.value_idx == idx);
         if let Some(OutputGrid { step, min, max }) = ended.and_then(|(_, scales)| scales.output) {
             layers.push(Layer::Quantize(grid(step, min, max)));
         }

@@ -366,7 +366,10 @@ fn the_refresher_flags_and_refuses() {
     };
     let mut refresher = Refresher::new(0, &structure, None, arrivals, 3).unwrap();
     refresher.absorb(1, &[-50, 49, 5]).unwrap();
-    assert!(matches!(refresher.absorb(0, &[50, 0, 0]), Err(Error::OutsideDomain { output_idx: 0 })));
+    assert!(matches!(
+        refresher.absorb(0, &[50, 0, 0]),
+        Err(Error::OutsideDomain { output_idx: 0 })
+    ));
     assert!(matches!(refresher.absorb(0, &[0, 0]), Err(Error::OutOfRange { .. })));
     assert!(matches!(refresher.absorb(2, &[0, 0, 0]), Err(Error::OutOfRange { .. })));
     refresher.absorb(0, &[0, 1, 3]).unwrap();

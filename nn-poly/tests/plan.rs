@@ -19,8 +19,8 @@ use nn_poly::integer::{
 use nn_poly::layer::Padding;
 use nn_poly::plan::{
     ActivationSide, ChosenParameters, Digest, Evidence, ModelFacts, NoiseForecast, Packing, Plan,
-    PlanOptions, PublicPlan, PublicPlanSpec, RangePolicy, RingSpec, RunSize, SegmentDemand,
-    Trust, compile_with, forecast,
+    PlanOptions, PublicPlan, PublicPlanSpec, RangePolicy, RingSpec, RunSize, SegmentDemand, Trust,
+    compile_with, forecast,
 };
 use nn_poly::{Error, Shape};
 use proptest::prelude::*;
@@ -48,7 +48,13 @@ fn choose(demand: &SegmentDemand) -> Result<ChosenParameters, TooWide> {
         let plaintext_modulus = u128::from(modulus);
         let ring = RingSpec { ring_degree: 4096, moduli, plaintext_modulus, reply_moduli: 1 };
         let window = Window { low, modulus };
-        return Ok(ChosenParameters { ring, packing: Packing::Slots, window, noise, security_bits: 128 });
+        return Ok(ChosenParameters {
+            ring,
+            packing: Packing::Slots,
+            window,
+            noise,
+            security_bits: 128,
+        });
     }
     let radix_bits = (64 - (width - 1).leading_zeros()).max(1);
     let samples_per_coefficient =
@@ -109,7 +115,11 @@ fn tiny() -> IntegerNetwork {
         },
     ];
     let weights = vec![
-        StageWeights { weights: vec![3, -2], bias: vec![1, 5], quadratic: Some(Quadratic::square()) },
+        StageWeights {
+            weights: vec![3, -2],
+            bias: vec![1, 5],
+            quadratic: Some(Quadratic::square()),
+        },
         StageWeights { weights: vec![1, 2, -3, 4, 0, -7], bias: vec![0, 9, -9], quadratic: None },
     ];
     let grid = InputGrid { bits: 4, signed: false, step: 0.0625 };
@@ -172,7 +182,8 @@ fn calibrated_ranges_are_a_last_resort() {
 
     let proven = PlanOptions { ranges: RangePolicy::RequireProven, ..options };
     for (observed, options) in [(observed.as_slice(), proven), (&[], options)] {
-        let error = compile_with(&network, observed, facts(&network), &options, narrow).unwrap_err();
+        let error =
+            compile_with(&network, observed, facts(&network), &options, narrow).unwrap_err();
         let expected = Evidence::Proven;
         assert!(matches!(
             error,
@@ -225,11 +236,13 @@ fn with_narrow_windows(plan: &Plan, bits: u32) -> Result<Plan, Error> {
         } else {
             Window::from_zero(modulus)
         };
-        (segment.range.low, segment.range.high) = (segment.window.low / 2, segment.window.high() / 2);
+        (segment.range.low, segment.range.high) =
+            (segment.window.low / 2, segment.window.high() / 2);
         segment.range.evidence = Evidence::Calibrated;
         segment.ring.plaintext_modulus = u128::from(modulus);
         if let Packing::Coefficients { .. } = segment.packing {
-            segment.packing = Packing::Coefficients { radix_bits: bits, samples_per_coefficient: 1 };
+            segment.packing =
+                Packing::Coefficients { radix_bits: bits, samples_per_coefficient: 1 };
         }
     }
     Plan::new(PublicPlan::new(spec)?, plan.network().weights().to_vec())
@@ -242,7 +255,7 @@ fn check_simulation(plan: &Plan, inputs: &Array2<i32>) {
         .map(|idx| (plan.public().segment_output(idx).unwrap(), plan.public().segments[idx].window))
         .collect::<Vec<_>>();
     let mut flags = vec![false; inputs.ncols()];
-    for sample in 0..inputs.ncols() {
+    for (sample, flag) in flags.iter_mut().enumerate() {
         let stages = plan.network().reference(&inputs.column(sample).to_vec(), &windows).unwrap();
         assert_eq!(simulated.scores.column(sample).to_vec(), stages[n_segments - 1].pooled);
         for (idx, stage) in stages.iter().enumerate() {
@@ -251,7 +264,7 @@ fn check_simulation(plan: &Plan, inputs: &Array2<i32>) {
             assert_eq!(wire.len(), segment.n_outputs as usize);
             assert!(wire.iter().all(|&v| segment.window.contains(v)));
             let range = segment.range;
-            flags[sample] |= wire.iter().any(|&v| v < range.low || v > range.high);
+            *flag |= wire.iter().any(|&v| v < range.low || v > range.high);
         }
     }
     assert_eq!(simulated.out_of_range, flags);
@@ -353,10 +366,12 @@ fn damaged_files_are_refused() {
     assert!(PublicPlan::from_bytes(&bytes).is_err(), "another kind of file");
 }
 
+type Alteration = fn(&mut PublicPlanSpec);
+
 #[test]
 fn inconsistent_public_parts_are_refused() {
     let plan = compiled(&tiny(), ActivationSide::Server);
-    let alterations: [(&str, fn(&mut PublicPlanSpec)); 28] = [
+    let alterations: [(&str, Alteration); 28] = [
         ("no name", |s| s.name.clear()),
         ("class names", |s| drop(s.class_names.pop())),
         ("empty class name", |s| s.class_names[0].clear()),

@@ -91,7 +91,8 @@ fn the_known_networks_survive_quantization() {
             (NetworkKind::Securedl, &image, false, Bits::new(4, 5, 6).unwrap()),
             (NetworkKind::Mlp, &table, true, Bits::new(6, 6, 6).unwrap()),
         ] {
-            let architecture = Architecture::new(kind, activation).with_clamp(3.0).with_dropout(0.2);
+            let architecture =
+                Architecture::new(kind, activation).with_clamp(3.0).with_dropout(0.2);
             let network = architecture.build(shape, 4, 5).unwrap();
             let network = check_agreement(&network, signed, bits).network;
             for (structure, weights) in network.structure().iter().zip(network.weights()) {
@@ -146,7 +147,10 @@ fn scales_are_per_channel_except_for_scores() {
     let inputs = random_inputs(network.input_shape(), 100, true, 1);
     let bits = Bits::new(6, 4, 4).unwrap();
     let spec = calibrate(&network, &standardized(4), &inputs, bits).unwrap();
-    assert_eq!(spec.stages.iter().map(|stage| stage.weight_scales.len()).collect::<Vec<_>>(), [3, 1]);
+    assert_eq!(
+        spec.stages.iter().map(|stage| stage.weight_scales.len()).collect::<Vec<_>>(),
+        [3, 1]
+    );
     assert_eq!((spec.input.min(), spec.input.max()), (-31, 31));
     assert!((spec.input.step - 3.0 / 31.0).abs() < 1e-7);
     let output = spec.stages[0].output.unwrap();
@@ -228,7 +232,8 @@ fn networks_without_an_integer_form_are_named() {
     }
     let network = Network::new(shape.clone(), vec![dense(), square(), dense()]).unwrap();
     assert!(matches!(quantize(&network), Err(Error::CannotQuantize { .. })), "no quantizers");
-    let calibrated = |inputs: &Array2<f32>, bits| calibrate(&network, &standardized(4), inputs, bits);
+    let calibrated =
+        |inputs: &Array2<f32>, bits| calibrate(&network, &standardized(4), inputs, bits);
     let none = calibrated(&Array2::zeros((0, 4)), bits);
     assert!(matches!(none, Err(Error::NoSamples { .. })));
     let wrong = calibrated(&Array2::zeros((3, 5)), bits);

@@ -1,6 +1,6 @@
 //! `securedl infer`: classify samples, encrypted and verified.
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use fingerprint::{LayoutOptions, Verdict};
 use nn_poly::integer::ScoreMatrix;
 use nn_poly::plan::Plan;

@@ -6,7 +6,7 @@ use nn_poly::integer::Evaluation;
 use nn_poly::model::{Bits, Model};
 use nn_poly::network::ActivationChoice;
 use nn_poly::plan::{ActivationSide, ModelFacts, Plan, PlanOptions, compile};
-use nn_poly::quantize::{Quantized, quantize_model};
+use nn_poly::quantize::quantize_model;
 use nn_poly::train::TrainRecipe;
 
 use crate::failure::Hint;
@@ -17,8 +17,6 @@ use crate::options::BitsChoice;
 pub(crate) struct Compiled {
     /// The plan.
     pub(crate) plan: Plan,
-    /// The integer network and what a unit of its scores stands for.
-    pub(crate) quantized: Quantized,
     /// What was seen on the calibration data.
     pub(crate) observed: Evaluation,
 }
@@ -59,14 +57,8 @@ pub(crate) fn compile_model(
     let quantized = quantize_model(model, bits, &inputs)?;
     let inputs = quantized.network.input().quantize(inputs.view())?;
     let observed = quantized.network.evaluate(&inputs)?;
-    let facts = ModelFacts {
-        name: spec.name.clone(),
-        input_shape: spec.network.input_shape().clone(),
-        preprocessing: spec.preprocessing.clone(),
-        split: spec.split,
-        class_names: spec.class_names.clone(),
-    };
+    let facts = ModelFacts::of(model, quantized.score_step);
     let plan = compile(&quantized.network, &observed.observed, facts, options)
         .hint(|| "fewer bits (--bits) or --activation client make the numbers smaller")?;
-    Ok(Compiled { plan, quantized, observed })
+    Ok(Compiled { plan, observed })
 }

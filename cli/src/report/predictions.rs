@@ -33,6 +33,18 @@ impl Predictions<'_> {
             .collect()
     }
 
+    /// Per sample, the softmax of the predicted class; `score_step` is what a unit of a score stands
+    /// for in the network's outputs.
+    #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+    pub(crate) fn confidences(&self, score_step: f64) -> Vec<f64> {
+        let of_column = |column: ndarray::ArrayView1<'_, i64>| {
+            let best = column.iter().copied().max().unwrap_or(0);
+            let odds = |score: i64| ((score.saturating_sub(best)) as f64 * score_step).exp();
+            1.0 / column.iter().map(|&score| odds(score)).sum::<f64>().max(1.0)
+        };
+        self.scores.columns().into_iter().map(of_column).collect()
+    }
+
     /// Number of predictions that equal their label; `None` without labels.
     pub(crate) fn n_correct(&self) -> Option<usize> {
         let labels = self.labels?;
@@ -86,6 +98,9 @@ mod tests {
         let labeled = "index,prediction,score_0,score_1,out_of_calibration,label\n\
                        0,0,5,4,0,0\n1,1,-3,-1,1,1\n2,0,2,2,0,1\n";
         assert_eq!(predictions.to_csv(), labeled);
+        let confidences = predictions.confidences(1.0);
+        assert!((confidences[0] - 1.0 / (1.0 + (-1.0_f64).exp())).abs() < 1e-12);
+        assert!((confidences[2] - 0.5).abs() < 1e-12);
         predictions.labels = None;
         assert_eq!(predictions.n_correct(), None);
         assert!(predictions.to_csv().starts_with("index,prediction,score_0,score_1,out_of_calibration\n0,0,5,4,0\n"));

@@ -22,7 +22,6 @@ const DRAWS_PER_SECOND: u8 = 12;
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
     bars: MultiProgress,
-    is_terminal: bool,
     /// Whether somebody still reads standard error.
     is_heard: Arc<AtomicBool>,
 }
@@ -38,7 +37,6 @@ impl Progress {
         };
         Self {
             bars: MultiProgress::with_draw_target(target),
-            is_terminal,
             is_heard: Arc::new(AtomicBool::new(true)),
         }
     }
@@ -82,11 +80,6 @@ impl Progress {
         {
             self.is_heard.store(false, Ordering::Relaxed);
         }
-    }
-
-    /// Whether bars are shown.
-    pub(crate) fn is_terminal(&self) -> bool {
-        self.is_terminal
     }
 }
 

@@ -76,14 +76,18 @@ struct ParamsReport {
     security_bits: u32,
 }
 
+/// Parameters of one segment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-struct SegmentReport {
+pub(crate) struct SegmentReport {
+    activation_at_server: bool,
     ring_degree: u32,
     plaintext_modulus_bits: f64,
     ciphertext_modulus_bits: f64,
     packing: String,
     inputs: u32,
     outputs: u32,
+    range_low: i64,
+    range_high: i64,
     range: String,
     noise_margin_bits: f64,
 }
@@ -130,7 +134,7 @@ impl RunReport {
             peak_memory_bytes: super::memory::peak_bytes(),
             seconds: seconds(run.total, costs),
             params: params(public),
-            segments: public.segments.iter().map(segment_report).collect(),
+            segments: public.segments.iter().map(SegmentReport::new).collect(),
         }
     }
 
@@ -185,16 +189,22 @@ fn params(plan: &PublicPlan) -> ParamsReport {
     }
 }
 
-fn segment_report(segment: &Segment) -> SegmentReport {
-    SegmentReport {
-        ring_degree: segment.ring.ring_degree,
-        plaintext_modulus_bits: rounded(segment.ring.log2_plaintext_modulus()),
-        ciphertext_modulus_bits: rounded(segment.ring.log2_ciphertext_modulus()),
-        packing: segment.packing.to_string(),
-        inputs: segment.n_inputs,
-        outputs: segment.n_outputs,
-        range: segment.range.evidence.to_string(),
-        noise_margin_bits: rounded(segment.noise.margin_bits()),
+impl SegmentReport {
+    /// The parameters of `segment`.
+    pub(crate) fn new(segment: &Segment) -> Self {
+        Self {
+            activation_at_server: segment.evaluates_activation,
+            ring_degree: segment.ring.ring_degree,
+            plaintext_modulus_bits: rounded(segment.ring.log2_plaintext_modulus()),
+            ciphertext_modulus_bits: rounded(segment.ring.log2_ciphertext_modulus()),
+            packing: segment.packing.to_string(),
+            inputs: segment.n_inputs,
+            outputs: segment.n_outputs,
+            range_low: segment.range.low,
+            range_high: segment.range.high,
+            range: segment.range.evidence.to_string(),
+            noise_margin_bits: rounded(segment.noise.margin_bits()),
+        }
     }
 }
 

@@ -71,11 +71,6 @@ pub(crate) fn share(part: usize, whole: usize) -> f64 {
     if whole == 0 { 0.0 } else { part as f64 / whole as f64 }
 }
 
-/// The axes of a shape: `28×28×1`.
-pub(crate) fn shape(dims: &[usize]) -> String {
-    dims.iter().map(usize::to_string).collect::<Vec<_>>().join("×")
-}
-
 fn three_digits(value: f64) -> String {
     let decimals = if value < 9.995 {
         2
@@ -131,6 +126,5 @@ mod tests {
         assert_eq!(counted(8000_usize, "sample"), "8,000 samples");
         assert_eq!(percent(share(0, 0)), "0.00 %");
         assert_eq!(percent(share(9896, 10_000)), "98.96 %");
-        assert_eq!(shape(&[28, 28, 1]), "28×28×1");
     }
 }

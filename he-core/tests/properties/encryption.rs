@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use crate::{
     cases, generator,
-    reference::{block_of, random_words},
+    reference::{block_of, power_words, random_words},
     ring_degrees, toy,
 };
 use he_core::{
@@ -17,31 +17,6 @@ use rand::RngCore;
 fn plaintexts(params: &Params, count: usize) -> Vec<Plaintext> {
     let encoder = SlotEncoder::new(params).unwrap();
     (0..count).map(|i| encoder.encode(&vec![i as i64; params.ring_degree()]).unwrap()).collect()
-}
-
-/// `(c_0 + c_1 X)^power` in evaluation form, from a fresh ciphertext.
-fn power_words(block: &CiphertextBlock, power: usize) -> Vec<Vec<Vec<u64>>> {
-    let n = block.params().ring_degree();
-    let limbs = block.params().moduli().iter().enumerate().map(|(limb, &q)| {
-        let (c0, c1) = block.limb(limb).split_at(n);
-        let mut words = vec![0; (power + 1) * n];
-        for i in 0..n {
-            let mut polynomial = vec![1_u128];
-            for _ in 0..power {
-                let mut next = vec![0_u128; polynomial.len() + 1];
-                for (j, x) in polynomial.iter().enumerate() {
-                    next[j] = (next[j] + x * u128::from(c0[i])) % u128::from(q);
-                    next[j + 1] = (next[j + 1] + x * u128::from(c1[i])) % u128::from(q);
-                }
-                polynomial = next;
-            }
-            for (j, x) in polynomial.into_iter().enumerate() {
-                words[j * n + i] = x as u64;
-            }
-        }
-        vec![words]
-    });
-    limbs.collect()
 }
 
 proptest! {

@@ -162,3 +162,74 @@ fn places_and_forms_are_checked() {
         assert!(matches!(refused, Err(Error::Form { .. })));
     }
 }
+
+/// The seed expansion as the text of `sampling.rs` describes it, from the block cipher up.
+fn reference_expansion(seed: [u8; 32], index: u32, limb: u32, q: u64, n: usize) -> Vec<u64> {
+    use aes::cipher::{BlockEncrypt, KeyInit};
+    let mut message = b"securedl c1 v1\0\0".to_vec();
+    message.extend(index.to_le_bytes());
+    message.extend(limb.to_le_bytes());
+    message.extend(q.to_le_bytes());
+    let hash = *blake3::keyed_hash(&seed, &message).as_bytes();
+    let cipher = aes::Aes128::new_from_slice(&hash[..16]).unwrap();
+    let mut counter = u128::from_be_bytes(hash[16..].try_into().unwrap());
+    let mut stream = std::iter::from_fn(move || {
+        let mut block = counter.to_be_bytes().into();
+        counter = counter.wrapping_add(1);
+        cipher.encrypt_block(&mut block);
+        Some(<[u8; 16]>::from(block))
+    })
+    .flatten();
+    let width = if q < 1 << 32 { 4 } else { 6 };
+    let mask = u64::MAX >> q.leading_zeros();
+    let mut out = Vec::new();
+    while out.len() < n {
+        let mut draw = [0; 8];
+        draw[..width].iter_mut().for_each(|b| *b = stream.next().unwrap());
+        let draw = u64::from_le_bytes(draw) & mask;
+        if draw < q {
+            out.push(draw);
+        }
+    }
+    out
+}
+
+proptest! {
+    #![proptest_config(cases(32))]
+
+    #[test]
+    fn seeds_expand_as_the_text_says(bits in ALL_BITS, seed: [u8; 32], first in 0_usize..3, below: u64) {
+        // Any prime of the size, not only the largest: some reject almost half of the draws.
+        let below = (1 << (bits - 1)) + below % (1 << (bits - 1));
+        let Some(q) = (1..=below / 128).rev().map(|k| 128 * k + 1).find(|&q| is_prime(q)) else {
+            return Ok(());
+        };
+        prop_assume!((1 << 10..=he_core::MAX_MODULUS).contains(&q) && q != 1153);
+        let spec = ParamsSpec { ring_degree: 64, plaintext_modulus: 2, moduli: vec![1153, q] };
+        let params = he_core::Params::insecure_new(spec).unwrap();
+        let mut block = CiphertextBlock::zeros(&params, 4, 1, 2).unwrap();
+        let zeros = vec![0; bytes::request_bytes(&params)];
+        bytes::read_request_into(&mut block, first, PublicSeed(seed), &zeros).unwrap();
+        for (limb, q) in [(0_u32, 1153), (1, q)] {
+            let expected = reference_expansion(seed, first as u32, limb, q, 64);
+            let c1 = &block.limb(limb as usize)[(2 * first + 1) * 64..(2 * first + 2) * 64];
+            prop_assert_eq!(c1, &expected[..]);
+        }
+    }
+}
+
+fn is_prime(q: u64) -> bool {
+    // Fermat to a few bases: a composite that passes is refused by `Params`, loudly.
+    let power = |base: u64| {
+        let (mut result, mut x, mut e) = (1_u128, u128::from(base), q - 1);
+        while e > 0 {
+            if e & 1 == 1 {
+                result = result * x % u128::from(q);
+            }
+            x = x * x % u128::from(q);
+            e >>= 1;
+        }
+        result
+    };
+    q > 20 && [2, 3, 5, 7, 11, 13].iter().all(|&base| power(base) == 1)
+}

@@ -7,7 +7,7 @@
 
 #![expect(clippy::indexing_slicing, reason = "indices come from checked geometry")]
 
-use ndarray::{Array2, ArrayView2, Axis};
+use ndarray::{Array2, ArrayView2, Axis, CowArray};
 use rayon::prelude::*;
 
 use super::check::require;
@@ -169,7 +169,14 @@ impl IntegerNetwork {
         refreshed: &[IntegerMatrix],
     ) -> Result<IntegerMatrix> {
         let (structure, _) = self.stage(stage_idx)?;
-        require("network", 0, "number of refreshed stages", refreshed.len(), stage_idx, usize::MAX)?;
+        require(
+            "network",
+            0,
+            "number of refreshed stages",
+            refreshed.len(),
+            stage_idx,
+            usize::MAX,
+        )?;
         let n = structure.n_inputs();
         let mut gathered = Array2::zeros((n, inputs.ncols()));
         let mut first = 0;
@@ -180,7 +187,14 @@ impl IntegerNetwork {
             };
             let rows = first..first + values.nrows();
             require("stage", stage_idx, "number of values in its sources", rows.end, 0, n)?;
-            require("stage", stage_idx, "number of samples", values.ncols(), inputs.ncols(), inputs.ncols())?;
+            require(
+                "stage",
+                stage_idx,
+                "number of samples",
+                values.ncols(),
+                inputs.ncols(),
+                inputs.ncols(),
+            )?;
             first = rows.end;
             gathered.slice_axis_mut(Axis(0), rows.into()).assign(values);
         }
@@ -226,7 +240,10 @@ impl IntegerNetwork {
         let scores = chunks.iter().map(|chunk| chunk.scores.view());
         Ok(Evaluation {
             scores: concatenate_columns(self.n_scores(), n_samples, scores),
-            out_of_range: chunks.iter().flat_map(|chunk| chunk.out_of_range.iter().copied()).collect(),
+            out_of_range: chunks
+                .iter()
+                .flat_map(|chunk| chunk.out_of_range.iter().copied())
+                .collect(),
             counts,
             observed,
             refreshed,
@@ -270,16 +287,23 @@ impl IntegerNetwork {
             counts: Vec::new(),
             observed: Vec::new(),
         };
-        for stage in 0..self.structure.len() {
-            let sources = &self.structure[stage].sources;
-            let stage_inputs = match sources.as_slice() {
-                [single] => chunk.source(inputs, *single).to_owned(),
-                several => {
-                    let views = several.iter().map(|s| chunk.source(inputs, *s)).collect::<Vec<_>>();
-                    ndarray::concatenate(Axis(0), &views).expect("invariant: equal column counts")
-                }
+        for (stage, (structure, &domain)) in self.structure.iter().zip(domains).enumerate() {
+            let views = structure
+                .sources
+                .iter()
+                .map(|source| match *source {
+                    ValueRef::Input => inputs,
+                    ValueRef::Stage(earlier) => chunk.refreshed[earlier as usize].view(),
+                })
+                .collect::<Vec<_>>();
+            let gathered = match views.as_slice() {
+                [single] => CowArray::from(*single),
+                several => CowArray::from(
+                    ndarray::concatenate(Axis(0), several).expect("invariant: equal columns"),
+                ),
             };
-            self.run_stage(stage, stage_inputs.view(), rules.get(stage), domains[stage], &mut chunk);
+            let outcome = self.run_stage(stage, gathered.view(), rules.get(stage), domain);
+            chunk.take(outcome);
         }
         if keep == Keep::Scores {
             chunk.refreshed.clear();
@@ -293,12 +317,15 @@ impl IntegerNetwork {
         inputs: ArrayView2<'_, i32>,
         rule: Option<&StageRule>,
         domain: Interval,
-        chunk: &mut Chunk,
-    ) {
+    ) -> StageOutcome {
         let (structure, weights) = (&self.structure[stage], &self.weights[stage]);
-        let n_refreshed = structure.refresh.as_ref().map_or(0, |_| structure.n_outputs());
         let n_samples = inputs.ncols();
+        let n_outputs = structure.n_outputs();
+        let (n_refreshed, n_scores) =
+            if structure.refresh.is_some() { (n_outputs, 0) } else { (0, n_outputs) };
         let mut refreshed = Array2::zeros((n_refreshed, n_samples));
+        let mut scores = Array2::zeros((n_scores, n_samples));
+        let mut out_of_range = vec![false; n_samples];
         let mut linear = Meter::new(rule, StageOutput::Linear, n_samples);
         let mut pooled = Meter::new(rule, StageOutput::Pooled, n_samples);
         let mut tail = Tail::new(structure, weights.quadratic.as_ref(), n_samples);
@@ -307,19 +334,19 @@ impl IntegerNetwork {
             n_channels: structure.n_channels(),
             domain,
             refreshed: &mut refreshed,
-            scores: &mut chunk.scores,
+            scores: &mut scores,
             n_clamped: 0,
         };
-        let flags = &mut chunk.out_of_range;
         self.linear_rows(stage, inputs, &mut |idx, row| {
-            let row = linear.pass(row, flags);
-            tail.absorb(idx, row, &mut |idx, row| finish.row(idx, pooled.pass(row, flags)));
+            let row = linear.pass(row, &mut out_of_range);
+            tail.absorb(idx, row, &mut |idx, row| {
+                finish.row(idx, pooled.pass(row, &mut out_of_range));
+            });
         });
         let n_clamped = finish.n_clamped;
-        let n_wrapped = linear.n_wrapped + pooled.n_wrapped;
-        chunk.counts.push(StageCounts { n_clamped, n_wrapped });
-        chunk.observed.push(StageObservation { linear: linear.seen, pooled: pooled.seen });
-        chunk.refreshed.push(refreshed);
+        let counts = StageCounts { n_clamped, n_wrapped: linear.n_wrapped + pooled.n_wrapped };
+        let observed = StageObservation { linear: linear.seen, pooled: pooled.seen };
+        StageOutcome { refreshed, scores, out_of_range, counts, observed }
     }
 
     /// Call `sink(output_idx, values)` for every output of the linear map, in order.
@@ -355,7 +382,17 @@ impl IntegerNetwork {
     }
 }
 
-/// What one chunk of samples produced.
+/// What one chunk of samples produced in one stage.
+struct StageOutcome {
+    refreshed: IntegerMatrix,
+    /// Without rows but in the last stage.
+    scores: ScoreMatrix,
+    out_of_range: Vec<bool>,
+    counts: StageCounts,
+    observed: StageObservation,
+}
+
+/// What one chunk of samples produced so far.
 struct Chunk {
     refreshed: Vec<IntegerMatrix>,
     scores: ScoreMatrix,
@@ -365,11 +402,14 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn source<'a>(&'a self, inputs: ArrayView2<'a, i32>, source: ValueRef) -> ArrayView2<'a, i32> {
-        match source {
-            ValueRef::Input => inputs,
-            ValueRef::Stage(stage) => self.refreshed[stage as usize].view(),
+    fn take(&mut self, outcome: StageOutcome) {
+        for (flag, now) in self.out_of_range.iter_mut().zip(&outcome.out_of_range) {
+            *flag |= now;
         }
+        self.refreshed.push(outcome.refreshed);
+        self.scores = outcome.scores;
+        self.counts.push(outcome.counts);
+        self.observed.push(outcome.observed);
     }
 }
 

@@ -3,9 +3,9 @@
 use ndarray::{Array2, ArrayView2};
 use serde::{Deserialize, Serialize};
 
+use super::IntegerMatrix;
 use super::check::require;
 use super::interval::Interval;
-use super::IntegerMatrix;
 use crate::error::{Error, Result};
 
 /// Bits, sign and step of quantized inputs: `x ↦ clamp(floor(x/step + 1/2), min, max)`.
@@ -103,7 +103,8 @@ mod tests {
     #[test]
     fn every_eight_bit_pixel_has_its_nearest_grid_point() {
         let grid = InputGrid { bits: 4, signed: false, step: 1.0 / 15.0 };
-        let pixels = Array2::from_shape_fn((256, 1), |(p, _)| f32::from(u8::try_from(p).unwrap()) / 255.0);
+        let pixels =
+            Array2::from_shape_fn((256, 1), |(p, _)| f32::from(u8::try_from(p).unwrap()) / 255.0);
         let quantized = grid.quantize(pixels.view()).unwrap();
         for (p, &q) in quantized.iter().enumerate() {
             assert_eq!(q, i32::try_from((p + 8) / 17).unwrap(), "pixel {p}");

@@ -67,10 +67,9 @@ impl Interval {
 
     /// Smallest and largest of a row of values.
     pub(super) fn of(values: &[i64]) -> Self {
-        values.iter().fold(Self::EMPTY, |range, &v| Self {
-            low: range.low.min(v),
-            high: range.high.max(v),
-        })
+        values
+            .iter()
+            .fold(Self::EMPTY, |range, &v| Self { low: range.low.min(v), high: range.high.max(v) })
     }
 
     /// Narrow from the wide arithmetic of proofs.
@@ -118,12 +117,10 @@ impl WideInterval {
         let inside = |z: i128| z.clamp(self.low, self.high);
         let candidates =
             [self.low, self.high, inside(vertex), inside(vertex + 1), inside(vertex - 1)].map(at);
-        candidates
-            .iter()
-            .fold(Self { low: i128::MAX, high: i128::MIN }, |range, &v| Self {
-                low: range.low.min(v),
-                high: range.high.max(v),
-            })
+        candidates.iter().fold(Self { low: i128::MAX, high: i128::MIN }, |range, &v| Self {
+            low: range.low.min(v),
+            high: range.high.max(v),
+        })
     }
 
     pub(super) fn relu(self) -> Self {

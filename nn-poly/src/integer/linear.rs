@@ -72,7 +72,10 @@ impl PreparedWeights {
 }
 
 /// The weights as a matrix of channels × taps.
-pub(super) fn weight_matrix<A: Exact>(linear: &LinearGeometry, weights: &StageWeights) -> Array2<A> {
+pub(super) fn weight_matrix<A: Exact>(
+    linear: &LinearGeometry,
+    weights: &StageWeights,
+) -> Array2<A> {
     let taps = linear.taps();
     Array2::from_shape_fn((linear.n_channels(), taps), |(channel, tap)| {
         A::from_small(i32::from(weights.weights[channel * taps + tap]))

@@ -83,12 +83,13 @@ impl IntegerNetwork {
         let linear = &self.structure[stage_idx].linear;
         let n_limbs = (u64::BITS - (t - 1).leading_zeros()).div_ceil(limb_bits) as usize;
         let mask = (1_u64 << limb_bits) - 1;
-        let limbs = Array2::from_shape_fn((linear.n_inputs(), points.len() * n_limbs), |(row, column)| {
-            let (point, limb) = (column / n_limbs, column % n_limbs);
-            #[expect(clippy::cast_precision_loss, reason = "a limb has at most 31 bits")]
-            let limb = ((points[point][row] >> (limb_bits as usize * limb)) & mask) as f64;
-            limb
-        });
+        let limbs =
+            Array2::from_shape_fn((linear.n_inputs(), points.len() * n_limbs), |(row, column)| {
+                let (point, limb) = (column / n_limbs, column % n_limbs);
+                #[expect(clippy::cast_precision_loss, reason = "a limb has at most 31 bits")]
+                let limb = ((points[point][row] >> (limb_bits as usize * limb)) & mask) as f64;
+                limb
+            });
         let products = apply(linear, matrix, limbs.view());
         let modulus = i128::from(t);
         let combine = |(output, limbs): (usize, &[f64])| {
@@ -160,7 +161,6 @@ fn limb_bits(max_l1: u64) -> u32 {
 /// The representative of `v` in `[0, modulus)`.
 #[expect(
     clippy::cast_possible_truncation,
-    clippy::cast_sign_loss,
     reason = "the remainder lies in [0, modulus) and modulus < 2^62"
 )]
 fn residue(v: i128, modulus: i128) -> u64 {

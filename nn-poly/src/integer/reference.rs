@@ -73,7 +73,11 @@ impl IntegerNetwork {
             }
         };
         let narrow = |step, wide: i128| {
-            i64::try_from(wide).map_err(|_| Error::Accumulator { stage, step, magnitude: wide.abs() })
+            i64::try_from(wide).map_err(|_| Error::Accumulator {
+                stage,
+                step,
+                magnitude: wide.abs(),
+            })
         };
 
         let mut linear = Vec::with_capacity(structure.linear.n_outputs());

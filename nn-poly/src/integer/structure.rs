@@ -91,9 +91,10 @@ impl ConvGeometry {
     #[must_use]
     pub fn output(&self) -> Volume {
         let extent = |n: usize, before: usize, after: usize, kernel: usize, stride: usize| {
-            n.saturating_add(before).saturating_add(after).checked_sub(kernel).map_or(0, |free| {
-                free.checked_div(stride).map_or(0, |steps| steps + 1)
-            })
+            n.saturating_add(before)
+                .saturating_add(after)
+                .checked_sub(kernel)
+                .map_or(0, |free| free.checked_div(stride).map_or(0, |steps| steps + 1))
         };
         let Padding { top, bottom, left, right } = self.padding;
         Volume {
@@ -133,7 +134,12 @@ impl ConvGeometry {
 }
 
 /// Kernel positions `first..last` whose input `start + k − before` lies in `0..extent`.
-const fn inside(start: usize, before: usize, kernel: usize, extent: usize) -> (usize, usize, usize) {
+const fn inside(
+    start: usize,
+    before: usize,
+    kernel: usize,
+    extent: usize,
+) -> (usize, usize, usize) {
     let first = before.saturating_sub(start);
     let limit = (extent + before).saturating_sub(start);
     let last = if limit < kernel { limit } else { kernel };
@@ -223,7 +229,8 @@ impl LinearGeometry {
                 };
                 for (y, ky) in (y0..).zip(ky0..ky1) {
                     for (x, kx) in (x0..).zip(kx0..kx1) {
-                        let weight = ((channel * conv.kernel.0 + ky) * conv.kernel.1 + kx) * per_group;
+                        let weight =
+                            ((channel * conv.kernel.0 + ky) * conv.kernel.1 + kx) * per_group;
                         let input = conv.input.index(y, x, base);
                         (0..n).for_each(|c| visit(input + c, weight + c));
                     }
@@ -334,7 +341,8 @@ impl SumPool {
     /// Call `visit(output_idx)` for every window that contains input `input_idx`.
     pub fn for_each_window(&self, input_idx: usize, mut visit: impl FnMut(usize)) {
         let out = self.output();
-        let (position, channel) = (input_idx / self.input.channels, input_idx % self.input.channels);
+        let (position, channel) =
+            (input_idx / self.input.channels, input_idx % self.input.channels);
         let (y, x) = (position / self.input.width, position % self.input.width);
         let windows = |at: usize, window: usize, stride: usize, n: usize| {
             (at + 1).saturating_sub(window).div_ceil(stride)..n.min(at / stride + 1)

@@ -62,10 +62,13 @@ impl Tail {
         pool.for_each_window(output_idx, |window| {
             let Some(slot) = partial.get_mut(window) else { return };
             let mut entry = slot.take().unwrap_or_else(|| PartialSum {
-                sum: spare.pop().map_or_else(|| vec![0; activated.len()], |mut sum| {
-                    sum.fill(0);
-                    sum
-                }),
+                sum: spare.pop().map_or_else(
+                    || vec![0; activated.len()],
+                    |mut sum| {
+                        sum.fill(0);
+                        sum
+                    },
+                ),
                 n_missing: pool.n_terms(),
             });
             for (sum, &v) in entry.sum.iter_mut().zip(activated) {

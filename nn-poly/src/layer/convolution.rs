@@ -122,6 +122,11 @@ impl<A: Scalar> Conv2d<A> {
     }
 }
 
+/// Largest number of output positions times patch length of one sample: 2^26.
+const MAX_PATCH_VALUES: usize = 1 << 26;
+/// Patch values gathered at a time (by one thread), unless one sample has more.
+const CHUNK_PATCH_VALUES: usize = 1 << 22;
+
 /// All extents of one convolution, checked; the kernels below rely on them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ConvShape {
@@ -162,7 +167,7 @@ impl ConvShape {
         let (Some(out_h), Some(out_w)) = (out_h, out_w) else {
             return Err(Fault::Input("the kernel is larger than the padded image"));
         };
-        Ok(Self {
+        let shape = Self {
             in_h,
             in_w,
             in_c,
@@ -174,7 +179,19 @@ impl ConvShape {
             out_h,
             out_w,
             out_c,
-        })
+        };
+        let patch_values = out_h.checked_mul(out_w).and_then(|n| n.checked_mul(shape.patch_len()));
+        if patch_values.is_none_or(|n| n > MAX_PATCH_VALUES) {
+            return Err(Fault::Input("the convolution has more than 67108864 products per map"));
+        }
+        Ok(shape)
+    }
+
+    /// Samples whose patches are gathered at a time. A function of the shape alone, so that results
+    /// do not depend on the machine.
+    fn chunk_samples(&self) -> usize {
+        let patch_values = self.positions() * self.patch_len();
+        (CHUNK_PATCH_VALUES / patch_values.max(1)).clamp(1, CHUNK_SAMPLES)
     }
 
     fn in_len(&self) -> usize {
@@ -261,9 +278,9 @@ impl ConvShape {
     }
 }
 
-/// A zeroed patch matrix per worker, for chunks of up to [`CHUNK_SAMPLES`] samples.
+/// A zeroed patch matrix per worker, for one chunk of samples.
 fn patch_buffer<A: Scalar>(shape: &ConvShape) -> Vec<A> {
-    vec![A::zero(); CHUNK_SAMPLES * shape.positions() * shape.patch_len()]
+    vec![A::zero(); shape.chunk_samples() * shape.positions() * shape.patch_len()]
 }
 
 fn matrix<A>(rows: usize, columns: usize, values: &[A]) -> ArrayView2<'_, A> {
@@ -286,8 +303,8 @@ pub(crate) fn forward<A: Scalar>(
     output: &mut [A],
 ) {
     output
-        .par_chunks_mut(CHUNK_SAMPLES * shape.out_len())
-        .zip(input.par_chunks(CHUNK_SAMPLES * shape.in_len()))
+        .par_chunks_mut(shape.chunk_samples() * shape.out_len())
+        .zip(input.par_chunks(shape.chunk_samples() * shape.in_len()))
         .for_each_init(
             || patch_buffer(shape),
             |patches, (output, input)| {
@@ -314,8 +331,8 @@ pub(crate) fn parameter_gradient<A: Scalar>(
     output_gradient: &[A],
 ) -> (Array2<A>, Array1<A>) {
     let partial: Vec<(Array2<A>, Array1<A>)> = output_gradient
-        .par_chunks(CHUNK_SAMPLES * shape.out_len())
-        .zip(input.par_chunks(CHUNK_SAMPLES * shape.in_len()))
+        .par_chunks(shape.chunk_samples() * shape.out_len())
+        .zip(input.par_chunks(shape.chunk_samples() * shape.in_len()))
         .map_init(
             || patch_buffer(shape),
             |patches, (gradient, input)| {
@@ -345,8 +362,8 @@ pub(crate) fn input_gradient<A: Scalar>(
     input_gradient: &mut [A],
 ) {
     input_gradient
-        .par_chunks_mut(CHUNK_SAMPLES * shape.in_len())
-        .zip(output_gradient.par_chunks(CHUNK_SAMPLES * shape.out_len()))
+        .par_chunks_mut(shape.chunk_samples() * shape.in_len())
+        .zip(output_gradient.par_chunks(shape.chunk_samples() * shape.out_len()))
         .for_each_init(
             || patch_buffer(shape),
             |patches, (target, gradient)| {

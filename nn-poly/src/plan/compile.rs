@@ -1,11 +1,11 @@
 //! The planner: from an integer network to segments with parameters.
 
+use super::Plan;
 use super::check::segment_output;
 use super::public::{ActivationSide, PublicPlan, PublicPlanSpec, Trust};
 use super::segment::{
     ChosenParameters, Evidence, PooledSquare, Segment, SegmentDemand, ValueRange,
 };
-use super::Plan;
 use crate::encrypted::parameters;
 use crate::error::{Error, Result};
 use crate::import::{Preprocessing, SplitSpec};
@@ -202,8 +202,7 @@ fn demand(
     let (stage, _) = network.stage(idx)?;
     let norms = network.row_norms(idx)?;
     let inputs = network.input_intervals(idx)?;
-    let n_outputs =
-        if activation.is_some() { stage.n_outputs() } else { stage.linear.n_outputs() };
+    let n_outputs = if activation.is_some() { stage.n_outputs() } else { stage.linear.n_outputs() };
     Ok(SegmentDemand {
         activation,
         max_l1: norms.max_l1 as f64,

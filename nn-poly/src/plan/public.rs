@@ -139,8 +139,7 @@ impl PublicPlan {
     /// - Those of [`artifact::decode`] for damaged, foreign or oversized bytes.
     /// - Those of [`Self::new`] for inconsistent content.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let spec =
-            artifact::decode(PUBLIC_PLAN_MAGIC, PLAN_VERSION, bytes, MAX_PUBLIC_PLAN_BYTES)?;
+        let spec = artifact::decode(PUBLIC_PLAN_MAGIC, PLAN_VERSION, bytes, MAX_PUBLIC_PLAN_BYTES)?;
         Self::new(spec)
     }
 }

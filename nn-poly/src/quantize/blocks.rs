@@ -48,8 +48,7 @@ impl<'a> Blocks<'a> {
     pub(super) fn new(network: &'a Network<f32>) -> Result<Self> {
         let mut parsed = Self { input_quantize: None, blocks: Vec::new() };
         for (layer_idx, layer) in network.layers().iter().enumerate() {
-            let refuse =
-                |reason| Error::CannotQuantize { layer_idx, layer: layer.name(), reason };
+            let refuse = |reason| Error::CannotQuantize { layer_idx, layer: layer.name(), reason };
             let input = network
                 .layer_shapes()
                 .get(layer_idx)
@@ -108,7 +107,9 @@ impl<'a> Blocks<'a> {
                     return Err("a clamp must come before the quantization");
                 }
                 if matches!(next, Some(Layer::Activation(_) | Layer::Pool2d(_))) {
-                    return Err("a clamp must come after activation and pool, where the refresh is");
+                    return Err(
+                        "a clamp must come after activation and pool, where the refresh is",
+                    );
                 }
                 if clamp.limit.is_nan() || clamp.limit <= 0.0 {
                     return Err("the limit of a clamp must be positive");

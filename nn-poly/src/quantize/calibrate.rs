@@ -2,8 +2,9 @@
 
 use ndarray::{Array2, Axis, Slice};
 
-use super::blocks::{Block, Blocks, Opening};
+use super::blocks::{Block, Blocks};
 use super::clip::{Fit, Levels, best_step};
+use super::weight_scales::{InputLevels, weight_scales};
 use super::{OutputGrid, QuantizationSpec, StageScales, input_grid, insert_quantizers};
 use crate::error::{Error, Result};
 use crate::import::Preprocessing;
@@ -48,38 +49,22 @@ pub fn calibrate(
     let input = input_grid(preprocessing, bits.input)?;
     let n_blocks = parsed.blocks.len();
     let mut spec = QuantizationSpec { bits, input, stages: Vec::with_capacity(n_blocks) };
+    let mut levels = InputLevels { step: input.step, min: input.min(), max: input.max() };
     for (idx, block) in parsed.blocks.iter().enumerate() {
         let is_last = idx + 1 == n_blocks;
-        let weight_scales = weight_scales(block, bits.weight, is_last);
+        let weight_scales = weight_scales(block, bits.weight, levels, is_last);
         spec.stages.push(StageScales { weight_scales, output: None });
         if is_last {
             break;
         }
         let values = block_values(&folded, &spec, &batch, block)?;
         let output = output_grid(block, &values, bits.activation);
+        levels = InputLevels { step: output.step, min: output.min, max: output.max };
         if let Some(stage) = spec.stages.last_mut() {
             stage.output = Some(output);
         }
     }
     Ok(spec)
-}
-
-/// The best scale of each output channel, or of the whole layer; a channel of zeros gets 1.
-fn weight_scales(block: &Block<'_>, bits: u32, is_last: bool) -> Vec<f32> {
-    let (weights, n_channels) = match block.opening {
-        Opening::Dense(dense) => {
-            (dense.weights.iter().copied().collect::<Vec<_>>(), dense.n_outputs())
-        }
-        Opening::Conv2d(conv) => {
-            (conv.weights.iter().copied().collect::<Vec<_>>(), conv.out_channels())
-        }
-        Opening::Pool2d(_) => return Vec::new(),
-    };
-    let max = (1 << (bits - 1)) - 1;
-    let levels = Levels { min: -max, max };
-    let n_scales = if is_last { 1 } else { n_channels };
-    let scale = |weights: &[f32]| best_step(weights, levels).map_or(1.0, |fit| fit.step);
-    weights.chunks(weights.len() / n_scales.max(1)).map(scale).collect()
 }
 
 /// What `block` produces before clamp and quantization, all stages up to its weights quantized.
@@ -96,7 +81,8 @@ fn block_values(
     require("network", 0, "stage index", position, 0, n - 1)?;
     let end = parsed.blocks.get(position).map_or(0, |block| block.value_idx + 1);
     let layers = quantized.layers().iter().take(end).cloned().collect();
-    let outputs = Network::new(quantized.input_shape().clone(), layers)?.outputs(&batch.values().to_owned())?;
+    let outputs = Network::new(quantized.input_shape().clone(), layers)?
+        .outputs(&batch.values().to_owned())?;
     let limit = block.clamp.unwrap_or(f32::INFINITY);
     let values = outputs.iter().map(|&v| v.min(limit));
     Ok(thin_out(&values.collect::<Vec<_>>()))
@@ -133,7 +119,8 @@ fn output_grid(block: &Block<'_>, values: &[f32], bits: u32) -> OutputGrid {
     if !block.is_non_negative() {
         let half = (span / 2).max(1);
         candidates.push(Levels { min: -half, max: half });
-        let (low, high) = values.iter().fold((0.0_f32, 0.0_f32), |(low, high), &v| (low.min(v), high.max(v)));
+        let (low, high) =
+            values.iter().fold((0.0_f32, 0.0_f32), |(low, high), &v| (low.min(v), high.max(v)));
         if low < 0.0 {
             #[expect(clippy::cast_possible_truncation, reason = "between 0 and the span")]
             let below = (f64::from(span) * f64::from(-low) / f64::from(high - low)).round() as i32;

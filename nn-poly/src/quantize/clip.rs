@@ -47,7 +47,8 @@ pub(super) fn best_step(values: &[f32], levels: Levels) -> Option<Fit> {
     let error_of = |share: f64| mean_squared_error(values, levels, single(share * largest));
     let (mut best, mut least) = (1.0, error_of(1.0));
     for candidate in (0..SCAN).rev() {
-        let share = SMALLEST_SHARE + (1.0 - SMALLEST_SHARE) * f64::from(candidate) / f64::from(SCAN);
+        let share =
+            SMALLEST_SHARE + (1.0 - SMALLEST_SHARE) * f64::from(candidate) / f64::from(SCAN);
         let error = error_of(share);
         if error < least {
             (best, least) = (share, error);
@@ -139,7 +140,8 @@ mod tests {
 
     #[test]
     fn the_search_is_at_least_as_good_as_a_fine_scan() {
-        let values = (0..97_u16).map(|i| (f32::from(i * 31 % 97) - 40.0).powi(3)).collect::<Vec<_>>();
+        let values =
+            (0..97_u16).map(|i| (f32::from(i * 31 % 97) - 40.0).powi(3)).collect::<Vec<_>>();
         let levels = Levels { min: -7, max: 7 };
         let fit = best_step(&values, levels).unwrap();
         let largest = 56_f32.powi(3) / 7.0;

@@ -104,8 +104,7 @@ fn input_grid(parsed: &Blocks<'_>) -> Result<InputGrid> {
 /// Step and levels of the quantization that ends a block, after its clamp.
 fn output_grid(block: &Block<'_>) -> Result<(f64, i32, i32)> {
     const MISSING: &str = "no quantization follows; calibrate and prepare the network first";
-    let quantize =
-        block.quantize.ok_or_else(|| refuse(block.value_idx, "network", MISSING))?;
+    let quantize = block.quantize.ok_or_else(|| refuse(block.value_idx, "network", MISSING))?;
     let step = single_step(block.value_idx + 1, quantize)?;
     let max = match block.clamp {
         #[expect(clippy::cast_possible_truncation, reason = "saturates, and a minimum follows")]
@@ -290,9 +289,7 @@ fn lower_channel(
             let bias = whole(bias + form.offset)?;
             Ok(Channel { bias, a: form.a, b, c, unit: form.unit })
         }
-        Some(Activation::Relu) | None => {
-            Ok(Channel { bias: whole(bias)?, a: 0, b: 0, c: 0, unit })
-        }
+        Some(Activation::Relu) | None => Ok(Channel { bias: whole(bias)?, a: 0, b: 0, c: 0, unit }),
     }
 }
 

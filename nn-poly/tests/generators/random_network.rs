@@ -101,7 +101,8 @@ fn linear(rng: &mut StdRng, input: Volume, is_last: bool) -> LinearGeometry {
     if is_last || rng.random_bool(0.3) {
         return LinearGeometry::Dense { n_in: input.len(), n_out: rng.random_range(1..=4) };
     }
-    let kernel = (rng.random_range(1..=input.height.min(3)), rng.random_range(1..=input.width.min(3)));
+    let kernel =
+        (rng.random_range(1..=input.height.min(3)), rng.random_range(1..=input.width.min(3)));
     let mut zeros = |kernel: usize| rng.random_range(0..kernel);
     let padding = Padding {
         top: zeros(kernel.0),
@@ -128,14 +129,16 @@ fn activation(rng: &mut StdRng, choices: Choices, is_last: bool) -> ActivationKi
 }
 
 fn pool(rng: &mut StdRng, input: Volume) -> SumPool {
-    let window = (rng.random_range(1..=input.height.min(3)), rng.random_range(1..=input.width.min(3)));
+    let window =
+        (rng.random_range(1..=input.height.min(3)), rng.random_range(1..=input.width.min(3)));
     SumPool { input, window, stride: (rng.random_range(1..=3), rng.random_range(1..=3)) }
 }
 
 fn refresh(rng: &mut StdRng, n_channels: usize) -> Refresh {
     let n = if rng.random() { 1 } else { n_channels };
     let multipliers = (0..n).map(|_| rng.random_range(-40_000..=40_000)).collect();
-    let (min, max) = *[(0, 15), (-7, 7), (-31, 31), (3, 5), (0, 1)].get(rng.random_range(0..5)).unwrap();
+    let (min, max) =
+        *[(0, 15), (-7, 7), (-31, 31), (3, 5), (0, 1)].get(rng.random_range(0..5)).unwrap();
     Refresh { multipliers, shift: rng.random_range(0..=26), min, max }
 }
 

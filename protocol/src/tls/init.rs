@@ -213,7 +213,9 @@ fn write_all(paths: &[PathBuf], contents: &[(&[u8], Readers)]) -> Result<()> {
 }
 
 fn temporary_name(path: &Path) -> PathBuf {
-    path.with_extension(format!("new-{}", std::process::id()))
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".new-{}", std::process::id()));
+    name.into()
 }
 
 fn write_new(path: &Path, bytes: &[u8], readers: Readers) -> io::Result<()> {

@@ -2,6 +2,7 @@
 //! new protocol version and an entry in the change log.
 
 use bytes::{Bytes, BytesMut};
+use ed25519_dalek::{Signer, SigningKey};
 use protocol::frame::{Frame, FrameCodec, PayloadFrame};
 use protocol::identifiers::{Digest, RequestId};
 use protocol::identity::{Identity, PublicIdentity, Signature};
@@ -40,6 +41,10 @@ const DIGEST_40: &str = "404142434445464748494a4b4c4d4e4f505152535455565758595a5
 const DIGEST_60: &str = "606162636465666768696a6b6c6d6e6f707172737475767778797a7b7c7d7e7f";
 const SIGNATURE_80: &str = "808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f\
                             a0a1a2a3a4a5a6a7a8a9aaabacadaeafb0b1b2b3b4b5b6b7b8b9babbbcbdbebf";
+
+const REQUEST_HASH: &str = "ef69d0e69a71a7adf80107d136f91ed50d43161b320d5f8a7378d1d622ef0801";
+const REPLY_HASH: &str = "d40969936bed525108483dec611749eef96e012e0a7772d7fab964a243b2cfc7";
+const SIGNATURE: &str = "80728598965474837d121d16982755d26581cd1575c1bcfb8f9a3d8a51b770c9fffd86b6fe6efdb9cb5339d3778b64aa36f8c2e92c7692150192c233933fa801";
 
 /// Every client message with its bytes: version, variant, fields.
 pub fn client_messages() -> Vec<(ClientMessage, String)> {
@@ -138,6 +143,13 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+fn hex_bytes(text: &str) -> Vec<u8> {
+    text.as_bytes()
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
+}
+
 fn without_spaces(text: &str) -> String {
     text.chars().filter(|c| !c.is_whitespace()).collect()
 }
@@ -180,12 +192,26 @@ fn hashes_and_receipts_have_their_published_values() {
     let mut request = RequestTranscript::new(&header());
     request.update(b"payload");
     let request_hash = request.finish();
-    assert_eq!(request_hash.to_string(), "REQUEST");
+    let plan = hex_bytes(DIGEST_00);
+    let text = [
+        &[1, 0][..],
+        &plan,
+        &[4, 3, 2, 1],
+        &hex_bytes(ID),
+        &hex_bytes(DIGEST_40),
+        &[0x14, 0x13, 0x12, 0x11],
+        &[0x28, 0x27, 0x26, 0x25, 0x24, 0x23, 0x22, 0x21],
+        b"payload",
+    ];
+    assert_eq!(request_hash.0, blake3::derive_key("securedl protocol 1 request", &text.concat()));
+    assert_eq!(request_hash.to_string(), REQUEST_HASH);
     let shape = ReplyShape { n_ciphertexts: 3, payload_bytes: 5 };
     let mut reply = ReplyTranscript::new(&request_hash, &shape);
     reply.update(b"reply");
     let reply_hash = reply.finish();
-    assert_eq!(reply_hash.to_string(), "REPLY");
+    let text = [&request_hash.0[..], &[3, 0, 0, 0], &[5, 0, 0, 0, 0, 0, 0, 0], b"reply"].concat();
+    assert_eq!(reply_hash.0, blake3::derive_key("securedl protocol 1 reply", &text));
+    assert_eq!(reply_hash.to_string(), REPLY_HASH);
     let statement = Statement {
         request_id: request_id(),
         request_hash,
@@ -195,5 +221,16 @@ fn hashes_and_receipts_have_their_published_values() {
         evaluate_micros: 77,
     };
     let receipt = statement.sign(&Identity::from_seed(&bytes(0x01)));
-    assert_eq!(hex(&receipt.signature.to_bytes()), "SIGNATURE");
+    let text = [
+        &hex_bytes(ID),
+        &request_hash.0[..],
+        &reply_hash.0,
+        &plan,
+        &[4, 3, 2, 1],
+        &[77, 0, 0, 0, 0, 0, 0, 0],
+    ];
+    let signed = blake3::derive_key("securedl protocol 1 receipt", &text.concat());
+    let signature = SigningKey::from_bytes(&bytes(0x01)).sign(&signed);
+    assert_eq!(receipt.signature.to_bytes(), signature.to_bytes());
+    assert_eq!(hex(&receipt.signature.to_bytes()), without_spaces(SIGNATURE));
 }

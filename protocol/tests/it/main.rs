@@ -1,6 +1,7 @@
 //! Client and server against each other, over pipes and over TLS on loopback, with fake segments.
 
 #![allow(
+    unreachable_pub,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,

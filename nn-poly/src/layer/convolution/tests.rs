@@ -101,4 +101,8 @@ fn impossible_geometry_is_refused() {
     assert!(conv(0, 1, Padding::NONE).is_err());
     assert!(conv(3, 0, Padding::NONE).is_err());
     assert!(conv(3, 1, Padding::uniform(3)).is_err());
+    let large = Shape::image(4000, 4000, 1).unwrap();
+    let weights = Array4::<f32>::zeros((1, 1000, 1000, 1));
+    let conv = Conv2d::new(weights, Array1::zeros(1), (1, 1), Padding::NONE);
+    assert!(conv.output_shape(&large).is_err(), "its patches would fill the memory");
 }

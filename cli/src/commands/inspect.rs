@@ -1,0 +1,237 @@
+//! `securedl inspect`: what a file holds.
+
+use anyhow::{Result, bail};
+use nn_poly::artifact;
+use nn_poly::import::Preprocessing;
+use nn_poly::model::{Model, TrainingRecord};
+use nn_poly::plan::{Forecast, PLAN_MAGIC, PUBLIC_PLAN_MAGIC, Plan, PublicPlan, RunSize, forecast};
+use nn_poly::train::Checkpoint;
+use serde::Serialize;
+
+use super::compile::{DEFAULT_CHECKED_SLOTS, print_plan};
+use crate::args::InspectArguments;
+use crate::failure::{Hint, Outcome};
+use crate::output::Destination;
+use crate::report::run::SegmentReport;
+use crate::report::terminal::Screen;
+use crate::report::{Console, layers, units};
+
+/// Class names shown at most.
+const SHOWN_CLASSES: usize = 12;
+
+/// Recognize the file and show it.
+pub(crate) fn run(arguments: &InspectArguments) -> Result<Outcome> {
+    let Console { screen, .. } = Console::new(None);
+    let destination = arguments.json.as_ref().map(Destination::check).transpose()?;
+    let path = &arguments.file;
+    let json = match magic(path)? {
+        Some(Model::MAGIC) => {
+            let model = Model::load(path)?;
+            match &destination {
+                Some(_) => serde_json::to_string_pretty(&ModelReport::new(&model))?,
+                None => return show(&screen, || print_model(&screen, &model)),
+            }
+        }
+        Some(PLAN_MAGIC) => {
+            let plan = Plan::load(path)?;
+            match &destination {
+                Some(_) => serde_json::to_string_pretty(&PlanReport::new(&plan)?)?,
+                None => return show(&screen, || print_whole_plan(&screen, &plan)),
+            }
+        }
+        Some(PUBLIC_PLAN_MAGIC) => bail!("{} is the public part of a plan only", path.display()),
+        Some(Checkpoint::MAGIC) => {
+            let error = anyhow::anyhow!("{} is the checkpoint of a training", path.display());
+            return Err(error).hint(|| "go on with it: securedl train … --checkpoint FILE --resume");
+        }
+        _ => {
+            let error = anyhow::anyhow!("{} is neither a model nor a plan", path.display());
+            return Err(error).hint(|| "models come from `securedl train`, plans from `securedl compile`");
+        }
+    };
+    if let Some(destination) = destination {
+        destination.write(&(json + "\n"))?;
+    }
+    Ok(Outcome::Success)
+}
+
+fn show(screen: &Screen, print: impl FnOnce() -> Result<()>) -> Result<Outcome> {
+    print()?;
+    screen.finish()?;
+    Ok(Outcome::Success)
+}
+
+/// The first bytes of a file.
+fn magic(path: &std::path::Path) -> Result<Option<artifact::Magic>> {
+    use std::io::Read;
+    let mut start = Vec::with_capacity(8);
+    let read = std::fs::File::open(path).and_then(|file| file.take(8).read_to_end(&mut start));
+    if let Err(error) = read {
+        bail!("cannot read {}: {error}", path.display());
+    }
+    Ok(artifact::peek_magic(&start))
+}
+
+fn print_model(screen: &Screen, model: &Model) -> Result<()> {
+    let spec = model.spec();
+    let training = &spec.training;
+    screen.fact("Model", &spec.name);
+    screen.fact("Network", format!("{}, {} activation", spec.kind, spec.activation));
+    screen.fact("Bits", spec.bits.map_or_else(
+        || "not fine-tuned".to_owned(),
+        |bits| format!("{bits} (inputs/weights/activations)"),
+    ));
+    screen.fact("Inputs", format!("{}, {}", spec.network.input_shape(), preprocessing(&spec.preprocessing)));
+    screen.fact("Classes", classes(&spec.class_names));
+    screen.fact("Parameters", units::count(spec.network.n_parameters()));
+    screen.fact("Trained", format!(
+        "on {} of {}, {} + {} of fine-tuning, seed {}",
+        units::counted(training.n_training_samples, "sample"),
+        spec.data_source,
+        units::counted(training.epochs, "epoch"),
+        training.fine_tune_epochs,
+        training.seed,
+    ));
+    let percent = |share: Option<f64>| share.map_or_else(|| "unknown".to_owned(), units::percent);
+    screen.fact("Accuracy", format!(
+        "{} as stored, {} in floating point",
+        percent(training.accuracy),
+        percent(training.float_accuracy)
+    ));
+    screen.gap();
+    layers::print(screen, &spec.network);
+    Ok(())
+}
+
+fn print_whole_plan(screen: &Screen, plan: &Plan) -> Result<()> {
+    let public = plan.public();
+    screen.fact("Plan", &public.name);
+    screen.fact("Digest", plan.digest());
+    screen.fact("", format!("public {}, private {}", plan.public_digest().short(), plan.private_digest().short()));
+    let sign = if public.input.signed { "signed" } else { "unsigned" };
+    screen.fact("Inputs", format!(
+        "{}, {}, {} {sign} bits",
+        public.input_shape,
+        preprocessing(&public.preprocessing),
+        public.input.bits,
+    ));
+    screen.fact("Classes", classes(&public.class_names));
+    screen.fact("Products", format!("{} per sample", units::count(plan.network().n_products())));
+    print_plan(screen, plan)
+}
+
+fn preprocessing(preprocessing: &Preprocessing) -> &'static str {
+    match preprocessing {
+        Preprocessing::UnitRange => "values in [0, 1]",
+        Preprocessing::Standardize { .. } => "standardized and clipped",
+    }
+}
+
+fn classes(names: &[String]) -> String {
+    let shown: Vec<&str> = names.iter().take(SHOWN_CLASSES).map(String::as_str).collect();
+    let more = if names.len() > SHOWN_CLASSES { ", …" } else { "" };
+    format!("{} ({}{more})", names.len(), shown.join(", "))
+}
+
+#[derive(Serialize)]
+struct ModelReport<'a> {
+    kind: &'static str,
+    format_version: u32,
+    name: &'a str,
+    network: String,
+    activation: String,
+    bits: Option<String>,
+    input_shape: &'a [usize],
+    classes: &'a [String],
+    data_source: &'a str,
+    parameters: usize,
+    layers: Vec<LayerReport<'a>>,
+    training: &'a TrainingRecord,
+}
+
+#[derive(Serialize)]
+struct LayerReport<'a> {
+    layer: &'static str,
+    output_shape: &'a [usize],
+    parameters: usize,
+}
+
+impl<'a> ModelReport<'a> {
+    fn new(model: &'a Model) -> Self {
+        let spec = model.spec();
+        let network = &spec.network;
+        let shapes = network.layer_shapes().iter().skip(1);
+        Self {
+            kind: "model",
+            format_version: Model::FORMAT_VERSION,
+            name: &spec.name,
+            network: spec.kind.to_string(),
+            activation: spec.activation.to_string(),
+            bits: spec.bits.map(|bits| bits.to_string()),
+            input_shape: network.input_shape().dims(),
+            classes: &spec.class_names,
+            data_source: &spec.data_source,
+            parameters: network.n_parameters(),
+            layers: network
+                .layers()
+                .iter()
+                .zip(shapes)
+                .map(|(layer, shape)| LayerReport {
+                    layer: layer.name(),
+                    output_shape: shape.dims(),
+                    parameters: layer.parameters().iter().map(|p| p.values.len()).sum(),
+                })
+                .collect(),
+            training: &spec.training,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct PlanReport<'a> {
+    kind: &'static str,
+    format_version: u32,
+    name: &'a str,
+    digest: String,
+    public_digest: String,
+    private_digest: String,
+    trust: String,
+    activation: String,
+    security_bits: u32,
+    input_shape: &'a [usize],
+    input_bits: u32,
+    input_signed: bool,
+    classes: &'a [String],
+    products_per_sample: u64,
+    segments: Vec<SegmentReport>,
+    forecast: Forecast,
+}
+
+impl<'a> PlanReport<'a> {
+    fn new(plan: &'a Plan) -> Result<Self> {
+        let public: &PublicPlan = plan.public();
+        let size = RunSize {
+            n_samples: public.expected_samples,
+            canaries_per_block: DEFAULT_CHECKED_SLOTS,
+            replicas: 1,
+        };
+        Ok(Self {
+            kind: "plan",
+            format_version: nn_poly::plan::PLAN_VERSION,
+            name: &public.name,
+            digest: plan.digest().to_string(),
+            public_digest: plan.public_digest().to_string(),
+            private_digest: plan.private_digest().to_string(),
+            trust: public.trust.to_string(),
+            activation: public.activation_side.to_string(),
+            security_bits: public.security_bits,
+            input_shape: public.input_shape.dims(),
+            input_bits: public.input.bits,
+            input_signed: public.input.signed,
+            classes: &public.class_names,
+            products_per_sample: plan.network().n_products(),
+            segments: public.segments.iter().map(SegmentReport::new).collect(),
+            forecast: forecast(public, &size)?,
+        })
+    }
+}

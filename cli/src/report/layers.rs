@@ -1,0 +1,61 @@
+//! Float networks in a line and as tables.
+
+use nn_poly::layer::{Layer, PoolKind};
+use nn_poly::network::Network;
+
+use super::table::{Grid, Lean};
+use super::terminal::Screen;
+use super::units;
+
+/// The layers that compute, in one line: `28×28×1 → conv 5×5/2 ×5 → square → dense 100 → …`.
+pub(crate) fn summary(network: &Network<f32>) -> String {
+    let mut parts = vec![network.input_shape().to_string()];
+    parts.extend(network.layers().iter().filter_map(brief));
+    parts.join(" → ")
+}
+
+/// A layer in a few characters; `None` for those that only help training.
+fn brief(layer: &Layer<f32>) -> Option<String> {
+    match layer {
+        Layer::Dense(dense) => Some(format!("dense {}", dense.weights.nrows())),
+        Layer::Conv2d(conv) => {
+            let (maps, height, width, _) = conv.weights.dim();
+            let stride = if conv.stride == (1, 1) { String::new() } else { format!("/{}", conv.stride.0) };
+            Some(format!("conv {height}×{width}{stride} ({maps} maps)"))
+        }
+        Layer::Activation(activation) => Some(activation.name().to_owned()),
+        Layer::Pool2d(pool) => {
+            let kind = match pool.kind {
+                PoolKind::Average => "mean",
+                PoolKind::Sum => "sum",
+            };
+            Some(format!("{kind} {}×{}", pool.window.0, pool.window.1))
+        }
+        _ => None,
+    }
+}
+
+/// Print every layer with its shapes and number of parameters.
+pub(crate) fn print(screen: &Screen, network: &Network<f32>) {
+    let columns = [
+        ("", Lean::Right),
+        ("layer", Lean::Left),
+        ("output", Lean::Left),
+        ("values", Lean::Right),
+        ("parameters", Lean::Right),
+    ];
+    let mut grid = Grid::new(screen, &columns);
+    let shapes = network.layer_shapes().iter().skip(1);
+    for (idx, (layer, shape)) in network.layers().iter().zip(shapes).enumerate() {
+        let n_parameters: usize = layer.parameters().iter().map(|p| p.values.len()).sum();
+        let parameters = if n_parameters == 0 { String::new() } else { units::count(n_parameters) };
+        grid.row([
+            idx.to_string(),
+            brief(layer).unwrap_or_else(|| layer.name().replace('_', " ")),
+            shape.to_string(),
+            units::count(shape.len()),
+            parameters,
+        ]);
+    }
+    grid.print(screen);
+}

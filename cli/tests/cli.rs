@@ -1,0 +1,21 @@
+//! The command as people run it: separate processes, real files, TLS on loopback.
+//!
+//! Everything runs on small generated data. Each test uses a folder of its own below Cargo's
+//! temporary folder; the model, the plans and the certificates are made once.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    reason = "tests"
+)]
+
+#[path = "cli/bad_input.rs"]
+mod bad_input;
+#[path = "cli/fixture.rs"]
+mod fixture;
+#[path = "cli/runs.rs"]
+mod runs;
+#[path = "cli/server.rs"]
+mod server;
