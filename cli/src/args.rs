@@ -347,11 +347,10 @@ impl FromStr for BitsArgument {
         if text == "none" {
             return Ok(Self::None);
         }
-        let numbers: Vec<u32> = text
-            .split('/')
-            .map(str::parse)
-            .collect::<Result<_, _>>()
-            .map_err(|_| format!("`{text}` is neither `none` nor three numbers such as 4/4/4"))?;
+        let numbers: Vec<u32> =
+            text.split('/').map(str::parse).collect::<Result<_, _>>().map_err(|_| {
+                format!("`{text}` is neither `none` nor three numbers such as 4/4/4")
+            })?;
         match *numbers.as_slice() {
             [input, weight, activation] => Ok(Self::Of { input, weight, activation }),
             _ => Err(format!("{} numbers; expected input/weight/activation", numbers.len())),

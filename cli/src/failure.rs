@@ -90,17 +90,13 @@ impl<T, E: Into<anyhow::Error>> Hint<T> for Result<T, E> {
 /// Tell an error once: what happened, why, and what to do.
 pub(crate) fn tell(error: &anyhow::Error) {
     let screen = Screen::stderr();
-    screen.line(format_args!("{} {}", screen.paint(Ink::Bad, "error:"), first_line(error)));
+    screen.labeled(0, Ink::Bad, "error:", error);
     for cause in causes(error) {
-        screen.line(format_args!("  {} {cause}", screen.paint(Ink::Dim, "because:")));
+        screen.labeled(2, Ink::Dim, "because:", cause);
     }
     if let Some(hint) = hint_of(error) {
-        screen.line(format_args!("  {} {hint}", screen.paint(Ink::Accent, "hint:")));
+        screen.labeled(2, Ink::Accent, "hint:", hint);
     }
-}
-
-fn first_line(error: &anyhow::Error) -> String {
-    error.to_string()
 }
 
 /// The messages below the first that add something to the one above.
@@ -156,7 +152,7 @@ mod tests {
             .context("cannot write x: disk on fire")
             .context("the run failed")
             .unwrap_err();
-        assert_eq!(first_line(&error), "the run failed");
+        assert_eq!(error.to_string(), "the run failed");
         assert_eq!(causes(&error), ["cannot write x: disk on fire"]);
         assert_eq!(hint_of(&error), Some("fetch water"));
         assert_eq!(hint_of(&anyhow!("plain")), None);

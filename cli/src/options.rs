@@ -130,5 +130,9 @@ impl Venue {
 /// How long to wait for a server that went away.
 pub(crate) fn retry_policy(patience_seconds: u64) -> RetryPolicy {
     let outage = Duration::from_secs(patience_seconds);
-    if outage.is_zero() { RetryPolicy::never() } else { RetryPolicy { outage, ..RetryPolicy::default() } }
+    if outage.is_zero() {
+        RetryPolicy::never()
+    } else {
+        RetryPolicy { outage, ..RetryPolicy::default() }
+    }
 }

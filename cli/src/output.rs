@@ -16,6 +16,9 @@ use crate::failure::Hint;
 /// else that exists, such as a pipe or `/dev/null`, is written to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct OutputFile {
+    /// As the user wrote it.
+    shown: PathBuf,
+    /// Where it really is.
     path: PathBuf,
 }
 
@@ -32,8 +35,8 @@ impl OutputFile {
             bail!("cannot write {name}: it is a folder; give the path of a file");
         }
         // A link stays a link: what it points to is replaced.
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let output = Self { path };
+        let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let output = Self { shown: path.to_owned(), path: real };
         if output.is_special() {
             return Ok(output);
         }
@@ -42,16 +45,18 @@ impl OutputFile {
             _ => Path::new("."),
         };
         if !folder.is_dir() {
-            return Err(anyhow::anyhow!("cannot write {name}: there is no folder {}", folder.display()))
-                .hint(|| format!("create it with: mkdir -p {}", folder.display()));
+            return Err(anyhow::anyhow!(
+                "cannot write {name}: there is no folder {}",
+                folder.display()
+            ))
+            .hint(|| format!("create it with: mkdir -p {}", folder.display()));
         }
         if output.path.file_name().is_none() {
             bail!("cannot write {name}: it names no file");
         }
-        tempfile::Builder::new()
-            .prefix(".securedl-check-")
-            .tempfile_in(folder)
-            .with_context(|| format!("cannot write {name}: the folder {} takes no files", folder.display()))?;
+        tempfile::Builder::new().prefix(".securedl-check-").tempfile_in(folder).with_context(
+            || format!("cannot write {name}: the folder {} takes no files", folder.display()),
+        )?;
         Ok(output)
     }
 
@@ -62,7 +67,7 @@ impl OutputFile {
     pub(crate) fn write(&self, bytes: &[u8]) -> Result<()> {
         if self.is_special() {
             let write = || fs::OpenOptions::new().write(true).open(&self.path)?.write_all(bytes);
-            return write().with_context(|| format!("cannot write {}", self.path.display()));
+            return write().with_context(|| format!("cannot write {}", self.shown.display()));
         }
         Ok(artifact::write_file(&self.path, bytes)?)
     }
@@ -74,7 +79,7 @@ impl OutputFile {
 
     /// The path, for messages.
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        &self.shown
     }
 
     /// Whether something exists there that must not be replaced by a regular file.

@@ -32,7 +32,8 @@ pub(crate) struct Console {
 impl Console {
     /// Results on standard output, or on standard error if a report goes to standard output.
     pub(crate) fn new(json: Option<&OutputPath>) -> Self {
-        let screen = if json == Some(&OutputPath::Stdout) { Screen::stderr() } else { Screen::stdout() };
+        let screen =
+            if json == Some(&OutputPath::Stdout) { Screen::stderr() } else { Screen::stdout() };
         Self { screen, progress: Progress::stderr() }
     }
 }

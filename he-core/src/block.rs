@@ -59,6 +59,17 @@ impl CiphertextBlock {
         Self { count, degree, correction, words, params: self.params.clone(), ..*self }
     }
 
+    /// Takes another shape over the same parameters as `other`, keeping the allocation. The words
+    /// are whatever they were: the caller overwrites every one.
+    pub(crate) fn reshape(&mut self, other: &Self, count: usize, degree: usize) {
+        self.params = other.params.clone();
+        self.n_moduli = other.n_moduli;
+        self.correction = other.correction;
+        (self.count, self.degree) = (count, degree);
+        let len = self.n_moduli * count * (degree + 1) * self.params.ring_degree();
+        self.words.resize(len, 0);
+    }
+
     /// The parameters.
     #[must_use]
     pub fn params(&self) -> &Params {

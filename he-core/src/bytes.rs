@@ -204,7 +204,7 @@ fn read(
 /// Packs N residues of `bits` bits vertically.
 fn pack(values: &[u64], bits: u32, out: &mut [u8]) {
     let lanes = values.len() / 32;
-    vectorize(|| {
+    vectorize(#[inline(always)] || {
         if bits <= 32 {
             pack_words(values, lanes, bits, 0, out);
         } else {
@@ -246,7 +246,7 @@ fn pack_words(values: &[u64], lanes: usize, bits: u32, shift: u32, out: &mut [u8
 /// Unpacks N residues; returns whether all are below `modulus`, and if not leaves zeros.
 fn unpack(bytes: &[u8], bits: u32, modulus: u64, out: &mut [u64]) -> bool {
     let lanes = out.len() / 32;
-    let good = vectorize(|| {
+    let good = vectorize(#[inline(always)] || {
         if bits <= 32 {
             unpack_words::<false>(bytes, lanes, bits, out);
         } else {

@@ -36,20 +36,45 @@ impl CiphertextBlock {
         self.quadratic(&vec![Quadratic::SQUARE; self.count()])
     }
 
+    /// Squares and sums in one pass: output `i` is the sum of the squares of `members[i]`.
+    ///
+    /// The same words as [`CiphertextBlock::square`] followed by [`CiphertextBlock::sums`], without
+    /// the squares ever being stored. In parallel over outputs.
+    ///
+    /// # Errors
+    /// - [`Error::Form`] unless the degree is 1 and no modulus has been dropped yet.
+    /// - [`Error::Index`] when a member does not exist.
+    pub fn sums_of_squares(&self, members: &[Vec<usize>]) -> Result<Self> {
+        self.check_fresh("a square")?;
+        if let Some(&index) = members.iter().flatten().find(|&&i| i >= self.count()) {
+            return Err(Error::Index { what: "ciphertext", index, count: self.count() });
+        }
+        let n = self.params().ring_degree();
+        let mut out = self.like(members.len(), 2, 1);
+        for (limb, ring) in self.rings().iter().enumerate() {
+            let reducer = ring.reducer();
+            out.limb_mut(limb).par_chunks_mut(3 * n).zip(members).for_each(|(row, members)| {
+                let (d0, rest) = row.split_at_mut(n);
+                let (d1, d2) = rest.split_at_mut(n);
+                for &index in members {
+                    let (c0, c1) = self.row(limb, index).split_at(n);
+                    ring.multiply_accumulate(d0, c0, c0);
+                    ring.multiply_accumulate(d1, c0, c1);
+                    ring.multiply_accumulate(d2, c1, c1);
+                }
+                vectorize(|| d1.iter_mut().for_each(|x| *x = reducer.add(*x, *x)));
+            });
+        }
+        Ok(out)
+    }
+
     /// Evaluates `a·z² + b·z + c` on every ciphertext, with its own coefficients.
     ///
     /// # Errors
     /// - [`Error::Form`] unless the degree is 1 and no modulus has been dropped yet.
     /// - [`Error::Length`] unless there is one triple per ciphertext.
     pub fn quadratic(&self, coefficients: &[Quadratic]) -> Result<Self> {
-        if self.degree() != 1 || self.correction() != 1 {
-            return Err(Error::Form {
-                operation: "a quadratic",
-                requirement: "degree 1 before any modulus switch",
-                degree: self.degree(),
-                n_moduli: self.n_moduli(),
-            });
-        }
+        self.check_fresh("a quadratic")?;
         if coefficients.len() != self.count() {
             return Err(Error::Length {
                 what: "quadratics",
@@ -69,6 +94,18 @@ impl CiphertextBlock {
                 });
         }
         Ok(out)
+    }
+
+    fn check_fresh(&self, operation: &'static str) -> Result<()> {
+        if self.degree() == 1 && self.correction() == 1 {
+            return Ok(());
+        }
+        Err(Error::Form {
+            operation,
+            requirement: "degree 1 before any modulus switch",
+            degree: self.degree(),
+            n_moduli: self.n_moduli(),
+        })
     }
 
     /// Adds one integer constant to every slot of each ciphertext.

@@ -17,7 +17,7 @@ const MAX_WEIGHT: i64 = 32_767;
 /// 32-bit digit sums stay exact while `Σ|w|` of every row is below this.
 const MAX_CHUNK_L1: i64 = 1 << 16;
 /// Bytes of packed digits per slab: about half of a core's level-2 cache.
-const PACKED_BYTES: usize = 512 << 10;
+const PACKED_BYTES: usize = 1024 << 10;
 
 /// One weight matrix and the places it is applied to.
 ///
@@ -264,6 +264,24 @@ impl LinearMap {
         input: &CiphertextBlock,
         outputs: Range<usize>,
     ) -> Result<CiphertextBlock> {
+        // Fresh zeroed memory, not zeros written over fresh memory; a misfit is refused below.
+        let count = outputs.len().min(self.n_outputs);
+        let mut out = input.like(count, input.degree(), input.correction());
+        self.apply_range_into(input, outputs, &mut out)?;
+        Ok(out)
+    }
+
+    /// As [`LinearMap::apply_range`], into a block whose allocation is reused: fresh memory costs
+    /// more than the arithmetic of a narrow convolution.
+    ///
+    /// # Errors
+    /// As [`LinearMap::apply_range`]; `out` then holds nothing of use.
+    pub fn apply_range_into(
+        &self,
+        input: &CiphertextBlock,
+        outputs: Range<usize>,
+        out: &mut CiphertextBlock,
+    ) -> Result<()> {
         check_length("ciphertexts in the block", self.n_inputs, input.count())?;
         if outputs.start > outputs.end || outputs.end > self.n_outputs {
             return Err(Error::Index { what: "output", index: outputs.end, count: self.n_outputs });
@@ -279,7 +297,8 @@ impl LinearMap {
             });
         }
         let work = Work::new(self, &outputs)?;
-        let mut out = input.like(outputs.len(), input.degree(), input.correction());
+        // Every output is produced by exactly one placement, so every word is overwritten.
+        out.reshape(input, outputs.len(), input.degree());
         let (n, row_len) = (input.params().ring_degree(), input.row_len());
         let backend = input.params().backend();
         for (limb, ring) in input.rings().iter().enumerate() {
@@ -305,7 +324,7 @@ impl LinearMap {
                 },
             );
         }
-        Ok(out)
+        Ok(())
     }
 
     /// Combines the rows with secret random factors modulo one prime: `(rᵀW, rᵀb)`.

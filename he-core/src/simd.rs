@@ -193,7 +193,7 @@ impl Packed {
             return;
         };
         let (digits, columns) = (self.digits, self.columns);
-        vectorize(|| match (a, b) {
+        vectorize(#[inline(always)] || match (a, b) {
             (Some(a), Some(b)) => pack_rows(out, columns, digits, a, b),
             (Some(a), None) => pack_one(out, columns, digits, a, 0),
             (None, Some(b)) => pack_one(out, columns, digits, b, 16),

@@ -228,7 +228,7 @@ fn accumulate(
                 let x = row.get(start..start + sums.len()).unwrap_or_default();
                 let (f0, f1) = (factor & MASK, factor >> 24);
                 let [low, middle, high] = &mut parts;
-                vectorize(|| {
+                vectorize(#[inline(always)] || {
                     for (((x, l), m), h) in x.iter().zip(low).zip(middle).zip(high) {
                         let (x0, x1) = (x & MASK, (x >> 24) & MASK);
                         *l += x0 * f0;
@@ -238,7 +238,7 @@ fn accumulate(
                 });
             }
             let [low, middle, high] = &parts;
-            vectorize(|| {
+            vectorize(#[inline(always)] || {
                 for (((sum, &l), &m), &h) in sums.iter_mut().zip(low).zip(middle).zip(high) {
                     let [l, m, h] = [l, m, h].map(|x| reducer.reduce(x.cast_signed()));
                     let m = reducer.multiply(m.cast_signed(), middle_weight);

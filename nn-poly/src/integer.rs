@@ -21,6 +21,32 @@
 //!
 //! Values are neuron-major: row = neuron in `(row, column, channel)` order, column = sample.
 //! Structure ([`StageStructure`]) is public; numbers ([`StageWeights`]) are private.
+//!
+//! ```
+//! use ndarray::array;
+//! use nn_poly::integer::{
+//!     ActivationKind, InputGrid, IntegerNetwork, LinearGeometry, Quadratic, StageStructure,
+//!     StageWeights, ValueRef,
+//! };
+//!
+//! # fn main() -> nn_poly::Result<()> {
+//! // One stage: (3 x₀ − 2 x₁ + 1)² on inputs of 4 bits.
+//! let structure = StageStructure {
+//!     sources: vec![ValueRef::Input],
+//!     linear: LinearGeometry::Dense { n_in: 2, n_out: 1 },
+//!     activation: ActivationKind::Quadratic,
+//!     pool: None,
+//!     refresh: None,
+//! };
+//! let weights =
+//!     StageWeights { weights: vec![3, -2], bias: vec![1], quadratic: Some(Quadratic::square()) };
+//! let grid = InputGrid { bits: 4, signed: false, step: 1.0 / 15.0 };
+//! let network = IntegerNetwork::new(grid, 2, vec![structure], vec![weights])?;
+//! // Two samples, one per column.
+//! assert_eq!(network.evaluate(&array![[1, 0], [15, 2]])?.scores, array![[676, 9]]);
+//! # Ok(())
+//! # }
+//! ```
 
 mod check;
 mod evaluate;
@@ -47,8 +73,9 @@ pub use reference::ReferenceStage;
 pub use refresh::{MAX_MULTIPLIER, MAX_REFRESHED, MAX_SHIFT, Refresh};
 pub use refresher::{Arrivals, Refreshed, RefreshedScores, Refresher};
 pub use structure::{
-    ActivationKind, ConvGeometry, Grouping, LinearGeometry, MAX_STAGE_VALUES, MAX_STAGE_WEIGHTS,
-    MAX_STAGES, StageStructure, SumPool, ValueRef, Volume,
+    ActivationKind, ConvGeometry, Grouping, LinearGeometry, MAX_NETWORK_PRODUCTS,
+    MAX_NETWORK_VALUES, MAX_STAGE_VALUES, MAX_STAGE_WEIGHTS, MAX_STAGES, StageStructure, SumPool,
+    ValueRef, Volume,
 };
 pub use weights::{MAX_BIAS, MAX_LEADING, MAX_WEIGHT, Quadratic, StageWeights};
 pub use window::Window;
@@ -160,8 +187,7 @@ impl IntegerNetwork {
     /// Multiplications of one sample.
     #[must_use]
     pub fn n_products(&self) -> u64 {
-        let products = |s: &StageStructure| s.linear.n_outputs() as u64 * s.linear.taps() as u64;
-        self.structure.iter().map(products).sum()
+        self.structure.iter().map(|stage| stage.linear.n_products() as u64).sum()
     }
 
     /// Structure and numbers of stage `stage_idx`.
@@ -204,8 +230,11 @@ pub(crate) fn check_structure(
     input.check()?;
     require("network", 0, "number of inputs", n_inputs, 1, MAX_STAGE_VALUES)?;
     require("network", 0, "number of stages", structure.len(), 1, MAX_STAGES)?;
+    let (mut n_values, mut n_products) = (0_usize, 0_usize);
     for (stage, shape) in structure.iter().enumerate() {
         shape.check(stage)?;
+        n_values = n_values.saturating_add(shape.n_inputs() + shape.linear.n_outputs());
+        n_products = n_products.saturating_add(shape.linear.n_products());
         let mut n_source_values = 0_usize;
         for source in &shape.sources {
             if let ValueRef::Stage(source) = *source {
@@ -220,7 +249,8 @@ pub(crate) fn check_structure(
         let (has, wanted) = (usize::from(shape.refresh.is_some()), usize::from(!is_last));
         require("stage", stage, "number of refreshes", has, wanted, wanted)?;
     }
-    Ok(())
+    require("network", 0, "number of values", n_values, 1, MAX_NETWORK_VALUES)?;
+    require("network", 0, "number of products", n_products, 1, MAX_NETWORK_PRODUCTS)
 }
 
 /// Values of one source; 0 for a stage that does not exist.

@@ -108,7 +108,7 @@ impl Plan {
                 });
             }
             let (stage, numbers) = network.stage(idx)?;
-            Refresher::new(idx, stage, numbers.quadratic.as_ref(), arrivals, 0)?;
+            Refresher::check(idx, stage, numbers.quadratic.as_ref(), arrivals)?;
         }
         let digest = Digest::of(PLAN_CONTEXT, &[&public.digest().0, &private_digest.0]);
         Ok(Self { public, network, private_digest, digest })

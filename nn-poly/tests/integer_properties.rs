@@ -38,8 +38,8 @@ fn check_fast_path(network: &IntegerNetwork, inputs: &Array2<i32>) {
     let n_stages = network.structure().len();
     for (sample, stages) in slow.iter().enumerate() {
         assert_eq!(fast.scores.column(sample).to_vec(), stages[n_stages - 1].pooled);
-        for stage in 0..n_stages - 1 {
-            assert_eq!(fast.refreshed[stage].column(sample).to_vec(), stages[stage].refreshed);
+        for (refreshed, stage) in fast.refreshed.iter().zip(stages) {
+            assert_eq!(refreshed.column(sample).to_vec(), stage.refreshed);
         }
     }
     for stage in 0..n_stages {
@@ -314,6 +314,45 @@ fn networks_that_could_overflow_are_refused() {
 }
 
 #[test]
+fn products_beyond_single_precision_stay_exact() {
+    // Sums of products up to 2^38 are exact in double precision only.
+    let network = |weights: Vec<i16>, bits| {
+        let structure = StageStructure {
+            sources: vec![ValueRef::Input],
+            linear: LinearGeometry::Dense { n_in: weights.len(), n_out: 1 },
+            activation: ActivationKind::Identity,
+            pool: None,
+            refresh: None,
+        };
+        let input = InputGrid { bits, signed: false, step: 1.0 };
+        let n_in = weights.len();
+        let weights = StageWeights { weights, bias: vec![3], quadratic: None };
+        IntegerNetwork::new(input, n_in, vec![structure], vec![weights]).unwrap()
+    };
+    // 256 products of 15 · 4369 = 65,535 stay just below 2^24, the limit of single precision; 257
+    // do not.
+    for (weights, bits) in [
+        ((0..200).map(|i| 32_767 - i).collect::<Vec<i16>>(), 16),
+        (vec![4369; 256], 4),
+        (vec![4369; 257], 4),
+        (vec![4369, -4369, 1], 16),
+    ] {
+        let network = network(weights.clone(), bits);
+        let max = network.input().max();
+        let inputs = Array2::from_shape_fn((weights.len(), 3), |(row, column)| match column {
+            0 => max,
+            1 => max - i32::try_from(row % 7).unwrap(),
+            _ => i32::from(row % 2 == 0) * max,
+        });
+        let scores = network.evaluate(&inputs).unwrap().scores;
+        for (column, &score) in inputs.columns().into_iter().zip(&scores) {
+            let dot = |(&w, &x): (&i16, &i32)| i64::from(w) * i64::from(x);
+            assert_eq!(score, weights.iter().zip(column).map(dot).sum::<i64>() + 3);
+        }
+    }
+}
+
+#[test]
 fn inputs_outside_the_grid_are_refused() {
     let network = single_stage(3, 1, 0, 4).unwrap();
     for inputs in [Array2::from_elem((3, 2), 16), Array2::from_elem((3, 2), -1)] {
@@ -324,11 +363,13 @@ fn inputs_outside_the_grid_are_refused() {
     assert_eq!(network.evaluate(&Array2::zeros((3, 0))).unwrap().scores.dim(), (1, 0));
 }
 
+type Alteration = fn(&mut StageStructure, &mut StageWeights);
+
 #[test]
 fn structures_that_do_not_fit_are_refused() {
     let good = single_stage(3, 1, 0, 4).unwrap();
     let (input, structure, weights) = (*good.input(), good.structure(), good.weights());
-    let alterations: [(&str, fn(&mut StageStructure, &mut StageWeights)); 10] = [
+    let alterations: [(&str, Alteration); 10] = [
         ("sources", |s, _| s.sources.clear()),
         ("later source", |s, _| s.sources = vec![ValueRef::Stage(0)]),
         ("two sources", |s, _| s.sources.push(ValueRef::Input)),

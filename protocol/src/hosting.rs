@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use nn_poly::encrypted::{self, SegmentEvaluator};
 use nn_poly::plan::Plan;
@@ -55,10 +55,18 @@ pub enum HostingError {
 }
 
 /// A set of plans, addressed by digest.
+///
+/// Every request uses all cores for one band of its reply at a time and then lets the others have
+/// them, so that requests progress side by side, the working set stays that of one band, and a slow
+/// client holds up nobody.
 #[derive(Debug, Default)]
 pub struct PlanShelf {
     plans: HashMap<Digest, HostedPlan>,
+    lane: Lane,
 }
+
+/// Whoever holds it may use the cores.
+type Lane = Arc<Mutex<()>>;
 
 #[derive(Debug)]
 struct HostedPlan {
@@ -71,6 +79,7 @@ struct HostedPlan {
 #[derive(Debug)]
 pub struct HostedSegment {
     evaluator: Arc<SegmentEvaluator>,
+    lane: Lane,
 }
 
 impl PlanShelf {
@@ -138,7 +147,10 @@ impl PlanShelf {
                     })?;
                 let evaluator =
                     SegmentEvaluator::new(index, segment, structure, weights).map_err(evaluator)?;
-                Ok(Arc::new(HostedSegment { evaluator: Arc::new(evaluator) }))
+                Ok(Arc::new(HostedSegment {
+                    evaluator: Arc::new(evaluator),
+                    lane: Arc::clone(&self.lane),
+                }))
             })
             .collect::<Result<Vec<_>, HostingError>>()?;
         let bytes = public
@@ -210,51 +222,46 @@ impl SegmentService for HostedSegment {
     }
 
     fn begin(&self, seed: [u8; 32]) -> Result<Box<dyn RequestReceiver>, ServiceError> {
-        let started = Instant::now();
         let receiver = self.evaluator.receive(seed).map_err(failed)?;
-        let mut request = HostedRequest {
-            evaluator: Arc::clone(&self.evaluator),
-            receiver,
-            busy: std::time::Duration::ZERO,
-        };
-        request.busy += parallel(started);
-        Ok(Box::new(request))
+        let evaluator = Arc::clone(&self.evaluator);
+        let lane = Arc::clone(&self.lane);
+        Ok(Box::new(HostedRequest { evaluator, lane, receiver, busy: Duration::ZERO }))
     }
 }
 
 /// One request on its way through a segment.
 struct HostedRequest {
     evaluator: Arc<SegmentEvaluator>,
+    lane: Lane,
     receiver: encrypted::RequestReceiver,
-    busy: std::time::Duration,
+    busy: Duration,
 }
 
 impl RequestReceiver for HostedRequest {
     fn push(&mut self, bytes: &[u8]) -> Result<(), ServiceError> {
-        let started = Instant::now();
+        let turn = Turn::take(&self.lane);
         let outcome = self.receiver.push(bytes);
-        self.busy += parallel(started);
+        self.busy += turn.end();
         outcome.map_err(|source| ServiceError::Malformed { source: Box::new(source) })
     }
 
     fn evaluate(self: Box<Self>, sink: &mut ReplySink<'_>) -> Result<Evaluated, ServiceError> {
-        let Self { evaluator, receiver, mut busy } = *self;
+        let Self { evaluator, lane, receiver, mut busy } = *self;
         let block = receiver
             .finish()
             .map_err(|source| ServiceError::Malformed { source: Box::new(source) })?;
-        let started = Instant::now();
-        // Waiting for a slow client is not work.
-        let mut waited = std::time::Duration::ZERO;
+        let mut turn = Some(Turn::take(&lane));
         let flow = evaluator
             .evaluate(&block, &mut |bytes| {
-                let started = Instant::now();
+                busy += turn.take().map(Turn::end).unwrap_or_default();
                 let flow = sink(bytes);
-                waited += started.elapsed();
+                if flow.is_continue() {
+                    turn = Some(Turn::take(&lane));
+                }
                 flow
             })
             .map_err(failed)?;
-        let threads = u32::try_from(rayon::current_num_threads()).unwrap_or(1);
-        busy += started.elapsed().saturating_sub(waited) * threads;
+        busy += turn.map(Turn::end).unwrap_or_default();
         match flow {
             ControlFlow::Continue(()) => Ok(Evaluated { busy }),
             ControlFlow::Break(()) => Err(ServiceError::Stopped),
@@ -262,9 +269,22 @@ impl RequestReceiver for HostedRequest {
     }
 }
 
-/// Wall time since `started` on every thread of the pool.
-fn parallel(started: Instant) -> std::time::Duration {
-    started.elapsed() * u32::try_from(rayon::current_num_threads()).unwrap_or(1)
+/// Exclusive use of the cores for a while, and how long it was.
+struct Turn<'a> {
+    _held: MutexGuard<'a, ()>,
+    started: Instant,
+}
+
+impl<'a> Turn<'a> {
+    fn take(lane: &'a Lane) -> Self {
+        let held = lane.lock().unwrap_or_else(PoisonError::into_inner);
+        Self { _held: held, started: Instant::now() }
+    }
+
+    /// Gives the cores back; returns the time on all of them.
+    fn end(self) -> Duration {
+        self.started.elapsed() * u32::try_from(rayon::current_num_threads()).unwrap_or(1)
+    }
 }
 
 fn failed(source: encrypted::Error) -> ServiceError {

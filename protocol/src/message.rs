@@ -6,14 +6,16 @@
 //! bytes after the end. Payloads never pass through here: they travel in raw
 //! [payload frames](crate::frame::PayloadFrame). `docs/protocol.md` lists the bytes.
 
+mod refusal;
+
 use std::fmt;
-use std::time::Duration;
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bytes::{BufMut, Bytes};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use self::refusal::{Refusal, RefusalCode};
 use crate::error::{InternalError, Malformed, Misuse, Result};
 use crate::identifiers::{Digest, Label, RequestId};
 use crate::identity::{PublicIdentity, Signature};
@@ -184,122 +186,6 @@ pub struct Receipt {
     pub evaluate_micros: u64,
     /// Signature by the identity in [`Welcome`].
     pub signature: Signature,
-}
-
-/// No, and when to ask again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    /// Why.
-    pub code: RefusalCode,
-    /// Milliseconds to wait before another attempt; 0 = as the client likes.
-    pub retry_after_ms: u32,
-}
-
-impl Refusal {
-    /// A refusal without advice when to try again.
-    #[must_use]
-    pub const fn new(code: RefusalCode) -> Self {
-        Self { code, retry_after_ms: 0 }
-    }
-
-    /// A refusal that passes after about `retry_after`.
-    #[must_use]
-    pub fn later(code: RefusalCode, retry_after: Duration) -> Self {
-        let retry_after_ms = u32::try_from(retry_after.as_millis()).unwrap_or(u32::MAX);
-        Self { code, retry_after_ms }
-    }
-
-    /// The time to wait, if the server named one.
-    #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
-        (self.retry_after_ms > 0).then(|| Duration::from_millis(self.retry_after_ms.into()))
-    }
-}
-
-/// Why a server refuses: the only thing a client learns about a failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum RefusalCode {
-    /// Another protocol version.
-    UnsupportedVersion,
-    /// Bytes that are not of this protocol.
-    MalformedMessage,
-    /// A message at the wrong time.
-    UnexpectedMessage,
-    /// The server does not hold this plan.
-    UnknownPlan,
-    /// The plan has no such segment.
-    UnknownSegment,
-    /// Ciphertexts or bytes in another number than the plan says.
-    WrongShape,
-    /// Payload that is not a block of this plan (a residue out of range, say).
-    MalformedPayload,
-    /// More than this server ever takes.
-    TooLarge,
-    /// No room at the moment.
-    Busy,
-    /// The server is about to stop.
-    ShuttingDown,
-    /// The client sent or took its bytes too slowly, or the evaluation took too long.
-    TooSlow,
-    /// The server failed.
-    Internal,
-}
-
-impl RefusalCode {
-    /// Every code, in the order of its number on the wire.
-    pub const ALL: [Self; 12] = [
-        Self::UnsupportedVersion,
-        Self::MalformedMessage,
-        Self::UnexpectedMessage,
-        Self::UnknownPlan,
-        Self::UnknownSegment,
-        Self::WrongShape,
-        Self::MalformedPayload,
-        Self::TooLarge,
-        Self::Busy,
-        Self::ShuttingDown,
-        Self::TooSlow,
-        Self::Internal,
-    ];
-
-    /// Whether the same request may succeed later.
-    #[must_use]
-    pub const fn is_passing(self) -> bool {
-        match self {
-            Self::Busy | Self::ShuttingDown | Self::TooSlow | Self::Internal => true,
-            Self::UnsupportedVersion
-            | Self::MalformedMessage
-            | Self::UnexpectedMessage
-            | Self::UnknownPlan
-            | Self::UnknownSegment
-            | Self::WrongShape
-            | Self::MalformedPayload
-            | Self::TooLarge => false,
-        }
-    }
-}
-
-impl fmt::Display for RefusalCode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::UnsupportedVersion => {
-                "it speaks another protocol version; update the older program"
-            }
-            Self::MalformedMessage => "it could not read our message; the builds may differ",
-            Self::UnexpectedMessage => "it did not expect our message; the builds may differ",
-            Self::UnknownPlan => "it does not hold this plan; copy the .plan file to the server",
-            Self::UnknownSegment => "the plan has no such segment; the plans may differ",
-            Self::WrongShape => "the request has another size than its plan says; the plans may differ",
-            Self::MalformedPayload => "the ciphertexts do not fit the plan; the plans may differ",
-            Self::TooLarge => {
-                "the request needs more memory than the server has; use smaller blocks or a larger server"
-            }
-            Self::Busy => "it is busy; try again later",
-            Self::ShuttingDown => "it is shutting down; try again later or use another server",
-            Self::TooSlow => "the exchange took too long; use a faster link or a longer time limit",
-            Self::Internal => "it failed; its log says why",
-        })
-    }
 }
 
 /// The encoded public part of a plan, opaque to this module.
@@ -483,6 +369,8 @@ fn decode<'de, T: Deserialize<'de>, const LIMIT: usize>(bytes: &'de [u8]) -> Res
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
+    use std::time::Duration;
+
     use super::*;
     use crate::error::Error;
     use crate::limits::MAX_PUBLIC_PLAN_BYTES;

@@ -19,13 +19,16 @@ use crate::session::{
     BatchResult, BatchSession, ClientPlan, OpenedBlock, Result, Round, SessionError, Tally,
 };
 
+/// Largest number of samples of one batch.
+const MAX_BATCH: usize = 1 << 20;
 /// Largest number of blocks in flight.
 const MAX_CONNECTIONS: usize = 64;
 
 /// How a run is cut and how much of it is in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RunOptions {
-    /// Samples of one batch: one key per segment, one verdict per round. Default 8,192.
+    /// Most samples of one batch (one key per segment, one verdict per round); batches are cut at
+    /// whole blocks below it, see [`ClientPlan::samples_per_batch`]. Default 8,192.
     pub samples_per_batch: usize,
     /// Blocks in flight. Default 2.
     pub connections: usize,
@@ -34,6 +37,15 @@ pub struct RunOptions {
 impl Default for RunOptions {
     fn default() -> Self {
         Self { samples_per_batch: 8192, connections: 2 }
+    }
+}
+
+impl RunOptions {
+    /// Batches of about as many samples as the plan was compiled for.
+    #[must_use]
+    pub fn for_plan(plan: &ClientPlan) -> Self {
+        let expected = usize::try_from(plan.plan().public().expected_samples).unwrap_or(MAX_BATCH);
+        Self { samples_per_batch: expected.clamp(1, MAX_BATCH), ..Self::default() }
     }
 }
 
@@ -125,21 +137,22 @@ pub async fn run(
     options: &RunOptions,
     progress: &Arc<dyn RunProgress>,
 ) -> Result<RunOutcome> {
-    check_setting("samples per batch", options.samples_per_batch, 1 << 24)?;
+    check_setting("samples per batch", options.samples_per_batch, MAX_BATCH)?;
     check_setting("number of connections", options.connections, MAX_CONNECTIONS)?;
     let n_samples = inputs.ncols();
     if n_samples == 0 {
         return Err(SessionError::EmptyBatch);
     }
-    let n_batches = n_samples.div_ceil(options.samples_per_batch);
+    let per_batch = plan.samples_per_batch(options.samples_per_batch);
+    let n_batches = n_samples.div_ceil(per_batch);
     let transport = Arc::new(Mutex::new(Transport::default()));
     let mut total = Tally::default();
     let mut scores = ScoreMatrix::zeros((plan.network().n_scores(), n_samples));
     let mut out_of_calibration = Vec::with_capacity(n_samples);
     let mut verdict: Option<Verdict> = None;
     for batch in 0..n_batches {
-        let first = batch * options.samples_per_batch;
-        let columns = first..(first + options.samples_per_batch).min(n_samples);
+        let first = batch * per_batch;
+        let columns = first..(first + per_batch).min(n_samples);
         let samples = inputs.slice_axis(Axis(1), Slice::from(columns.clone())).to_owned();
         let mut session = BatchSession::new(plan, samples)?;
         let result = loop {

@@ -7,7 +7,8 @@
 //!              admission ──────┘        ◄─ reply chunks ◄────────────────────┘
 //! ```
 //! Nothing a peer sends can do more than end its own connection. Until a request is admitted a
-//! connection holds a few kilobytes; from then on its memory is what the service declared.
+//! connection holds a few kilobytes; from then on its memory is what the service declared and ten
+//! chunks.
 //!
 //! Invariant: no state of a client outlives its connection, and no request needs an earlier one.
 

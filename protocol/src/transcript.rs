@@ -297,7 +297,8 @@ mod tests {
         };
         assert_eq!(check(&honest, &identity).unwrap().receipt(), &honest);
 
-        let named: [(&str, fn(&mut Receipt)); 5] = [
+        type Alter = fn(&mut Receipt);
+        let named: [(&str, Alter); 5] = [
             ("request id", |r| r.request_id.0 = [0; 16]),
             ("plan", |r| r.plan.0 = [0; 32]),
             ("segment", |r| r.segment = 0),

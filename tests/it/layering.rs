@@ -145,8 +145,8 @@ fn unsafe_code_lives_in_one_folder() {
         let folder = root().join(crate_name).join("src");
         for path in sources(&folder) {
             let inside = path.strip_prefix(&folder).expect("below").to_string_lossy().into_owned();
-            let allowed = crate_name == "he-core"
-                && (inside == "simd.rs" || inside.starts_with("simd/"));
+            let allowed =
+                crate_name == "he-core" && (inside == "simd.rs" || inside.starts_with("simd/"));
             let text = std::fs::read_to_string(&path).expect("UTF-8");
             let uses = text.lines().any(|line| {
                 let line = line.trim_start();

@@ -1,2 +1,18 @@
-//! End-to-end tests.
+//! End-to-end tests: real client, real server, real ciphertexts.
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "tests"
+)]
+
 mod layering;
+mod messages;
+mod pipeline;
+mod retry;
+mod tamper;

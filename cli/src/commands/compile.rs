@@ -38,7 +38,8 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     drop(bar);
     out.write(&bytes)?;
 
-    screen.fact("Model", format!("{}, {bits} bits (inputs/weights/activations)", model.spec().name));
+    screen
+        .fact("Model", format!("{}, {bits} bits (inputs/weights/activations)", model.spec().name));
     screen.fact(
         "Calibrated",
         format!("on {} of {}", units::counted(data.n_samples(), "training sample"), data.source()),
@@ -46,9 +47,10 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     print_plan(&screen, &compiled.plan)?;
     print_calibration(&screen, &compiled);
     screen.gap();
-    screen.fact("Plan", format!("{} ({})", arguments.out.display(), units::bytes(bytes.len() as u64)));
+    let size = units::bytes(bytes.len() as u64);
+    let advice = "holds the weights: give it to the server, keep a copy";
+    screen.fact("Plan", format!("{} ({size}); {advice}", arguments.out.display()));
     screen.fact("Digest", compiled.plan.digest());
-    screen.fact("", screen.paint(Ink::Dim, "holds the weights: give it to the server, keep a copy"));
     screen.finish()?;
     Ok(Outcome::Success)
 }
@@ -85,14 +87,15 @@ pub(crate) fn print_plan(screen: &Screen, plan: &Plan) -> Result<()> {
         replicas: 1,
     };
     let forecast = forecast(public, &size)?;
+    screen.heading("Segments");
+    segments::print_segments(screen, public);
+    let (n_samples, n_rounds) = (size.n_samples, forecast.rounds);
     screen.heading(format_args!(
-        "Forecast for {}: {}, {} up, {} down",
-        units::counted(size.n_samples, "sample"),
-        units::counted(forecast.rounds, "round"),
-        units::bytes(forecast.bytes_up),
-        units::bytes(forecast.bytes_down),
+        "Forecast for {} in {}",
+        units::counted(n_samples, "sample"),
+        units::counted(n_rounds, "round")
     ));
-    segments::print_forecast(screen, public, &forecast);
+    segments::print_forecast(screen, &forecast);
     Ok(())
 }
 
@@ -100,7 +103,10 @@ pub(crate) fn print_plan(screen: &Screen, plan: &Plan) -> Result<()> {
 fn print_calibration(screen: &Screen, compiled: &Compiled) {
     let n_clamped: u64 = compiled.observed.counts.iter().map(|counts| counts.n_clamped).sum();
     if n_clamped > 0 {
-        let text = format!("{} of the calibration data clamped at refreshes", units::counted(n_clamped, "value"));
+        let text = format!(
+            "{} of the calibration data clamped at refreshes",
+            units::counted(n_clamped, "value")
+        );
         screen.line(format_args!("  {}", screen.paint(Ink::Dim, text)));
     }
     let n_calibrated = compiled

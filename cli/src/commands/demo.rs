@@ -25,7 +25,7 @@ use tokio::sync::oneshot;
 use crate::args::DemoArguments;
 use crate::failure::Outcome;
 use crate::logs;
-use crate::options::{BitsChoice, Venue};
+use crate::options::BitsChoice;
 use crate::output::Destination;
 use crate::pipeline::compiling::{self, Compiled};
 use crate::pipeline::inference::{self, Run, RunSettings};
@@ -55,7 +55,10 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<Outcome> {
     let Console { screen, progress } = &console;
     logs::start("error", progress);
     let report = arguments.json.as_ref().map(Destination::check).transpose()?;
-    screen.line(screen.paint(Ink::Bold, "SecureDL: a server classifies what it cannot see, and cannot cheat unnoticed"));
+    screen.line(screen.paint(
+        Ink::Bold,
+        "SecureDL: a server classifies what it cannot see, and cannot cheat unnoticed",
+    ));
 
     let data = draw(arguments)?;
     let trained = train(&console, &data.training, arguments.seed)?;
@@ -63,13 +66,12 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<Outcome> {
     let plan = &compiled.plan;
     let inputs = plan.public().quantize(data.batch.features())?;
 
-    let stage = Stage::open(screen)?;
+    let stage = Stage::new()?;
     let honest = honest_run(&console, &stage, &compiled, &data.batch, &inputs)?;
     let (change, tampered) = tampered_run(&console, &stage, plan, &inputs)?;
 
     let as_expected = honest.verdict.is_intact()
         && matches!(tampered.verdict, Verdict::ModelModified { segment, .. } if segment == change.segment);
-    let venue = Venue::Server { address: stage.address.clone(), tls: stage.folder.path().to_owned() };
     let findings = findings(plan, &data.batch, &inputs, &honest)?;
     if let Some(report) = report {
         let demo = DemoReport {
@@ -78,15 +80,17 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<Outcome> {
             samples: arguments.samples,
             as_expected,
             training: TrainingReport::new(&trained),
-            honest: RunReport::new(plan, &venue, &honest, findings),
+            honest: RunReport::new(plan, "server", &honest, findings),
             tampering: change,
-            tampered: RunReport::new(plan, &venue, &tampered, Findings::default()),
+            tampered: RunReport::new(plan, "server", &tampered, Findings::default()),
             seconds: started.elapsed().as_secs_f64(),
         };
         report.write(&(serde_json::to_string_pretty(&demo)? + "\n"))?;
     }
     screen.gap();
-    screen.line(screen.paint(Ink::Dim, format_args!("Done in {}.", units::duration(started.elapsed()))));
+    let time = units::duration(started.elapsed());
+    let done = format!("Done in {time}. For your own data: securedl --help");
+    screen.line(screen.paint(Ink::Dim, done));
     screen.finish()?;
     if !as_expected || findings.matches != Some(true) {
         bail!(
@@ -135,20 +139,26 @@ fn train(console: &Console, data: &TrainingData, seed: u64) -> Result<Trained> {
     let recipe = training::recipe(&settings, data.train.n_samples());
     let started = Instant::now();
     let trained = training::train(data, &settings, &recipe, &mut (), progress)?;
-    screen.fact("Data", format!(
-        "{} digits drawn by our own renderer (seed {seed}), {SIDE}×{SIDE} pixels",
-        units::count(data.train.n_samples()),
-    ));
+    screen.fact(
+        "Data",
+        format!(
+            "{} digits drawn by our own renderer (seed {seed}), {SIDE}×{SIDE} pixels",
+            units::count(data.train.n_samples()),
+        ),
+    );
     screen.fact("Network", layers::summary(trained.model.network()));
     let accuracy = trained.integer.as_ref().map_or(trained.float.accuracy(), |(_, e)| e.accuracy());
-    screen.fact("Trained", format!(
-        "in {}: {} of {} right in floating point, {} in {} bits",
-        units::duration(started.elapsed()),
-        units::percent(trained.float.accuracy()),
-        units::counted(trained.float.n_samples(), "new digit"),
-        units::percent(accuracy),
-        recipe.bits,
-    ));
+    screen.fact(
+        "Trained",
+        format!(
+            "in {}: {} of {} right in floating point, {} in {} bits",
+            units::duration(started.elapsed()),
+            units::percent(trained.float.accuracy()),
+            units::counted(trained.float.n_samples(), "new digit"),
+            units::percent(accuracy),
+            recipe.bits,
+        ),
+    );
     Ok(trained)
 }
 
@@ -164,45 +174,47 @@ fn compile(
         ..PlanOptions::default()
     };
     let bits = compiling::bits(&trained.model, BitsChoice::Default);
-    let compiled =
-        compiling::compile_model(&trained.model, bits, data.train.features(), &options)?;
+    let compiled = compiling::compile_model(&trained.model, bits, data.train.features(), &options)?;
     let public = compiled.plan.public();
     screen.heading("2  Its plan");
     screen.fact("Trust", format!("{} (the client owns the model)", public.trust));
-    screen.fact("Activation", match arguments.activation {
-        crate::args::SideName::Server => "at the server, which squares encrypted numbers",
-        crate::args::SideName::Client => "at the client, while it refreshes",
-    });
+    screen.fact(
+        "Activation",
+        match arguments.activation {
+            crate::args::SideName::Server => "at the server, which squares encrypted numbers",
+            crate::args::SideName::Client => "at the client, while it refreshes",
+        },
+    );
     screen.fact("Security", format!("{} bits", public.security_bits));
     for (idx, segment) in public.segments.iter().enumerate() {
         let stage = public.stages.get(segment.stage as usize);
-        screen.fact(&format!("Segment {idx}"), format!(
-            "{}: {} → {} values, {} · ring degree {}, modulus {:.0} bits",
-            stage.map_or_else(String::new, |stage| segments::describe(stage, segment)),
-            segment.n_inputs,
-            segment.n_outputs,
-            segments::range(segment),
-            segment.ring.ring_degree,
-            segment.ring.log2_ciphertext_modulus(),
-        ));
+        screen.fact(
+            &format!("Segment {idx}"),
+            format!(
+                "{}: {} → {} values of {} bits, ring degree {}, modulus {:.0} bits",
+                stage.map_or_else(String::new, |stage| segments::describe(stage, segment)),
+                segment.n_inputs,
+                segment.n_outputs,
+                segments::value_bits(segment),
+                segment.ring.ring_degree,
+                segment.ring.log2_ciphertext_modulus(),
+            ),
+        );
     }
     Ok(compiled)
 }
 
-/// A loopback port and certificates in a folder that vanishes afterwards.
+/// Certificates in a folder that vanishes afterwards, and threads for both ends.
 struct Stage {
     runtime: tokio::runtime::Runtime,
     folder: tempfile::TempDir,
-    address: String,
 }
 
 impl Stage {
-    fn open(screen: &Screen) -> Result<Self> {
+    fn new() -> Result<Self> {
         let folder = tempfile::tempdir().context("no temporary folder for certificates")?;
         tls::init(&folder.path().join("tls"), &[])?;
-        screen.heading("3  A server on this machine, over TLS 1.3");
-        let runtime = crate::commands::runtime()?;
-        Ok(Self { runtime, folder, address: "127.0.0.1".to_owned() })
+        Ok(Self { runtime: super::runtime()?, folder })
     }
 
     /// Start a server with `host`, send it an encrypted batch, and stop it.
@@ -221,9 +233,8 @@ impl Stage {
             let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
             let listener = Server::bind(any_port).await?;
             let address = listener.local_addr().context("the port is not known")?.to_string();
-            console.screen.fact("Server", format!(
-                "listens on {address}; the client trusts one certificate authority, made just now"
-            ));
+            let trust = "certified by an authority made just now";
+            console.screen.fact("Server", format!("{address} over TLS 1.3, {trust}"));
             let (stop, stopped) = oneshot::channel::<()>();
             let tls = ServerTls::load(&certificates)?;
             let serving = tokio::spawn(async move {
@@ -232,7 +243,8 @@ impl Stage {
                 };
                 server.serve(listener, tls, stopped).await;
             });
-            let endpoint = Endpoint::tls(&address, ClientTls::load_directory(&certificates)?, None)?;
+            let endpoint =
+                Endpoint::tls(&address, ClientTls::load_directory(&certificates)?, None)?;
             inference::check_server(&endpoint, plan, &settings.retry).await?;
             let remote = inference::client(endpoint, settings.retry.clone())?;
             let run = inference::run(plan, inputs, &remote, &settings, &console.progress).await;
@@ -253,6 +265,7 @@ fn honest_run(
 ) -> Result<Run> {
     let screen = &console.screen;
     let plan = &compiled.plan;
+    screen.heading("3  An encrypted batch");
     let run = stage.run(inference::shelf(plan)?, plan, inputs, console)?;
     print_costs(screen, &run);
     if let Some(scores) = &run.scores {
@@ -282,7 +295,9 @@ fn exhibits(batch: &Dataset, predictions: &Predictions<'_>, score_step: f32) -> 
             let pixels = row.to_vec();
             let picture = Picture::of_sample(batch.shape().dims(), &pixels, PICTURE_WIDTH)?;
             let name = |class: usize| names.get(class).cloned().unwrap_or_default();
-            let mut captions = vec![(format!("{}  {:.0} %", name(class), 100.0 * confidence), Ink::Bold)];
+            // Rounded towards 0: nothing is quite certain.
+            let percent = (1000.0 * confidence).floor() / 10.0;
+            let mut captions = vec![(format!("{}  {percent:.1} %", name(class)), Ink::Bold)];
             captions.push(if class == label as usize {
                 ("✓ right".to_owned(), Ink::Good)
             } else {
@@ -302,22 +317,25 @@ fn tampered_run(
     let screen = &console.screen;
     screen.heading("4  The same batch, on a server that cheats a little");
     let (change, tampered) = tampering::change_one_weight(plan)?;
-    screen.fact("Change", format!(
-        "one of {} weights: segment {}, output neuron {}, input {}: {} becomes {}",
-        units::count(change.n_weights),
-        change.segment,
-        change.neuron,
-        change.input,
-        change.before,
-        change.after,
-    ));
+    screen.fact(
+        "Change",
+        format!(
+            "one of {} weights: segment {}, output neuron {}, input {}: {} becomes {}",
+            units::count(change.n_weights),
+            change.segment,
+            change.neuron,
+            change.input,
+            change.before,
+            change.after,
+        ),
+    );
     let mut shelf = PlanShelf::new();
     // The server claims to run the plan it was given.
     shelf.insert_as(&tampered, Digest(plan.digest().0))?;
     let run = stage.run(Arc::new(shelf), plan, inputs, console)?;
     verdict::print(screen, &run.verdict);
     if run.scores.is_none() {
-        screen.line(screen.paint(Ink::Dim, "    No predictions were released."));
+        screen.line(format_args!("  {}", screen.paint(Ink::Dim, "No predictions were released.")));
     }
     Ok((change, run))
 }

@@ -9,6 +9,7 @@ use protocol::tls::ClientTls;
 
 use crate::args::InferArguments;
 use crate::failure::{Hint, Outcome};
+use crate::logs;
 use crate::options::{Venue, retry_policy};
 use crate::output::{Destination, OutputFile};
 use crate::pipeline::inference::{self, Run, RunSettings, Workload};
@@ -16,7 +17,6 @@ use crate::report::predictions::Predictions;
 use crate::report::run::{Findings, RunReport, print_costs};
 use crate::report::terminal::{Ink, Screen};
 use crate::report::{Console, units, verdict};
-use crate::logs;
 
 /// Where the results go.
 struct Outputs {
@@ -36,12 +36,8 @@ pub(crate) fn run(arguments: &InferArguments) -> Result<Outcome> {
     };
     let plan = Plan::load(&arguments.plan)
         .hint(|| "give a plan as `securedl compile --out PLAN` writes it")?;
-    let workload = inference::load(
-        &plan,
-        &arguments.data,
-        arguments.split.into(),
-        arguments.samples,
-    )?;
+    let workload =
+        inference::load(&plan, &arguments.data, arguments.split.into(), arguments.samples)?;
     introduce(screen, &plan, &workload, &venue, arguments);
 
     let run = evaluate(arguments, &venue, &plan, &workload, &console)?;
@@ -64,10 +60,18 @@ fn introduce(
     let split = nn_poly::import::Split::from(arguments.split);
     screen.fact(
         "Data",
-        format!("{} of {} ({split} part)", units::counted(n_samples, "sample"), workload.data.source()),
+        format!(
+            "{} of {} ({split} part)",
+            units::counted(n_samples, "sample"),
+            workload.data.source()
+        ),
     );
     if let Some(wanted) = arguments.samples.filter(|&wanted| wanted > n_samples as u64) {
-        let text = format!("the {split} part has {} only, not {}", units::counted(n_samples, "sample"), units::count(wanted));
+        let text = format!(
+            "the {split} part has {} only, not {}",
+            units::counted(n_samples, "sample"),
+            units::count(wanted)
+        );
         screen.fact("", screen.paint(Ink::Warn, text));
     }
     let place = match venue {
@@ -150,15 +154,20 @@ fn conclude(
 
     screen.gap();
     print_costs(screen, run);
+    let n_clamped = run.costs.as_ref().map_or(0, |costs| costs.tally.n_clamped);
+    if n_clamped > 0 {
+        screen.fact("Clamped", format!("{} at refreshes", units::counted(n_clamped, "value")));
+    }
     if let Some(accuracy) = accuracy {
         screen.fact("Accuracy", screen.paint(Ink::Bold, units::percent(accuracy)));
     }
     if n_different == Some(0) {
         screen.fact("Exactness", "every score equals the integer network's");
     }
-    let n_out = run.scores.as_ref().map_or(0, |scores| {
-        scores.out_of_calibration.iter().filter(|&&flag| flag).count()
-    });
+    let n_out = run
+        .scores
+        .as_ref()
+        .map_or(0, |scores| scores.out_of_calibration.iter().filter(|&&flag| flag).count());
     if n_out > 0 {
         let text = format!("{} out of calibration", units::counted(n_out, "sample"));
         screen.fact("", screen.paint(Ink::Warn, text));
@@ -173,7 +182,13 @@ fn conclude(
         screen.line(format_args!("  {}", screen.paint(Ink::Bad, text)));
     }
     let released = released && !is_contradicted;
-    write(screen, outputs, released, predictions.as_ref(), &RunReport::new(plan, venue, run, findings))?;
+    write(
+        screen,
+        outputs,
+        released,
+        predictions.as_ref(),
+        &RunReport::new(plan, venue.name(), run, findings),
+    )?;
     screen.finish()?;
     Ok(if is_contradicted {
         Outcome::Cheated

@@ -42,11 +42,13 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<Outcome> {
         Some(PUBLIC_PLAN_MAGIC) => bail!("{} is the public part of a plan only", path.display()),
         Some(Checkpoint::MAGIC) => {
             let error = anyhow::anyhow!("{} is the checkpoint of a training", path.display());
-            return Err(error).hint(|| "go on with it: securedl train … --checkpoint FILE --resume");
+            return Err(error)
+                .hint(|| "go on with it: securedl train … --checkpoint FILE --resume");
         }
         _ => {
             let error = anyhow::anyhow!("{} is neither a model nor a plan", path.display());
-            return Err(error).hint(|| "models come from `securedl train`, plans from `securedl compile`");
+            return Err(error)
+                .hint(|| "models come from `securedl train`, plans from `securedl compile`");
         }
     };
     if let Some(destination) = destination {
@@ -77,27 +79,39 @@ fn print_model(screen: &Screen, model: &Model) -> Result<()> {
     let training = &spec.training;
     screen.fact("Model", &spec.name);
     screen.fact("Network", format!("{}, {} activation", spec.kind, spec.activation));
-    screen.fact("Bits", spec.bits.map_or_else(
-        || "not fine-tuned".to_owned(),
-        |bits| format!("{bits} (inputs/weights/activations)"),
-    ));
-    screen.fact("Inputs", format!("{}, {}", spec.network.input_shape(), preprocessing(&spec.preprocessing)));
+    screen.fact(
+        "Bits",
+        spec.bits.map_or_else(
+            || "not fine-tuned".to_owned(),
+            |bits| format!("{bits} (inputs/weights/activations)"),
+        ),
+    );
+    screen.fact(
+        "Inputs",
+        format!("{}, {}", spec.network.input_shape(), preprocessing(&spec.preprocessing)),
+    );
     screen.fact("Classes", classes(&spec.class_names));
     screen.fact("Parameters", units::count(spec.network.n_parameters()));
-    screen.fact("Trained", format!(
-        "on {} of {}, {} + {} of fine-tuning, seed {}",
-        units::counted(training.n_training_samples, "sample"),
-        spec.data_source,
-        units::counted(training.epochs, "epoch"),
-        training.fine_tune_epochs,
-        training.seed,
-    ));
+    screen.fact(
+        "Trained",
+        format!(
+            "on {} of {}, {} + {} of fine-tuning, seed {}",
+            units::counted(training.n_training_samples, "sample"),
+            spec.data_source,
+            units::counted(training.epochs, "epoch"),
+            training.fine_tune_epochs,
+            training.seed,
+        ),
+    );
     let percent = |share: Option<f64>| share.map_or_else(|| "unknown".to_owned(), units::percent);
-    screen.fact("Accuracy", format!(
-        "{} as stored, {} in floating point",
-        percent(training.accuracy),
-        percent(training.float_accuracy)
-    ));
+    screen.fact(
+        "Accuracy",
+        format!(
+            "{} as stored, {} in floating point",
+            percent(training.accuracy),
+            percent(training.float_accuracy)
+        ),
+    );
     screen.gap();
     layers::print(screen, &spec.network);
     Ok(())
@@ -107,14 +121,24 @@ fn print_whole_plan(screen: &Screen, plan: &Plan) -> Result<()> {
     let public = plan.public();
     screen.fact("Plan", &public.name);
     screen.fact("Digest", plan.digest());
-    screen.fact("", format!("public {}, private {}", plan.public_digest().short(), plan.private_digest().short()));
+    screen.fact(
+        "",
+        format!(
+            "public {}, private {}",
+            plan.public_digest().short(),
+            plan.private_digest().short()
+        ),
+    );
     let sign = if public.input.signed { "signed" } else { "unsigned" };
-    screen.fact("Inputs", format!(
-        "{}, {}, {} {sign} bits",
-        public.input_shape,
-        preprocessing(&public.preprocessing),
-        public.input.bits,
-    ));
+    screen.fact(
+        "Inputs",
+        format!(
+            "{}, {}, {} {sign} bits",
+            public.input_shape,
+            preprocessing(&public.preprocessing),
+            public.input.bits,
+        ),
+    );
     screen.fact("Classes", classes(&public.class_names));
     screen.fact("Products", format!("{} per sample", units::count(plan.network().n_products())));
     print_plan(screen, plan)

@@ -18,7 +18,8 @@ pub(crate) fn init(arguments: &TlsInitArguments) -> Result<Outcome> {
         "key of the certificate: stays with the server",
         "signs receipts: stays with the server",
     ];
-    let width = created.files.iter().map(|file| file.display().to_string().len()).max().unwrap_or(0);
+    let width =
+        created.files.iter().map(|file| file.display().to_string().len()).max().unwrap_or(0);
     for (file, what) in created.files.iter().zip(what) {
         let name = file.display().to_string();
         screen.line(format_args!(

@@ -40,7 +40,10 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<Outcome> {
     let bytes = trained.model.to_bytes()?;
     out.write(&bytes)?;
     print_results(&screen, &trained);
-    screen.fact("Model", format!("{} ({})", arguments.out.display(), units::bytes(bytes.len() as u64)));
+    screen.fact(
+        "Model",
+        format!("{} ({})", arguments.out.display(), units::bytes(bytes.len() as u64)),
+    );
     screen.finish()?;
     Ok(Outcome::Success)
 }
@@ -62,10 +65,7 @@ fn print_data(screen: &Screen, data: &TrainingData) {
 fn print_results(screen: &Screen, trained: &Trained) {
     screen.gap();
     let n_samples = units::counted(trained.float.n_samples(), "test sample");
-    screen.fact(
-        "Float",
-        format!("{} of {n_samples}", units::percent(trained.float.accuracy())),
-    );
+    screen.fact("Float", format!("{} of {n_samples}", units::percent(trained.float.accuracy())));
     match &trained.integer {
         Some((quantized, evaluation)) => {
             screen.fact(
@@ -79,12 +79,18 @@ fn print_results(screen: &Screen, trained: &Trained) {
         }
         None => screen.fact("Integer", "not fine-tuned (--bits none)"),
     }
-    screen.fact("Time", units::duration(std::time::Duration::from_secs_f64(
-        trained.model.spec().training.seconds.max(0.0),
-    )));
+    screen.fact(
+        "Time",
+        units::duration(std::time::Duration::from_secs_f64(
+            trained.model.spec().training.seconds.max(0.0),
+        )),
+    );
 }
 
-/// Prints a row per epoch.
+/// Rows of a phase at most, or two more: the rest is left out evenly.
+const MAX_ROWS: u32 = 20;
+
+/// Prints a row per epoch, or per few epochs if there are many.
 struct Rows<'a> {
     screen: &'a Screen,
 }
@@ -106,6 +112,10 @@ impl Observer for Rows<'_> {
     }
 
     fn epoch(&mut self, _: Phase, summary: &EpochSummary) {
+        let step = summary.n_epochs.div_ceil(MAX_ROWS);
+        if !summary.epoch.is_multiple_of(step) && summary.epoch != summary.n_epochs {
+            return;
+        }
         let width = summary.n_epochs.to_string().len();
         let EpochSummary { epoch, n_epochs, loss, accuracy, n_samples, time } = *summary;
         self.screen.line(format_args!(
@@ -113,7 +123,11 @@ impl Observer for Rows<'_> {
             units::percent(accuracy),
             self.screen.paint(
                 Ink::Dim,
-                format_args!("of {} · {}", units::counted(n_samples, "test sample"), units::duration(time))
+                format_args!(
+                    "of {} · {}",
+                    units::counted(n_samples, "test sample"),
+                    units::duration(time)
+                )
             ),
         ));
     }

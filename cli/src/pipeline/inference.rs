@@ -122,8 +122,7 @@ pub(crate) struct Costs {
 pub(crate) fn simulate(plan: &Plan, inputs: &IntegerMatrix) -> Result<Run> {
     let started = Instant::now();
     let evaluation = plan.simulate(inputs)?;
-    let scores =
-        Scores { scores: evaluation.scores, out_of_calibration: evaluation.out_of_range };
+    let scores = Scores { scores: evaluation.scores, out_of_calibration: evaluation.out_of_range };
     Ok(Run {
         verdict: Verdict::Unverified { reason: UnverifiedReason::NoServer },
         scores: Some(scores),
@@ -167,7 +166,11 @@ pub(crate) fn shelf(plan: &Plan) -> Result<Arc<dyn PlanHost>> {
 ///
 /// # Errors
 /// A server that cannot be reached, cannot prove who it is, or lacks the plan.
-pub(crate) async fn check_server(endpoint: &Endpoint, plan: &Plan, retry: &RetryPolicy) -> Result<()> {
+pub(crate) async fn check_server(
+    endpoint: &Endpoint,
+    plan: &Plan,
+    retry: &RetryPolicy,
+) -> Result<()> {
     let outage = retry.outage.min(FIRST_CONTACT);
     let first = RetryPolicy { outage, ..retry.clone() };
     let remote = client(endpoint.clone(), first)?;
@@ -207,8 +210,7 @@ pub(crate) async fn run(
     let canaries = draw_canaries(inputs, settings.layout.network_canaries)?;
     let options = SessionOptions { layout: settings.layout, ..SessionOptions::default() };
     let client_plan = ClientPlan::new(plan.clone(), options, &canaries)?;
-    let samples_per_batch = samples_per_batch(&client_plan);
-    let options = RunOptions { samples_per_batch, ..RunOptions::default() };
+    let options = RunOptions::for_plan(&client_plan);
     let rounds: Arc<dyn RunProgress> = Arc::new(Rounds::new(progress.clone()));
     let outcome = runner::run(&client_plan, inputs, remote, &options, &rounds).await?;
     let n_samples = inputs.ncols();
@@ -238,13 +240,6 @@ pub(crate) async fn run(
             total: started.elapsed(),
         },
     })
-}
-
-/// About as many samples as the plan expects, in whole blocks of the largest segment.
-fn samples_per_batch(plan: &ClientPlan) -> usize {
-    let largest = plan.samples_per_block().into_iter().max().unwrap_or(1).max(1);
-    let expected = usize::try_from(plan.plan().public().expected_samples).unwrap_or(usize::MAX);
-    expected.clamp(1, 1 << 20).div_ceil(largest).saturating_mul(largest)
 }
 
 /// `count` columns of `inputs`, every selection equally likely; repeated if there are fewer.
@@ -286,7 +281,7 @@ impl RunProgress for Rounds {
         n_segments: usize,
         n_blocks: usize,
     ) {
-        let mut name = format!("segment {}/{n_segments}", segment + 1);
+        let mut name = format!("round {}/{n_segments}, segment {segment}", segment + 1);
         if n_batches > 1 {
             name = format!("batch {}/{n_batches}, {name}", batch + 1);
         }

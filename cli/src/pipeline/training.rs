@@ -15,8 +15,8 @@ use nn_poly::model::{Bits, Model, ModelSpec, TrainingRecord};
 use nn_poly::network::{ActivationChoice, Network, NetworkKind};
 use nn_poly::quantize::{Quantized, calibrate, prepare_qat, quantize};
 use nn_poly::train::{
-    BatchReport, Checkpoint, EpochReport, Evaluation, LabeledSamples, Outcome,
-    Progress as Watcher, TrainRecipe, TrainSpec, Trainer, evaluate,
+    BatchReport, Checkpoint, EpochReport, Evaluation, LabeledSamples, Outcome, Progress as Watcher,
+    TrainRecipe, TrainSpec, Trainer, evaluate,
 };
 
 use crate::failure::Hint;
@@ -283,7 +283,8 @@ impl PhaseRun<'_> {
                 "the checkpoint {} belongs to a run with other settings (network, epochs, bits or seed)",
                 file.display()
             );
-            return Err(error).hint(|| "repeat the settings of that run, or start anew without --resume");
+            return Err(error)
+                .hint(|| "repeat the settings of that run, or start anew without --resume");
         }
         Ok(trainer)
     }
@@ -320,7 +321,11 @@ impl Watcher for EpochWatcher<'_> {
         });
         bar.advance(1);
         bar.message(format!("loss {:.4}", report.loss));
-        if report.batch == report.n_batches { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        if report.batch == report.n_batches {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
     }
 
     fn epoch(&mut self, report: &EpochReport) {

@@ -15,12 +15,14 @@ pub(crate) fn summary(network: &Network<f32>) -> String {
 }
 
 /// A layer in a few characters; `None` for those that only help training.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the list of layers grows")]
 fn brief(layer: &Layer<f32>) -> Option<String> {
     match layer {
         Layer::Dense(dense) => Some(format!("dense {}", dense.weights.nrows())),
         Layer::Conv2d(conv) => {
             let (maps, height, width, _) = conv.weights.dim();
-            let stride = if conv.stride == (1, 1) { String::new() } else { format!("/{}", conv.stride.0) };
+            let stride =
+                if conv.stride == (1, 1) { String::new() } else { format!("/{}", conv.stride.0) };
             Some(format!("conv {height}×{width}{stride} ({maps} maps)"))
         }
         Layer::Activation(activation) => Some(activation.name().to_owned()),

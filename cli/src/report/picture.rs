@@ -164,7 +164,9 @@ pub(crate) fn gallery(screen: &Screen, exhibits: &[Exhibit]) {
     const MARGIN: usize = 2;
     const GAP: usize = 2;
     let Some(widest) = exhibits.iter().map(|exhibit| exhibit.picture.width()).max() else { return };
-    let per_row = ((screen.width().saturating_sub(MARGIN) + GAP) / (widest + GAP)).max(1);
+    let fitting = ((screen.width().saturating_sub(MARGIN) + GAP) / (widest + GAP)).max(1);
+    // Rows of about the same length.
+    let per_row = exhibits.len().div_ceil(exhibits.len().div_ceil(fitting));
     for (i, row) in exhibits.chunks(per_row).enumerate() {
         if i > 0 {
             screen.gap();

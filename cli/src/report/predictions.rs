@@ -103,6 +103,10 @@ mod tests {
         assert!((confidences[2] - 0.5).abs() < 1e-12);
         predictions.labels = None;
         assert_eq!(predictions.n_correct(), None);
-        assert!(predictions.to_csv().starts_with("index,prediction,score_0,score_1,out_of_calibration\n0,0,5,4,0\n"));
+        assert!(
+            predictions
+                .to_csv()
+                .starts_with("index,prediction,score_0,score_1,out_of_calibration\n0,0,5,4,0\n")
+        );
     }
 }

@@ -12,7 +12,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::units;
 
-const BAR: &str = "  {prefix:.dim} {bar:28.green/black.dim} {msg:.dim}";
+const BAR: &str = "  {prefix:.dim} {bar:28.green/white.dim} {msg:.dim}";
 const SPINNER: &str = "  {prefix:.dim} {spinner:.green} {msg:.dim}";
 
 /// How often bars are drawn.

@@ -8,7 +8,6 @@ use serde::Serialize;
 
 use super::terminal::Screen;
 use super::units;
-use crate::options::Venue;
 use crate::pipeline::inference::{Costs, Run};
 
 /// Everything a program may want to know about a run. `null` is unknown or not applicable.
@@ -103,13 +102,15 @@ pub(crate) struct Findings {
 
 impl RunReport {
     /// Put the report together.
-    pub(crate) fn new(plan: &Plan, venue: &Venue, run: &Run, findings: Findings) -> Self {
+    ///
+    /// `mode` says where the run took place: `server`, `local` or `simulate`.
+    pub(crate) fn new(plan: &Plan, mode: &'static str, run: &Run, findings: Findings) -> Self {
         let public = plan.public();
         let costs = run.costs.as_ref();
         let flags = run.scores.as_ref().map(|scores| &scores.out_of_calibration);
         Self {
             securedl: env!("CARGO_PKG_VERSION"),
-            mode: venue.name(),
+            mode,
             plan: PlanReport {
                 name: public.name.clone(),
                 digest: plan.digest().to_string(),
@@ -242,8 +243,5 @@ pub(crate) fn print_costs(screen: &Screen, run: &Run) {
     ];
     let phases: Vec<String> =
         phases.iter().map(|(name, time)| format!("{name} {}", units::duration(*time))).collect();
-    screen.fact("Busy", phases.join(" · "));
-    if tally.n_clamped > 0 {
-        screen.fact("Clamped", format!("{} at refreshes", units::counted(tally.n_clamped, "value")));
-    }
+    screen.fact("Busy", phases.join(", "));
 }

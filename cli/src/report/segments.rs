@@ -7,52 +7,68 @@ use super::table::{Grid, Lean};
 use super::terminal::{Ink, Screen};
 use super::units;
 
-/// Print the forecast: what each segment computes, how it is encrypted, what it costs.
-pub(crate) fn print_forecast(screen: &Screen, plan: &PublicPlan, forecast: &Forecast) {
-    let mut grid = Grid::new(
-        screen,
-        &[
-            ("", Lean::Right),
-            ("computes", Lean::Left),
-            ("values", Lean::Right),
-            ("range", Lean::Right),
-            ("N", Lean::Right),
-            ("t", Lean::Right),
-            ("Q", Lean::Right),
-            ("packing", Lean::Left),
-            ("margin", Lean::Right),
-            ("blocks", Lean::Right),
-            ("filled", Lean::Right),
-            ("up", Lean::Right),
-            ("down", Lean::Right),
-        ],
-    );
-    for (idx, (segment, cost)) in plan.segments.iter().zip(&forecast.segments).enumerate() {
+/// Print what each segment computes and how it is encrypted.
+pub(crate) fn print_segments(screen: &Screen, plan: &PublicPlan) {
+    let columns = [
+        ("", Lean::Right),
+        ("computes", Lean::Left),
+        ("values", Lean::Right),
+        ("range", Lean::Right),
+        ("packing", Lean::Right),
+        ("degree", Lean::Right),
+        ("t", Lean::Right),
+        ("Q", Lean::Right),
+        ("margin", Lean::Right),
+    ];
+    let mut grid = Grid::new(screen, &columns);
+    for (idx, segment) in plan.segments.iter().enumerate() {
         let stage = plan.stages.get(segment.stage as usize);
         grid.row([
             idx.to_string(),
             stage.map_or_else(String::new, |stage| describe(stage, segment)),
-            format!("{}→{}", units::count(segment.n_inputs), units::count(segment.n_outputs)),
-            range(segment),
-            segment.ring.ring_degree.to_string(),
-            format!("{:.1} b", cost.plaintext_modulus_bits),
-            format!("{:.0} b", cost.ciphertext_modulus_bits),
+            format!("{} → {}", units::count(segment.n_inputs), units::count(segment.n_outputs)),
+            format!("{} {}", value_bits(segment), segment.range.evidence),
             packing(segment.packing),
-            format!("{:.1} b", cost.noise_margin_bits),
-            units::count(cost.blocks),
-            format!("{:.0} %", 100.0 * cost.occupancy),
-            units::bytes(cost.bytes_up + cost.seed_bytes),
-            units::bytes(cost.bytes_down),
+            segment.ring.ring_degree.to_string(),
+            format!("{:.1}", segment.ring.log2_plaintext_modulus()),
+            format!("{:.0}", segment.ring.log2_ciphertext_modulus()),
+            format!("{:.1}", segment.noise.margin_bits()),
         ]);
     }
     grid.print(screen);
-    screen.line(format_args!(
-        "  {}",
-        screen.paint(
-            Ink::Dim,
-            "N ring degree, t plaintext and Q ciphertext modulus, margin between noise bound and capacity"
-        )
-    ));
+    let legend = "range, t (plaintext modulus), Q (ciphertext modulus) and margin (left by the noise) in \
+                  bits; packing in slots, or samples × bits of a coefficient; [in brackets] what \
+                  the client computes";
+    screen.paragraph(2, screen.paint(Ink::Dim, legend));
+}
+
+/// Print what a run costs, segment by segment.
+pub(crate) fn print_forecast(screen: &Screen, forecast: &Forecast) {
+    let columns = [
+        ("", Lean::Right),
+        ("blocks", Lean::Right),
+        ("filled", Lean::Right),
+        ("up", Lean::Right),
+        ("down", Lean::Right),
+    ];
+    let mut grid = Grid::new(screen, &columns);
+    for segment in &forecast.segments {
+        grid.row([
+            segment.segment.to_string(),
+            units::count(segment.blocks),
+            format!("{:.0} %", 100.0 * segment.occupancy),
+            units::bytes(segment.bytes_up + segment.seed_bytes),
+            units::bytes(segment.bytes_down),
+        ]);
+    }
+    grid.row([
+        "all".to_owned(),
+        String::new(),
+        String::new(),
+        units::bytes(forecast.bytes_up),
+        units::bytes(forecast.bytes_down),
+    ]);
+    grid.print(screen);
 }
 
 /// What a segment computes: `conv 5×5/2, square`, `dense`, with what the client does in brackets.
@@ -65,7 +81,8 @@ pub(crate) fn describe(stage: &StageStructure, segment: &Segment) -> String {
                 Grouping::Depthwise => "depthwise",
             };
             let (height, width) = conv.kernel;
-            let stride = if conv.stride == (1, 1) { String::new() } else { format!("/{}", conv.stride.0) };
+            let stride =
+                if conv.stride == (1, 1) { String::new() } else { format!("/{}", conv.stride.0) };
             format!("{kind} {height}×{width}{stride}")
         }
     };
@@ -85,17 +102,16 @@ pub(crate) fn describe(stage: &StageStructure, segment: &Segment) -> String {
     }
 }
 
-/// Width of the values on the wire, and why it can be believed: `18 b proven`.
-pub(crate) fn range(segment: &Segment) -> String {
-    let values = segment.range.high.abs_diff(segment.range.low);
-    format!("{} b {}", 64 - values.leading_zeros(), segment.range.evidence)
+/// Bits of the values on the wire.
+pub(crate) fn value_bits(segment: &Segment) -> u32 {
+    64 - segment.range.high.abs_diff(segment.range.low).leading_zeros()
 }
 
 fn packing(packing: Packing) -> String {
     match packing {
         Packing::Slots => "slots".to_owned(),
         Packing::Coefficients { radix_bits, samples_per_coefficient } => {
-            format!("{samples_per_coefficient}×{radix_bits} b")
+            format!("{samples_per_coefficient}×{radix_bits}")
         }
     }
 }

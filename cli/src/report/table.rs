@@ -1,8 +1,16 @@
 //! Tables of a few columns.
 
-use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table};
+use comfy_table::{
+    Attribute, Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width,
+};
 
 use super::terminal::{Colors, Screen};
+
+/// Columns left of every table.
+const INDENT: usize = 2;
+
+/// Words are not squeezed into columns narrower than this.
+const LEAST_WIDTH: u16 = 14;
 
 /// Which way a column leans.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +35,9 @@ impl Grid {
         table.load_preset("     ──            ");
         if screen.is_terminal() {
             table.set_content_arrangement(ContentArrangement::Dynamic);
-            table.set_width(u16::try_from(screen.width()).unwrap_or(u16::MAX));
+            table.set_width(
+                u16::try_from(screen.width().saturating_sub(INDENT)).unwrap_or(u16::MAX),
+            );
         } else {
             table.set_content_arrangement(ContentArrangement::Disabled);
         }
@@ -42,10 +52,19 @@ impl Grid {
         });
         table.set_header(header);
         for (column, &(_, lean)) in table.column_iter_mut().zip(columns) {
-            column.set_cell_alignment(match lean {
-                Lean::Left => CellAlignment::Left,
-                Lean::Right => CellAlignment::Right,
-            });
+            column.set_padding((0, 1));
+            match lean {
+                Lean::Left => {
+                    column.set_cell_alignment(CellAlignment::Left);
+                    let least = Width::Fixed(LEAST_WIDTH);
+                    column.set_constraint(ColumnConstraint::LowerBoundary(least));
+                }
+                Lean::Right => {
+                    // Words may be wrapped, numbers not.
+                    column.set_cell_alignment(CellAlignment::Right);
+                    column.set_constraint(ColumnConstraint::ContentWidth);
+                }
+            }
         }
         Self { table }
     }
@@ -58,7 +77,7 @@ impl Grid {
     /// Print the table, indented like facts.
     pub(crate) fn print(&self, screen: &Screen) {
         for line in self.table.lines() {
-            screen.line(format_args!(" {}", line.trim_end()));
+            screen.line(format_args!("{:INDENT$}{}", "", line.trim_end()));
         }
     }
 }

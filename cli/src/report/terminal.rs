@@ -172,17 +172,34 @@ impl Screen {
         self.line(self.paint(Ink::Bold, text));
     }
 
-    /// Write a fact with its name, aligned with others.
+    /// Write a fact with its name, aligned with others; long ones go on below.
     pub(crate) fn fact(&self, name: &str, value: impl fmt::Display) {
         const NAME_WIDTH: usize = 12;
-        let lines = value.to_string();
-        let mut lines = lines.lines();
-        let padded = format!("{name:<NAME_WIDTH$}");
-        let first = lines.next().unwrap_or_default();
-        self.line(format_args!("  {} {first}", self.paint(Ink::Dim, padded)));
-        for more in lines {
-            self.line(format_args!("  {:NAME_WIDTH$} {more}", ""));
+        self.labeled(2, Ink::Dim, &format!("{name:<NAME_WIDTH$}"), value);
+    }
+
+    /// Write `text` after a label, both indented; long texts go on below themselves.
+    pub(crate) fn labeled(&self, indent: usize, ink: Ink, label: &str, text: impl fmt::Display) {
+        let n_columns = label.chars().count();
+        let mut label = self.paint(ink, label).to_string();
+        for line in self.wrapped(&text.to_string(), indent + n_columns + 1) {
+            self.line(format_args!("{:indent$}{label} {line}", ""));
+            label = " ".repeat(n_columns);
         }
+    }
+
+    /// Write text indented by `indent` columns, broken into lines that fit.
+    pub(crate) fn paragraph(&self, indent: usize, text: impl fmt::Display) {
+        for line in self.wrapped(&text.to_string(), indent) {
+            self.line(format_args!("{:indent$}{line}", ""));
+        }
+    }
+
+    /// The lines of `text`, broken at spaces so that they fit beside `indent` columns. Only a
+    /// terminal has an edge to run over.
+    fn wrapped(&self, text: &str, indent: usize) -> Vec<String> {
+        let width = self.width.saturating_sub(indent).max(20);
+        if self.is_terminal { wrap(text, width) } else { vec![text.to_owned()] }
     }
 
     fn write(&self, text: fmt::Arguments<'_>) {
@@ -204,6 +221,39 @@ impl Screen {
     pub(crate) fn finish(&self) -> io::Result<()> {
         self.failure.borrow_mut().take().map_or(Ok(()), Err)
     }
+}
+
+/// Break `text` at spaces into lines of at most `width` visible characters; longer words stay whole.
+fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut line = String::new();
+    let mut used = 0;
+    for (idx, word) in text.split(' ').enumerate() {
+        let length = visible_length(word);
+        if idx > 0 && used > 0 && used + 1 + length > width {
+            lines.push(std::mem::take(&mut line));
+            used = 0;
+        } else if idx > 0 {
+            line.push(' ');
+            used += 1;
+        }
+        line.push_str(word);
+        used += length;
+    }
+    lines.push(line);
+    lines
+}
+
+/// Characters that take a column: all but those of escape sequences.
+fn visible_length(text: &str) -> usize {
+    let mut is_escape = false;
+    text.chars()
+        .filter(|&c| {
+            let is_hidden = is_escape || c == '\x1b';
+            is_escape = is_hidden && c != 'm';
+            !is_hidden
+        })
+        .count()
 }
 
 impl fmt::Debug for Screen {
@@ -241,6 +291,18 @@ mod tests {
             };
             assert_eq!(Colors::detect(is_terminal, variable), expected, "{variables:?}");
         }
+    }
+
+    #[test]
+    fn long_lines_break_at_spaces_and_escapes_take_no_room() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("one two three", 100), ["one two three"]);
+        assert_eq!(wrap("unbreakable x", 4), ["unbreakable", "x"]);
+        assert_eq!(
+            wrap("\x1b[1;32mone\x1b[0m two three", 7),
+            ["\x1b[1;32mone\x1b[0m two", "three"]
+        );
+        assert_eq!(wrap("", 7), [""]);
     }
 
     struct Failing(ErrorKind);

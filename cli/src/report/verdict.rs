@@ -22,16 +22,16 @@ pub(crate) fn print(screen: &Screen, verdict: &Verdict) {
     };
     screen.gap();
     let title = format!("{sign} {}", verdict.name());
-    screen.line(format_args!(
-        "  {}  {}",
-        screen.paint(ink(verdict), title),
-        explanation(verdict)
-    ));
+    screen.paragraph(
+        2,
+        format_args!("{}  {}", screen.paint(ink(verdict), title), explanation(verdict)),
+    );
     if let Verdict::Intact { soundness } = verdict {
         screen.gap();
-        screen.line(screen.paint(Ink::Dim, "  If the server had cheated, it would have been caught when changing"));
+        let lead = "A server that cheats is caught if it changes";
+        screen.line(format_args!("  {}", screen.paint(Ink::Dim, lead)));
         for (what, chance) in soundness_lines(soundness) {
-            screen.line(format_args!("    {what:<40} {chance}"));
+            screen.line(format_args!("    {what:<36} {chance}"));
         }
     }
 }
@@ -40,7 +40,8 @@ pub(crate) fn print(screen: &Screen, verdict: &Verdict) {
 pub(crate) fn explanation(verdict: &Verdict) -> String {
     match verdict {
         Verdict::Intact { .. } => {
-            "every check of every block passed: the server ran your model on your samples".to_owned()
+            "every check of every block passed: the server ran your model on your samples"
+                .to_owned()
         }
         Verdict::ModelModified { segment, neurons } => format!(
             "the server runs another model: segment {segment} differs in {}, alike in every block",
@@ -86,14 +87,18 @@ pub(crate) fn soundness_lines(soundness: &Soundness) -> Vec<(&'static str, Strin
 /// The chance of being caught, given bits of soundness.
 fn caught(bits: Option<f64>) -> String {
     match bits {
-        None => "not checked in segments with a square".to_owned(),
-        Some(bits) if bits >= 20.0 => format!("certain, but for a chance of 2^-{bits:.0}"),
+        None => "not checked (segments with a square)".to_owned(),
+        Some(bits) if bits >= 20.0 => format!("always, but for a chance of 2^-{:.0}", bits.floor()),
         Some(bits) => {
             let percent = -100.0 * (-bits * std::f64::consts::LN_2).exp_m1();
             // Rounded towards 0: never promise more than there is.
             let digits = if percent < 10.0 { 100.0 } else { 10.0 };
             let floor = (percent * digits).floor() / digits;
-            if percent < 10.0 { format!("with {floor:.2} %") } else { format!("with {floor:.1} %") }
+            if percent < 10.0 {
+                format!("in {floor:.2} % of cases")
+            } else {
+                format!("in {floor:.1} % of cases")
+            }
         }
     }
 }
@@ -105,12 +110,12 @@ mod tests {
     #[test]
     fn chances_never_promise_too_much() {
         for (bits, expected) in [
-            (None, "not checked in segments with a square"),
-            (Some(128.0), "certain, but for a chance of 2^-128"),
-            (Some(19.0), "with 99.9 %"),
-            (Some(1.0), "with 50.0 %"),
-            (Some(0.006), "with 0.41 %"),
-            (Some(0.0), "with 0.00 %"),
+            (None, "not checked (segments with a square)"),
+            (Some(128.0), "always, but for a chance of 2^-128"),
+            (Some(19.0), "in 99.9 % of cases"),
+            (Some(1.0), "in 50.0 % of cases"),
+            (Some(0.006), "in 0.41 % of cases"),
+            (Some(0.0), "in 0.00 % of cases"),
         ] {
             assert_eq!(caught(bits), expected);
         }

@@ -78,7 +78,10 @@ fn damaged_models_and_plans_are_refused() {
             let file = text(&file);
             let arguments: &[&str] = match kind {
                 "model" => &["compile", file, "--calibrate", data, "--out", "OUT"],
-                _ => &["infer", "--plan", file, "--data", data, "--local", "--out", "OUT", "--json", "REPORT"],
+                _ => &[
+                    "infer", "--plan", file, "--data", data, "--local", "--out", "OUT", "--json",
+                    "REPORT",
+                ],
             };
             check(&format!("{kind}-{name}"), &case(arguments, expected));
             check(&format!("inspect-{kind}-{name}"), &case(&["inspect", file], expected));
@@ -153,7 +156,8 @@ fn outputs_that_cannot_be_written_are_refused_before_the_work() {
     for (name, arguments, expected) in [
         (
             "train-out",
-            &["train", "--data", data, "--network", "mlp", "--out", "/no/such/folder/m"] as &[&str],
+            &["train", "--data", data, "--network", "mlp", "--out", "/no/such/folder/m"]
+                as &[&str],
             "there is no folder /no/such/folder",
         ),
         (
@@ -161,11 +165,7 @@ fn outputs_that_cannot_be_written_are_refused_before_the_work() {
             &["train", "--data", data, "--network", "mlp", "--out", "OUT", "--checkpoint", "/no/c"],
             "there is no folder /no",
         ),
-        (
-            "compile-out",
-            &["compile", model, "--calibrate", data, "--out", "/"],
-            "it is a folder",
-        ),
+        ("compile-out", &["compile", model, "--calibrate", data, "--out", "/"], "it is a folder"),
         (
             "infer-out",
             &["infer", "--plan", plan, "--data", data, "--out", "/no/such/folder/p.csv"],
@@ -234,8 +234,21 @@ fn servers_that_cannot_be_trusted_are_refused_and_survive() {
     let infer = |plan: &str, address: &str, tls: &str, expected: &'static str| {
         case(
             &[
-                "infer", "--plan", plan, "--data", data, "--server", address, "--tls", tls, "--patience", "1",
-                "--out", "OUT", "--json", "REPORT",
+                "infer",
+                "--plan",
+                plan,
+                "--data",
+                data,
+                "--server",
+                address,
+                "--tls",
+                tls,
+                "--patience",
+                "1",
+                "--out",
+                "OUT",
+                "--json",
+                "REPORT",
             ],
             expected,
         )

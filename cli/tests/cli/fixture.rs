@@ -136,7 +136,8 @@ pub(crate) fn fixture() -> &'static Fixture {
 pub(crate) fn blobs(n: usize) -> String {
     let mut state = 12345_u64;
     let mut noise = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f64 / f64::from(1_u32 << 24) - 0.5
     };
     let mut table = String::from("x,y,z,label\n");
@@ -157,8 +158,7 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn start(plans: &Path, tls: &Path, listen: &str) -> Self {
-        let arguments =
-            ["serve", "--plans", text(plans), "--listen", listen, "--tls", text(tls)];
+        let arguments = ["serve", "--plans", text(plans), "--listen", listen, "--tls", text(tls)];
         let mut child = securedl(&arguments).stderr(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("Listening")));

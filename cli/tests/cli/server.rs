@@ -42,7 +42,7 @@ fn first_round(client: &mut Child) -> impl Drop + use<> {
         }
     }
     let mut lines = BufReader::new(client.stderr.take().unwrap()).lines();
-    let found = lines.find(|line| line.as_ref().unwrap().contains("segment 1/3"));
+    let found = lines.find(|line| line.as_ref().unwrap().contains("round 1/3"));
     assert!(found.is_some(), "the first round ends");
     Rest(Some(std::thread::spawn(move || lines.for_each(drop))))
 }

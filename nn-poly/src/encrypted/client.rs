@@ -170,6 +170,9 @@ pub struct RowMismatch {
     pub differing: Vec<usize>,
     /// Words of one polynomial over all limbs.
     pub words: usize,
+    /// Whether `c_0` differs by one multiple of the encoding of 1, modulus by modulus: what another
+    /// bias does, and an addition to some samples only does not.
+    pub is_constant: bool,
 }
 
 /// Recomputes the linear map on the ciphertexts that were sent and compares word by word.
@@ -193,12 +196,17 @@ pub fn locate_mismatches(
     bytes::read_request_into(&mut request, 0, PublicSeed(seed), payload)?;
     let expected = map.apply(&request)?;
     drop(request);
+    // What a bias of 1 adds to c_0.
+    let unit = context
+        .with_unit(LinearMap::dense(1, 1, &[0], &[1])?)
+        .apply(&CiphertextBlock::zeros(params, 1, 1, params.moduli().len())?)?;
     let n = params.ring_degree();
     let mut mismatches = Vec::new();
     for_each_chunk(context, reply, |first, block| {
         for i in 0..block.count() {
             let mut differing = vec![0_usize; block.degree() + 1];
-            for limb in 0..block.n_moduli() {
+            let mut is_constant = true;
+            for (limb, &q) in params.moduli().iter().enumerate() {
                 let row = |b: &CiphertextBlock, i: usize| -> Vec<u64> {
                     b.limb(limb).chunks_exact(b.row_len()).nth(i).unwrap_or_default().to_vec()
                 };
@@ -207,15 +215,28 @@ pub fn locate_mismatches(
                 for (count, (want, have)) in differing.iter_mut().zip(polynomials) {
                     *count += want.iter().zip(have).filter(|(a, b)| a != b).count();
                 }
+                let unit = unit.limb(limb).get(..n).unwrap_or_default();
+                is_constant &= is_multiple(unit, &want, &have, q);
             }
             if differing.iter().any(|&n| n > 0) {
                 let row = u32::try_from(first + i).unwrap_or(u32::MAX);
-                mismatches.push(RowMismatch { row, differing, words: n * block.n_moduli() });
+                let words = n * block.n_moduli();
+                mismatches.push(RowMismatch { row, differing, words, is_constant });
             }
         }
         Ok(())
     })?;
     Ok(mismatches)
+}
+
+/// Whether `have - want` is one multiple of `unit` modulo `q`, over the length of `unit`.
+fn is_multiple(unit: &[u64], want: &[u64], have: &[u64], q: u64) -> bool {
+    let difference = |(&a, &b): (&u64, &u64)| u128::from((b + (q - a)) % q);
+    let mut differences = want.iter().zip(have).map(difference);
+    let (Some(first), Some(&unit_first)) = (differences.next(), unit.first()) else { return true };
+    differences.zip(unit.iter().skip(1)).all(|(d, &u)| {
+        d * u128::from(unit_first) % u128::from(q) == first * u128::from(u) % u128::from(q)
+    })
 }
 
 /// Decodes a reply chunk by chunk.

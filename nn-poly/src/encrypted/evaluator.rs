@@ -137,48 +137,54 @@ impl SegmentEvaluator {
         block: &CiphertextBlock,
         sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
-        let mut out = Vec::new();
+        let mut bytes = Vec::new();
+        let mut linear = self.context.empty_block()?;
         for band in self.bands() {
-            let reply = self.evaluate_band(block, &band)?;
-            out.clear();
-            bytes::write_reply(&reply, &mut out);
-            if sink(&out).is_break() {
+            self.map.apply_range_into(block, band.linear.clone(), &mut linear)?;
+            bytes.clear();
+            match &self.quadratic {
+                None => bytes::write_reply(&linear, &mut bytes),
+                Some(quadratic) => {
+                    let values = self.activate(&linear, quadratic, &band)?;
+                    let reply = values.mod_switch_to(self.context.reply_moduli())?;
+                    bytes::write_reply(&reply, &mut bytes);
+                }
+            }
+            if sink(&bytes).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
         Ok(ControlFlow::Continue(()))
     }
 
-    fn evaluate_band(&self, block: &CiphertextBlock, band: &Band) -> Result<CiphertextBlock> {
-        let linear = self.map.apply_range(block, band.linear.clone())?;
-        let Some(quadratic) = &self.quadratic else { return Ok(linear) };
-        // Bands start at whole positions, so channels repeat from the first output on.
-        let coefficients: Vec<Quadratic> =
-            quadratic.iter().copied().cycle().take(linear.count()).collect();
-        let mut values = if self.structure.linear.n_channels() == quadratic.len()
-            && band.linear.start.is_multiple_of(quadratic.len())
-        {
-            linear.quadratic(&coefficients)?
-        } else {
-            let skipped = band.linear.start % quadratic.len();
-            let coefficients: Vec<Quadratic> =
-                quadratic.iter().copied().cycle().skip(skipped).take(linear.count()).collect();
-            linear.quadratic(&coefficients)?
-        };
-        drop(linear);
-        if let Some(pool) = &self.structure.pool {
-            let members: Vec<Vec<usize>> = band
-                .outputs
-                .clone()
-                .map(|output| {
-                    let mut terms = Vec::with_capacity(pool.n_terms());
-                    pool.for_each_term(output, |input| terms.push(input - band.linear.start));
-                    terms
-                })
-                .collect();
-            values = values.sums(&members)?;
+    /// Activation and sum pool of one band.
+    fn activate(
+        &self,
+        linear: &CiphertextBlock,
+        quadratic: &[Quadratic],
+        band: &Band,
+    ) -> Result<CiphertextBlock> {
+        let members = self.structure.pool.as_ref().map(|pool| {
+            let terms_of = |output| {
+                let mut terms = Vec::with_capacity(pool.n_terms());
+                pool.for_each_term(output, |input| terms.push(input - band.linear.start));
+                terms
+            };
+            band.outputs.clone().map(terms_of).collect::<Vec<_>>()
+        });
+        if quadratic.iter().all(|q| *q == Quadratic::SQUARE) {
+            let each = || (0..linear.count()).map(|i| vec![i]).collect();
+            return Ok(linear.sums_of_squares(&members.unwrap_or_else(each))?);
         }
-        Ok(values.mod_switch_to(self.context.reply_moduli())?)
+        // Outputs are channel-fastest, so the coefficients repeat from the first channel on.
+        let first = band.linear.start % quadratic.len();
+        let coefficients: Vec<Quadratic> =
+            quadratic.iter().copied().cycle().skip(first).take(linear.count()).collect();
+        let values = linear.quadratic(&coefficients)?;
+        Ok(match members {
+            Some(members) => values.sums(&members)?,
+            None => values,
+        })
     }
 
     fn row_bytes(&self) -> usize {

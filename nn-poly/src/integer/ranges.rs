@@ -169,7 +169,9 @@ pub(super) fn prove_tail(
     bounded(stage, "window", i128::from(domain.magnitude()) - 1)?;
     let mut hull = Interval::EMPTY;
     let terms = i128::try_from(structure.pool_terms()).unwrap_or(i128::MAX);
-    for channel in 0..structure.n_channels() {
+    // Without coefficients all channels are alike.
+    let n_channels = if quadratic.is_some() { structure.n_channels() } else { 1 };
+    for channel in 0..n_channels {
         let range = activate(stage, structure.activation, quadratic, channel, domain.into())?;
         let sum = WideInterval { low: range.low * terms, high: range.high * terms };
         bounded(stage, "pool", range.magnitude() * terms - 1)?;

@@ -89,19 +89,8 @@ impl Refresher {
         arrivals: Arrivals,
         n_samples: usize,
     ) -> Result<Self> {
+        let (n_outputs, pooled_domain) = Self::check(stage_idx, structure, quadratic, arrivals)?;
         let Arrivals { takes, domain, expected } = arrivals;
-        structure.check(stage_idx)?;
-        let is_quadratic = structure.activation == ActivationKind::Quadratic;
-        let needed = usize::from(is_quadratic && takes == StageOutput::Linear);
-        let present = usize::from(quadratic.is_some());
-        require("stage", stage_idx, "number of quadratics", present, needed, 1)?;
-        let (n_outputs, pooled_domain) = match takes {
-            StageOutput::Linear => {
-                let pooled = prove_tail(stage_idx, structure, quadratic, domain)?;
-                (structure.linear.n_outputs(), pooled)
-            }
-            StageOutput::Pooled => (structure.n_outputs(), domain),
-        };
         let n_final = structure.n_outputs();
         let (n_refreshed, n_scores) =
             if structure.refresh.is_some() { (n_final, 0) } else { (0, n_final) };
@@ -120,6 +109,28 @@ impl Refresher {
             n_clamped: 0,
             out_of_range: vec![false; n_samples],
         })
+    }
+
+    /// Check what [`Self::new`] needs without allocating anything; give the number of outputs to come
+    /// and where pooled values then lie.
+    pub(crate) fn check(
+        stage_idx: usize,
+        structure: &StageStructure,
+        quadratic: Option<&Quadratic>,
+        arrivals: Arrivals,
+    ) -> Result<(usize, Interval)> {
+        structure.check(stage_idx)?;
+        let is_quadratic = structure.activation == ActivationKind::Quadratic;
+        let needed = usize::from(is_quadratic && arrivals.takes == StageOutput::Linear);
+        let present = usize::from(quadratic.is_some());
+        require("stage", stage_idx, "number of quadratics", present, needed, 1)?;
+        match arrivals.takes {
+            StageOutput::Linear => {
+                let pooled = prove_tail(stage_idx, structure, quadratic, arrivals.domain)?;
+                Ok((structure.linear.n_outputs(), pooled))
+            }
+            StageOutput::Pooled => Ok((structure.n_outputs(), arrivals.domain)),
+        }
     }
 
     /// Outputs this takes in all.

@@ -13,8 +13,10 @@ pub const MAX_STAGES: usize = 256;
 pub const MAX_STAGE_VALUES: usize = 1 << 22;
 /// Most weights of a stage.
 pub const MAX_STAGE_WEIGHTS: usize = 1 << 28;
-/// Most multiplications of a stage per sample.
-const MAX_STAGE_PRODUCTS: usize = 1 << 34;
+/// Most values all stages together read and produce per sample.
+pub const MAX_NETWORK_VALUES: usize = 1 << 25;
+/// Most multiplications of all stages together per sample.
+pub const MAX_NETWORK_PRODUCTS: usize = 1 << 34;
 
 /// A vector of values a stage may read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -209,6 +211,12 @@ impl LinearGeometry {
         self.n_channels().saturating_mul(self.taps())
     }
 
+    /// Multiplications per sample, those with padding included.
+    #[must_use]
+    pub fn n_products(&self) -> usize {
+        self.n_outputs().saturating_mul(self.taps())
+    }
+
     /// Call `visit(input_idx, weight_idx)` for every product of output `output_idx`, padding
     /// excluded. Output `output_idx` is the sum of `weights[weight_idx] · x[input_idx]`, plus bias.
     pub fn for_each_tap(&self, output_idx: usize, mut visit: impl FnMut(usize, usize)) {
@@ -276,8 +284,7 @@ impl LinearGeometry {
             }
         }
         require("stage", stage, "number of weights", self.n_weights(), 1, MAX_STAGE_WEIGHTS)?;
-        let products = self.n_outputs().saturating_mul(self.taps());
-        require("stage", stage, "number of products", products, 1, MAX_STAGE_PRODUCTS)
+        require("stage", stage, "number of products", self.n_products(), 1, MAX_NETWORK_PRODUCTS)
     }
 }
 

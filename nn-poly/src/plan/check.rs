@@ -153,7 +153,7 @@ fn check_tail(idx: usize, segment: &Segment, stage: &StageStructure) -> Result<(
     if !segment.evaluates_activation && stage.activation == ActivationKind::Quadratic {
         return Ok(());
     }
-    Refresher::new(idx, stage, None, arrivals(segment), 0).map(drop)
+    Refresher::check(idx, stage, None, arrivals(segment)).map(drop)
 }
 
 /// Where a segment ends.

@@ -18,7 +18,7 @@ pub struct RunSize {
     /// Slots of each block that carry canaries and random points; segments in slot packing only,
     /// since the others are checked word by word.
     pub canaries_per_block: u64,
-    /// Secret slots each sample takes; segments in slot packing only.
+    /// Secret slots each sample takes, all in one block; segments in slot packing only.
     pub replicas: u64,
 }
 
@@ -124,7 +124,8 @@ fn forecast_segment(idx: usize, segment: &Segment, size: &RunSize) -> Result<Seg
     let usable = capacity - canaries;
     require("segment", idx, "replicas of a sample in a block", replicas, 1, usable)?;
     let carried = size.n_samples.saturating_mul(replicas);
-    let blocks = carried.div_ceil(usable);
+    // All replicas of a sample lie in one block.
+    let blocks = size.n_samples.div_ceil(usable / replicas);
     let used = carried.saturating_add(canaries.saturating_mul(blocks));
     Ok(SegmentForecast {
         segment: segment.stage,

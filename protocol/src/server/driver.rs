@@ -28,6 +28,10 @@ use crate::transport::{BoxedStream, FrameReader, FrameWriter, TransportError, sp
 /// Frames queued for the client before the next piece of a reply is taken.
 const QUEUED_FRAMES: usize = 2;
 
+/// Chunks of one request that may be in memory outside its service: in the buffers of the two
+/// directions, in the two queues to and from its thread, and at hand in both.
+const CHUNKS_PER_REQUEST: u64 = 10;
+
 /// How long a question to the host, an admission beyond its own patience, or the end of a stopped
 /// job may take before something must be broken.
 const INTERNAL_LIMIT: Duration = Duration::from_secs(60);
@@ -56,6 +60,7 @@ pub(super) async fn drive(stream: BoxedStream, shared: Arc<Shared>, greeting: Gr
         inquiry: None,
         draining: false,
         open: true,
+        refused: false,
     };
     driver.run().await;
 }
@@ -83,6 +88,8 @@ struct Driver {
     draining: bool,
     /// Whether the state machine has not closed yet.
     open: bool,
+    /// Whether the last message was a refusal, which the peer may not expect.
+    refused: bool,
 }
 
 impl Driver {
@@ -202,6 +209,7 @@ impl Driver {
     }
 
     fn send(&mut self, message: &ServerMessage) {
+        self.refused = matches!(message, ServerMessage::Refused(_));
         match message {
             ServerMessage::Refused(refusal) => info!(code = ?refusal.code, "refused"),
             ServerMessage::Receipt(receipt) => {
@@ -265,11 +273,14 @@ impl Driver {
         }
     }
 
-    /// Send what is queued, then listen until the peer has understood.
+    /// Send what is queued; after a refusal listen until the peer has understood.
     async fn say_goodbye(&mut self) {
         self.job = None;
         if let Err(error) = self.writer.close(self.shared.options.timeouts.stall).await {
             debug!(%error, "the last messages were not taken");
+            return;
+        }
+        if !self.refused {
             return;
         }
         self.reader.set_limit(usize::MAX);
@@ -348,7 +359,8 @@ async fn admit(shared: Arc<Shared>, header: EvaluateHeader) -> Outcome {
     if let Err(code) = check_shape(&shared, &header, &*service) {
         return Outcome::Declined(Refusal::new(code));
     }
-    match shared.admission.admit(service.memory_bytes()).await {
+    let chunks = CHUNKS_PER_REQUEST * shared.options.limits.chunk_bytes as u64;
+    match shared.admission.admit(service.memory_bytes().saturating_add(chunks)).await {
         Ok(permit) => Outcome::Admitted { header, service, permit },
         Err(refusal) => Outcome::Declined(refusal),
     }

@@ -332,7 +332,11 @@ fn locate(
     let rows = mismatches
         .iter()
         .filter_map(|m| {
-            let extent = RowExtent::from_counts(&m.differing, m.words)?;
+            let extent = match RowExtent::from_counts(&m.differing, m.words)? {
+                // Throughout, but not as a bias changes it: an addition to some samples.
+                RowExtent::ConstantPolynomial if !m.is_constant => RowExtent::Scattered,
+                extent => extent,
+            };
             Some(RowDifference { row: m.row, extent })
         })
         .collect();

@@ -115,6 +115,14 @@ impl ClientPlan {
         self.segments.iter().map(ClientSegment::samples_per_block).collect()
     }
 
+    /// Samples of one batch when at most `limit` are allowed: whole blocks of the segment with the
+    /// smallest ones where a block fits, so that no batch ends in an almost empty block.
+    #[must_use]
+    pub fn samples_per_batch(&self, limit: usize) -> usize {
+        let block = self.samples_per_block().into_iter().min().unwrap_or(1).max(1);
+        if limit < block { limit.max(1) } else { limit / block * block }
+    }
+
     /// What an intact batch of `n_samples` samples is worth.
     ///
     /// # Errors

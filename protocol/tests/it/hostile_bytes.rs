@@ -36,7 +36,8 @@ fn every_truncation_and_every_extension_is_rejected() {
         let (client, server) = decode_both(&bytes);
         for end in 0..bytes.len() {
             let (cut_client, cut_server) = decode_both(&bytes[..end]);
-            assert!(!(client && cut_client) && !(server && cut_server), "{end} of {bytes:?}");
+            let accepted = (client && cut_client) || (server && cut_server);
+            assert!(!accepted, "{end} of {bytes:?}");
         }
         let longer = [&bytes[..], &[0]].concat();
         for error in [ClientMessage::decode(&longer).err(), ServerMessage::decode(&longer).err()] {

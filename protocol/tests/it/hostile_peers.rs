@@ -21,9 +21,9 @@ use crate::support::{
 
 fn impatient() -> ServerOptions {
     let mut options = server_options();
-    options.timeouts.handshake = Duration::from_millis(50);
-    options.timeouts.idle = Duration::from_millis(50);
-    options.timeouts.stall = Duration::from_millis(50);
+    options.timeouts.handshake = Duration::from_millis(250);
+    options.timeouts.idle = Duration::from_millis(250);
+    options.timeouts.stall = Duration::from_millis(250);
     options
 }
 

@@ -158,12 +158,12 @@ async fn a_slow_evaluation_shows_signs_of_life() {
     let server = server_with(std::slice::from_ref(&segment), server_options());
     let mut options = client_options();
     // Shorter than the evaluation, longer than the time between two signs.
-    options.timeouts.silence = Duration::from_millis(200);
+    options.timeouts.silence = Duration::from_millis(500);
     options.retry = RetryPolicy::never();
     let endpoint = protocol::client::Endpoint::in_process(server);
     let client = RemoteEvaluator::new(vec![endpoint], options).unwrap();
     let opener = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        tokio::time::sleep(Duration::from_millis(1200)).await;
         gate.open();
     });
     let request = request_for(&segment, 0, 1);

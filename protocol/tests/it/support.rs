@@ -36,7 +36,7 @@ pub enum Mood {
     RejectsAt(usize),
     Panics,
     /// Produces so many bytes more (or fewer) than it declared.
-    WrongLength(i64),
+    WrongLength(isize),
     /// Declares so much memory.
     Needs(u64),
     /// Waits at its start until the gate is open.
@@ -192,7 +192,7 @@ impl RequestReceiver for FakeReceiver {
             Mood::Panics => panic!("a fake segment that panics"),
             Mood::Held(gate) => gate.wait(),
             Mood::WrongLength(by) => {
-                let length = usize::try_from(output.len() as i64 + by).unwrap();
+                let length = output.len().checked_add_signed(*by).unwrap();
                 output.resize(length, 0);
             }
             _ => {}

@@ -38,7 +38,8 @@ pub(super) fn change_one_weight(plan: &Plan) -> Result<(Tampering, Plan)> {
     };
     let middle = numbers.len() / 2;
     let is_usable = |(_, weight): &(usize, &mut i16)| **weight != 0;
-    let Some((position, weight)) = numbers.iter_mut().enumerate().skip(middle).find(is_usable) else {
+    let Some((position, weight)) = numbers.iter_mut().enumerate().skip(middle).find(is_usable)
+    else {
         bail!("all weights in question are zero; there is nothing to change");
     };
     let before = *weight;

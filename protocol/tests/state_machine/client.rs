@@ -1,0 +1,190 @@
+//! The client against servers that send something else than an honest one.
+
+use bytes::Bytes;
+use proptest::prelude::*;
+use protocol::error::{Error, PeerFault};
+use protocol::frame::{Frame, PayloadFrame};
+use protocol::identifiers::RequestId;
+use protocol::message::{ReplyHeader, ServerMessage};
+
+use crate::fixture::{
+    ID, body, chunk, control, converse, honest_reply, is_progress, progress, reply,
+};
+
+#[test]
+fn an_honest_reply_is_accepted() {
+    let accepted = converse(honest_reply()).unwrap().unwrap();
+    assert_eq!(accepted.bytes, reply());
+    assert_eq!(accepted.receipt.receipt().evaluate_micros, 77);
+}
+
+#[test]
+fn the_client_names_what_is_wrong() {
+    type Alter = fn(&mut Vec<Frame>);
+    type Expect = fn(&PeerFault) -> bool;
+    let cases: [(&str, Alter, Expect); 12] = [
+        ("no admission", |f| drop(f.remove(0)), |e| matches!(e, PeerFault::Unexpected { .. })),
+        (
+            "admitted twice",
+            |f| f.insert(1, f[0].clone()),
+            |e| matches!(e, PeerFault::Unexpected { message: "Admitted", .. }),
+        ),
+        (
+            "no header",
+            |f| drop(f.remove(2)),
+            |e| matches!(e, PeerFault::Unexpected { message: "payload", .. }),
+        ),
+        (
+            "another size",
+            |f| {
+                f[2] = control(&ServerMessage::ReplyHeader(ReplyHeader {
+                    request_id: ID,
+                    n_ciphertexts: 3,
+                    payload_bytes: 699,
+                }));
+            },
+            |e| matches!(e, PeerFault::WrongReplySize { actual_bytes: 699, .. }),
+        ),
+        (
+            "another request",
+            |f| {
+                f[0] = control(&ServerMessage::Admitted { request_id: RequestId([9; 16]) });
+            },
+            |e| matches!(e, PeerFault::WrongRequest { .. }),
+        ),
+        (
+            "another tag",
+            |f| {
+                let data = Bytes::from_static(b"x");
+                f[3] =
+                    Frame::Payload(PayloadFrame { tag: RequestId([9; 16]).tag(), offset: 0, data });
+            },
+            |e| matches!(e, PeerFault::WrongTag { .. }),
+        ),
+        (
+            "chunk lost",
+            |f| drop(f.remove(3)),
+            |e| matches!(e, PeerFault::WrongOffset { expected: 0, actual: 256 }),
+        ),
+        (
+            "chunk repeated",
+            |f| f.insert(4, f[3].clone()),
+            |e| matches!(e, PeerFault::WrongOffset { expected: 256, actual: 0 }),
+        ),
+        (
+            "too long",
+            |f| f[5] = chunk(512, &[0; 189]),
+            |e| matches!(e, PeerFault::PayloadTooLong { announced: 700 }),
+        ),
+        (
+            "payload after the end",
+            |f| f.insert(6, chunk(700, &[0])),
+            |e| matches!(e, PeerFault::Unexpected { message: "payload", .. }),
+        ),
+        (
+            "progress backwards",
+            |f| f[6] = progress(9),
+            |e| matches!(e, PeerFault::ImpossibleProgress { done: 9, .. }),
+        ),
+        (
+            "altered payload",
+            |f| f[5] = chunk(512, &[0; 188]),
+            |e| matches!(e, PeerFault::ReceiptMismatch { field: "reply hash" }),
+        ),
+    ];
+    for (name, alter, expected) in cases {
+        let mut frames = honest_reply();
+        alter(&mut frames);
+        match converse(frames) {
+            Err(Error::Peer(fault)) => assert!(expected(&fault), "{name}: {fault}"),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn every_bit_of_a_receipt_matters() {
+    let honest = honest_reply();
+    let (last, before) = honest.split_last().unwrap();
+    let bytes = body(last);
+    for bit in 0..bytes.len() * 8 {
+        let mut altered = bytes.clone();
+        altered[bit / 8] ^= 1 << (bit % 8);
+        let Ok(frame) = Frame::from_body(altered.freeze()) else { continue };
+        let outcome = converse(before.iter().cloned().chain([frame]));
+        assert!(outcome.is_err(), "bit {bit}: {outcome:?}");
+    }
+}
+
+/// One thing a dishonest or broken server may do to its stream of frames.
+#[derive(Debug, Clone)]
+enum Alteration {
+    Drop(prop::sample::Index),
+    Repeat(prop::sample::Index, prop::sample::Index),
+    Swap(prop::sample::Index, prop::sample::Index),
+    Flip(prop::sample::Index, prop::sample::Index, u8),
+    Cut(prop::sample::Index, prop::sample::Index),
+    End(prop::sample::Index),
+}
+
+fn alteration() -> impl Strategy<Value = Alteration> {
+    use prop::sample::Index;
+    prop_oneof![
+        any::<Index>().prop_map(Alteration::Drop),
+        any::<(Index, Index)>().prop_map(|(i, j)| Alteration::Repeat(i, j)),
+        any::<(Index, Index)>().prop_map(|(i, j)| Alteration::Swap(i, j)),
+        (any::<Index>(), any::<Index>(), 0..8u8).prop_map(|(i, j, b)| Alteration::Flip(i, j, b)),
+        any::<(Index, Index)>().prop_map(|(i, j)| Alteration::Cut(i, j)),
+        any::<Index>().prop_map(Alteration::End),
+    ]
+}
+
+/// The altered frames; `None` if the alteration makes something that is no frame.
+fn alter(mut frames: Vec<Frame>, alteration: &Alteration) -> Option<Vec<Frame>> {
+    let n = frames.len();
+    match alteration {
+        Alteration::Drop(i) => drop(frames.remove(i.index(n))),
+        Alteration::Repeat(i, at) => frames.insert(at.index(n), frames[i.index(n)].clone()),
+        Alteration::Swap(i, j) => frames.swap(i.index(n), j.index(n)),
+        Alteration::Flip(i, at, bit) => {
+            let mut bytes = body(&frames[i.index(n)]);
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            frames[i.index(n)] = Frame::from_body(bytes.freeze()).ok()?;
+        }
+        Alteration::Cut(i, at) => {
+            let bytes = body(&frames[i.index(n)]).freeze();
+            let bytes = bytes.slice(..at.index(bytes.len()));
+            frames[i.index(n)] = Frame::from_body(bytes).ok()?;
+        }
+        Alteration::End(i) => frames.truncate(i.index(n)),
+    }
+    Some(frames)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    /// Whatever is done to the frames: the client ends with the honest reply or with none.
+    #[test]
+    fn no_altered_stream_gives_another_reply(alterations in prop::collection::vec(alteration(), 1..4)) {
+        let mut frames = honest_reply();
+        for alteration in &alterations {
+            let Some(altered) = alter(frames, alteration) else { return Ok(()) };
+            frames = altered;
+            if frames.is_empty() {
+                return Ok(());
+            }
+        }
+        let essential = |frames: &[Frame]| -> Vec<Frame> {
+            frames.iter().filter(|frame| !is_progress(frame)).cloned().collect()
+        };
+        let outcome = converse(frames.iter().cloned());
+        if let Ok(Some(accepted)) = &outcome {
+            prop_assert_eq!(&accepted.bytes, &reply());
+            // What was accepted begins with the honest frames, signs of life aside.
+            let (honest, altered) = (essential(&honest_reply()), essential(&frames));
+            prop_assert!(altered.starts_with(&honest));
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Messages altered, dropped, repeated or reordered on the way: an error or the right scores, never
+//! a verdict about an innocent model, never other scores.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use nn_poly::integer::IntegerMatrix;
+use nn_poly::plan::{ActivationSide, Plan};
+use protocol::error::{Error, LinkError, PeerFault, ResourceError};
+use protocol::frame::{Frame, PayloadFrame};
+use protocol::identifiers::Digest;
+use protocol::message::ServerMessage;
+use protocol::session::{ClientPlan, Result, SessionError};
+use securedl_tests::batch::{Outcome, run_on};
+use securedl_tests::loopback::{impatient, runtime, server, shelf};
+use securedl_tests::models::{TinyModel, client_plan, samples, session_options};
+use securedl_tests::relay::{Passing, Relay, Toward};
+
+/// What is done to one frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Meddling {
+    /// One byte is another.
+    Alter,
+    /// It never arrives.
+    Drop,
+    /// It arrives twice.
+    Repeat,
+    /// It arrives after the next one of its direction.
+    Delay,
+}
+
+const MEDDLINGS: [Meddling; 4] =
+    [Meddling::Alter, Meddling::Drop, Meddling::Repeat, Meddling::Delay];
+
+struct Bench {
+    plan: Plan,
+    owner: Arc<ClientPlan>,
+    inputs: IntegerMatrix,
+}
+
+impl Bench {
+    fn new(side: ActivationSide) -> Self {
+        let plan = TinyModel::dense_quadratic().plan(side, 100);
+        let owner = client_plan(&plan, session_options(3, 1));
+        let inputs = samples(&plan, 25, 4);
+        Self { plan, owner, inputs }
+    }
+
+    fn run(&self, meddle: impl FnMut(Passing) -> Vec<Frame> + Send + 'static) -> Result<Outcome> {
+        let mut options = impatient();
+        options.timeouts.silence = Duration::from_millis(250);
+        runtime().block_on(async {
+            let remote = Relay::new(server(shelf(&self.plan)), meddle).client(options);
+            run_on(&self.owner, &self.inputs, &remote, 11).await
+        })
+    }
+
+    /// The names of all frames of an honest run, by direction.
+    fn transcript(&self) -> Vec<(Toward, usize, &'static str)> {
+        let log = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let writer = Arc::clone(&log);
+        let outcome = self.run(move |passing| {
+            writer.lock().unwrap().push((passing.toward, passing.index, passing.name()));
+            vec![passing.frame]
+        });
+        self.expect_right_scores(&outcome, "honest");
+        let frames = log.lock().unwrap().clone();
+        // Signs of life come as time passes: their number is not reproducible.
+        assert!(frames.iter().any(|frame| frame.2 == "payload"));
+        frames
+    }
+
+    fn expect_right_scores(&self, outcome: &Result<Outcome>, context: &str) {
+        let Ok(Outcome::Verified(result)) = outcome else { panic!("{context}: {outcome:?}") };
+        assert_eq!(result.scores, self.plan.simulate(&self.inputs).unwrap().scores, "{context}");
+    }
+}
+
+fn altered(frame: &Frame, position: usize) -> Frame {
+    let flip = |bytes: &Bytes| {
+        let mut bytes = bytes.to_vec();
+        let position = position % bytes.len();
+        bytes[position] ^= 1 << (position % 8);
+        Bytes::from(bytes)
+    };
+    match frame {
+        Frame::Control(bytes) => Frame::Control(flip(bytes)),
+        Frame::Payload(payload) => {
+            Frame::Payload(PayloadFrame { data: flip(&payload.data), ..payload.clone() })
+        }
+    }
+}
+
+/// A meddler that does one thing to frame number `index` of one direction.
+fn meddler(
+    toward: Toward,
+    index: usize,
+    meddling: Meddling,
+) -> impl FnMut(Passing) -> Vec<Frame> + Send + 'static {
+    let mut held: Option<Frame> = None;
+    move |passing| {
+        if passing.toward != toward {
+            return vec![passing.frame];
+        }
+        if passing.index != index {
+            let mut frames = vec![passing.frame];
+            frames.extend(held.take());
+            return frames;
+        }
+        match meddling {
+            Meddling::Alter => vec![altered(&passing.frame, 7 * index + 5)],
+            Meddling::Drop => Vec::new(),
+            Meddling::Repeat => vec![passing.frame.clone(), passing.frame],
+            Meddling::Delay => {
+                held = Some(passing.frame);
+                Vec::new()
+            }
+        }
+    }
+}
+
+#[test]
+fn whatever_happens_to_one_message_there_is_no_wrong_verdict() {
+    let bench = Bench::new(ActivationSide::Server);
+    let transcript = bench.transcript();
+    let mut seen = std::collections::BTreeMap::<_, usize>::new();
+    let (mut n_errors, mut n_right) = (0, 0);
+    for &(toward, index, name) in &transcript {
+        // The first and the second of each kind in each direction, and the last frame of all.
+        let count = seen.entry((toward == Toward::Client, name)).or_default();
+        *count += 1;
+        if *count > 2 && index + 1 < transcript.len() / 2 {
+            continue;
+        }
+        if *count > 4 {
+            continue;
+        }
+        for meddling in MEDDLINGS {
+            let context = format!("{meddling:?} {name} {index} toward {toward:?}");
+            match bench.run(meddler(toward, index, meddling)) {
+                Err(SessionError::Protocol(_)) => n_errors += 1,
+                Err(error) => panic!("{context}: {error:?}"),
+                Ok(Outcome::Rejected { verdict, .. }) => panic!("{context}: {verdict:?}"),
+                outcome @ Ok(Outcome::Verified(_)) => {
+                    bench.expect_right_scores(&outcome, &context);
+                    n_right += 1;
+                    // Only what carries no evidence may change without notice.
+                    let harmless = name == "Progress"
+                        || (name == "Hello" || name == "Welcome") && meddling == Meddling::Alter
+                        || name == "Goodbye"
+                        || meddling == Meddling::Delay && name == "Receipt";
+                    assert!(harmless, "{context} went unnoticed");
+                }
+            }
+        }
+    }
+    println!("{n_errors} runs ended in an error, {n_right} with the right scores");
+    assert!(n_errors > 40);
+}
+
+/// Runs with every frame of one kind changed by `alter`, and returns the error.
+fn error_of(
+    side: ActivationSide,
+    name: &'static str,
+    toward: Toward,
+    mut alter: impl FnMut(Frame) -> Vec<Frame> + Send + 'static,
+) -> Error {
+    let outcome = Bench::new(side).run(move |passing| {
+        if passing.toward == toward && passing.name() == name {
+            alter(passing.frame)
+        } else {
+            vec![passing.frame]
+        }
+    });
+    match outcome {
+        Err(SessionError::Protocol(Error::Resource(ResourceError::GaveUp { last, .. }))) => *last,
+        Err(SessionError::Protocol(error)) => error,
+        other => panic!("{name}: {other:?}"),
+    }
+}
+
+fn receipt(frame: &Frame, alter: impl FnOnce(&mut protocol::message::Receipt)) -> Vec<Frame> {
+    let Frame::Control(bytes) = frame else { panic!("a control message") };
+    let ServerMessage::Receipt(mut receipt) = ServerMessage::decode(bytes).unwrap() else {
+        panic!("a receipt");
+    };
+    alter(&mut receipt);
+    vec![Frame::Control(ServerMessage::Receipt(receipt).encode().unwrap())]
+}
+
+fn payload(frame: Frame) -> PayloadFrame {
+    match frame {
+        Frame::Payload(payload) => payload,
+        Frame::Control(_) => panic!("a payload frame"),
+    }
+}
+
+#[test]
+fn a_receipt_for_another_reply_is_refused_before_anything_is_opened() {
+    for side in [ActivationSide::Server, ActivationSide::Client] {
+        let error = error_of(side, "Receipt", Toward::Client, |frame| {
+            receipt(&frame, |receipt| receipt.reply_hash = Digest([7; 32]))
+        });
+        assert!(
+            matches!(error, Error::Peer(PeerFault::ReceiptMismatch { field: "reply hash" })),
+            "{error:?}"
+        );
+        let error = error_of(side, "Receipt", Toward::Client, |frame| {
+            receipt(&frame, |receipt| receipt.evaluate_micros += 1)
+        });
+        assert!(matches!(error, Error::Peer(PeerFault::ReceiptSignature)), "{error:?}");
+    }
+}
+
+#[test]
+fn payload_changed_on_the_way_up_or_down_is_noticed_by_the_receipt() {
+    for (toward, field) in [(Toward::Server, "request hash"), (Toward::Client, "reply hash")] {
+        let error = error_of(ActivationSide::Server, "payload", toward, |frame| {
+            let mut payload = payload(frame);
+            let mut data = payload.data.to_vec();
+            // The lowest bit of the first residue.
+            data[0] ^= 1;
+            payload.data = data.into();
+            vec![Frame::Payload(payload)]
+        });
+        let Error::Peer(PeerFault::ReceiptMismatch { field: actual }) = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(actual, field);
+    }
+}
+
+#[test]
+fn a_reply_too_long_or_out_of_order_is_refused_at_once() {
+    let error = error_of(ActivationSide::Client, "payload", Toward::Client, |frame| {
+        let mut payload = payload(frame);
+        payload.data = [payload.data.as_ref(), &[0; 1 << 20]].concat().into();
+        vec![Frame::Payload(payload)]
+    });
+    assert!(matches!(error, Error::Peer(PeerFault::PayloadTooLong { .. })), "{error:?}");
+    let error = error_of(ActivationSide::Client, "payload", Toward::Client, |frame| {
+        let mut payload = payload(frame);
+        payload.offset += 1;
+        vec![Frame::Payload(payload)]
+    });
+    assert!(matches!(error, Error::Peer(PeerFault::WrongOffset { .. })), "{error:?}");
+}
+
+#[test]
+fn a_truncated_reply_is_a_timeout_not_a_verdict() {
+    let error = error_of(ActivationSide::Client, "Receipt", Toward::Client, |_| Vec::new());
+    assert!(matches!(error, Error::Link(LinkError::TimedOut { .. })), "{error:?}");
+}

@@ -1,0 +1,318 @@
+//! The slow, obvious reference: big integers, one neuron and one sample at a time, schoolbook
+//! products.
+//!
+//! Shares no code with what it judges: only the public description of a plan (structures, weights,
+//! windows) is read. Loops follow the definitions in the documentation word for word, and nothing
+//! can overflow or be rounded.
+
+use nn_poly::integer::{
+    ActivationKind, ConvGeometry, Grouping, IntegerMatrix, LinearGeometry, Refresh, ScoreMatrix,
+    StageStructure, StageWeights, SumPool, ValueRef, Window,
+};
+use nn_poly::plan::{Plan, Segment};
+use num_bigint::BigInt;
+
+/// Every value of one stage for one sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OracleStage {
+    /// After the linear map; reduced, if the segment ends here.
+    pub linear: Vec<BigInt>,
+    /// After activation and pool; reduced, if the segment ends here.
+    pub pooled: Vec<BigInt>,
+    /// What later stages read; empty on the last stage.
+    pub refreshed: Vec<BigInt>,
+}
+
+/// Runs one sample through a plan as the protocol does: segment by segment, windows included.
+#[must_use]
+pub fn run(plan: &Plan, sample: &[i32]) -> Vec<OracleStage> {
+    let public = plan.public();
+    let ends: Vec<Option<&Segment>> = public.segments.iter().map(Some).collect();
+    run_stages(&public.stages, plan.network().weights(), &ends, sample)
+}
+
+/// Runs one sample through a network without any reduction.
+#[must_use]
+pub fn run_unreduced(
+    structure: &[StageStructure],
+    weights: &[StageWeights],
+    sample: &[i32],
+) -> Vec<OracleStage> {
+    run_stages(structure, weights, &vec![None; structure.len()], sample)
+}
+
+/// The scores of every sample (column) under a plan.
+#[must_use]
+pub fn scores(plan: &Plan, inputs: &IntegerMatrix) -> ScoreMatrix {
+    let columns: Vec<Vec<i64>> = inputs
+        .columns()
+        .into_iter()
+        .map(|column| {
+            let stages = run(plan, &column.to_vec());
+            narrow(&stages.last().expect("a plan has stages").pooled)
+        })
+        .collect();
+    ScoreMatrix::from_shape_fn((plan.network().n_scores(), inputs.ncols()), |(row, column)| {
+        columns[column][row]
+    })
+}
+
+/// Big integers that are known to fit.
+#[must_use]
+pub fn narrow(values: &[BigInt]) -> Vec<i64> {
+    values.iter().map(|v| i64::try_from(v).expect("scores fit 64 bits")).collect()
+}
+
+/// One segment of a plan at one point of `Z_t^n`: residues in `[0, t)`.
+#[must_use]
+pub fn segment_modular(
+    structure: &StageStructure,
+    weights: &StageWeights,
+    segment: &Segment,
+    point: &[u64],
+) -> Vec<BigInt> {
+    let inputs: Vec<BigInt> = point.iter().map(|&x| BigInt::from(x)).collect();
+    let linear = linear_map(structure, weights, &inputs);
+    let values = if segment.evaluates_activation {
+        sum_pool(structure, &activate(structure, weights, &linear))
+    } else {
+        linear
+    };
+    let t = BigInt::from(segment.window.modulus);
+    values.iter().map(|v| modulo(v, &t)).collect()
+}
+
+fn run_stages(
+    structure: &[StageStructure],
+    weights: &[StageWeights],
+    segments: &[Option<&Segment>],
+    sample: &[i32],
+) -> Vec<OracleStage> {
+    let sample: Vec<BigInt> = sample.iter().map(|&x| BigInt::from(x)).collect();
+    let mut stages: Vec<OracleStage> = Vec::new();
+    for ((structure, weights), segment) in structure.iter().zip(weights).zip(segments) {
+        let mut inputs = Vec::new();
+        for source in &structure.sources {
+            match *source {
+                ValueRef::Input => inputs.extend(sample.iter().cloned()),
+                ValueRef::Stage(earlier) => {
+                    inputs.extend(stages[earlier as usize].refreshed.iter().cloned());
+                }
+            }
+        }
+        let mut linear = linear_map(structure, weights, &inputs);
+        if let Some(segment) = segment.filter(|segment| !segment.evaluates_activation) {
+            linear = linear.iter().map(|v| reduce(v, &segment.window)).collect();
+        }
+        let mut pooled = sum_pool(structure, &activate(structure, weights, &linear));
+        if let Some(segment) = segment.filter(|segment| segment.evaluates_activation) {
+            pooled = pooled.iter().map(|v| reduce(v, &segment.window)).collect();
+        }
+        let refreshed = match &structure.refresh {
+            Some(rule) => refresh(rule, structure.linear.n_channels(), &pooled),
+            None => Vec::new(),
+        };
+        stages.push(OracleStage { linear, pooled, refreshed });
+    }
+    stages
+}
+
+/// `Σ weight · input + bias` for every output neuron.
+fn linear_map(
+    structure: &StageStructure,
+    weights: &StageWeights,
+    inputs: &[BigInt],
+) -> Vec<BigInt> {
+    match &structure.linear {
+        LinearGeometry::Dense { n_in, n_out } => (0..*n_out)
+            .map(|row| {
+                assert_eq!(inputs.len(), *n_in);
+                let row_weights = &weights.weights[row * n_in..(row + 1) * n_in];
+                let products = row_weights.iter().zip(inputs).map(|(&w, x)| BigInt::from(w) * x);
+                products.sum::<BigInt>() + bias(weights, *n_out, row, row)
+            })
+            .collect(),
+        LinearGeometry::Conv2d(conv) => convolution(conv, weights, inputs),
+    }
+}
+
+/// Every output row, column and channel; every kernel row, column and channel; zero outside.
+fn convolution(conv: &ConvGeometry, weights: &StageWeights, inputs: &[BigInt]) -> Vec<BigInt> {
+    let (height, width, depth) = (conv.input.height, conv.input.width, conv.input.channels);
+    let (kernel_height, kernel_width) = conv.kernel;
+    let padding = &conv.padding;
+    let out_height = (height + padding.top + padding.bottom - kernel_height) / conv.stride.0 + 1;
+    let out_width = (width + padding.left + padding.right - kernel_width) / conv.stride.1 + 1;
+    let read_channels = if conv.grouping == Grouping::Full { depth } else { 1 };
+    let mut outputs = Vec::new();
+    for row in 0..out_height {
+        for column in 0..out_width {
+            for channel in 0..conv.out_channels {
+                let position = outputs.len();
+                let mut sum = bias(weights, conv.out_channels, channel, position);
+                for ky in 0..kernel_height {
+                    for kx in 0..kernel_width {
+                        for c in 0..read_channels {
+                            let y = (row * conv.stride.0 + ky) as i64 - padding.top as i64;
+                            let x = (column * conv.stride.1 + kx) as i64 - padding.left as i64;
+                            if y < 0 || y >= height as i64 || x < 0 || x >= width as i64 {
+                                continue;
+                            }
+                            let read = if conv.grouping == Grouping::Full { c } else { channel };
+                            let input = (y as usize * width + x as usize) * depth + read;
+                            let weight = ((channel * kernel_height + ky) * kernel_width + kx)
+                                * read_channels
+                                + c;
+                            sum += BigInt::from(weights.weights[weight]) * &inputs[input];
+                        }
+                    }
+                }
+                outputs.push(sum);
+            }
+        }
+    }
+    outputs
+}
+
+fn bias(weights: &StageWeights, n_channels: usize, channel: usize, position: usize) -> BigInt {
+    let index = if weights.bias.len() == n_channels { channel } else { position };
+    BigInt::from(weights.bias[index])
+}
+
+fn activate(structure: &StageStructure, weights: &StageWeights, linear: &[BigInt]) -> Vec<BigInt> {
+    let n_channels = structure.linear.n_channels();
+    linear
+        .iter()
+        .enumerate()
+        .map(|(position, z)| match structure.activation {
+            ActivationKind::Identity => z.clone(),
+            ActivationKind::Relu => z.clone().max(BigInt::ZERO),
+            ActivationKind::Quadratic => {
+                let numbers = weights.quadratic.as_ref().expect("a quadratic has coefficients");
+                let channel = position % n_channels;
+                let a = BigInt::from(per_channel(&numbers.a, channel));
+                let b = BigInt::from(per_channel(&numbers.b, channel));
+                let c = BigInt::from(per_channel(&numbers.c, channel));
+                a * z * z + b * z + c
+            }
+        })
+        .collect()
+}
+
+fn sum_pool(structure: &StageStructure, values: &[BigInt]) -> Vec<BigInt> {
+    let Some(SumPool { input, window, stride }) = structure.pool else { return values.to_vec() };
+    let out_height = (input.height - window.0) / stride.0 + 1;
+    let out_width = (input.width - window.1) / stride.1 + 1;
+    let mut sums = Vec::new();
+    for row in 0..out_height {
+        for column in 0..out_width {
+            for channel in 0..input.channels {
+                let mut sum = BigInt::ZERO;
+                for dy in 0..window.0 {
+                    for dx in 0..window.1 {
+                        let (y, x) = (row * stride.0 + dy, column * stride.1 + dx);
+                        sum += &values[(y * input.width + x) * input.channels + channel];
+                    }
+                }
+                sums.push(sum);
+            }
+        }
+    }
+    sums
+}
+
+/// `clamp(floor((v·m + 2^(s−1)) / 2^s), min, max)`; nothing is added when `s` is zero.
+fn refresh(rule: &Refresh, n_channels: usize, values: &[BigInt]) -> Vec<BigInt> {
+    let divisor = BigInt::from(1) << rule.shift;
+    // Zero when nothing is dropped.
+    let half: BigInt = &divisor / 2;
+    values
+        .iter()
+        .enumerate()
+        .map(|(position, v)| {
+            let multiplier = per_channel(&rule.multipliers, position % n_channels);
+            let scaled: BigInt = v * BigInt::from(multiplier) + &half;
+            floor_divide(&scaled, &divisor).clamp(rule.min.into(), rule.max.into())
+        })
+        .collect()
+}
+
+fn per_channel<T: Copy>(values: &[T], channel: usize) -> T {
+    if values.len() == 1 { values[0] } else { values[channel] }
+}
+
+/// The number congruent to `v` modulo the window's modulus in `[low, low + modulus)`.
+fn reduce(v: &BigInt, window: &Window) -> BigInt {
+    let low = BigInt::from(window.low);
+    modulo(&(v - &low), &BigInt::from(window.modulus)) + low
+}
+
+/// `v mod m` in `[0, m)`.
+#[must_use]
+pub fn modulo(v: &BigInt, m: &BigInt) -> BigInt {
+    let remainder = v % m;
+    if remainder < BigInt::ZERO { remainder + m } else { remainder }
+}
+
+fn floor_divide(v: &BigInt, divisor: &BigInt) -> BigInt {
+    (v - modulo(v, divisor)) / divisor
+}
+
+/// The product of two polynomials modulo `X^N + 1` and `q`, term by term.
+#[must_use]
+pub fn negacyclic_product(a: &[BigInt], b: &[BigInt], q: &BigInt) -> Vec<BigInt> {
+    assert_eq!(a.len(), b.len());
+    let n = a.len();
+    let mut product = vec![BigInt::ZERO; n];
+    for (i, x) in a.iter().enumerate() {
+        for (j, y) in b.iter().enumerate() {
+            if i + j < n {
+                product[i + j] += x * y;
+            } else {
+                product[i + j - n] -= x * y;
+            }
+        }
+    }
+    product.iter().map(|v| modulo(v, q)).collect()
+}
+
+/// The points of the canonical evaluation order: `ψ^(2·bitrev(i) + 1)`, `bitrev` reversing `log2 N`
+/// bits.
+#[must_use]
+pub fn canonical_points(psi: &BigInt, n: usize, q: &BigInt) -> Vec<BigInt> {
+    let bits = n.trailing_zeros();
+    (0..n as u64)
+        .map(|i| {
+            let reversed = i.reverse_bits() >> (u64::BITS - bits);
+            psi.modpow(&BigInt::from(2 * reversed + 1), q)
+        })
+        .collect()
+}
+
+/// The values of a polynomial at given points, by Horner's rule.
+#[must_use]
+pub fn evaluate(coefficients: &[BigInt], points: &[BigInt], q: &BigInt) -> Vec<BigInt> {
+    points
+        .iter()
+        .map(|point| {
+            coefficients.iter().rev().fold(BigInt::ZERO, |sum, c| modulo(&(sum * point + c), q))
+        })
+        .collect()
+}
+
+/// The coefficients of the polynomial with these values at the canonical points:
+/// `N^-1 · Σ_i value_i · point_i^-j`.
+#[must_use]
+pub fn interpolate(values: &[BigInt], points: &[BigInt], q: &BigInt) -> Vec<BigInt> {
+    let invert = |x: &BigInt| x.modinv(q).expect("a unit modulo a prime");
+    let n_inverse = invert(&BigInt::from(values.len()));
+    let inverses: Vec<BigInt> = points.iter().map(invert).collect();
+    (0..values.len())
+        .map(|j| {
+            let terms = values.iter().zip(&inverses);
+            let sum: BigInt =
+                terms.map(|(value, point)| value * point.modpow(&BigInt::from(j), q)).sum();
+            modulo(&(sum * &n_inverse), q)
+        })
+        .collect()
+}
