@@ -77,8 +77,8 @@ impl OutputFile {
         self.path.is_file()
     }
 
-    /// The path, for messages.
-    pub(crate) fn path(&self) -> &Path {
+    /// The path as the user wrote it, for messages.
+    pub(crate) fn shown(&self) -> &Path {
         &self.shown
     }
 

@@ -17,7 +17,7 @@ const MAX_WEIGHT: i64 = 32_767;
 /// 32-bit digit sums stay exact while `Σ|w|` of every row is below this.
 const MAX_CHUNK_L1: i64 = 1 << 16;
 /// Bytes of packed digits per slab: about half of a core's level-2 cache.
-const PACKED_BYTES: usize = 1024 << 10;
+const PACKED_BYTES: usize = 512 << 10;
 
 /// One weight matrix and the places it is applied to.
 ///

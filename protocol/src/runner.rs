@@ -41,11 +41,13 @@ impl Default for RunOptions {
 }
 
 impl RunOptions {
-    /// Batches of about as many samples as the plan was compiled for.
+    /// Batches of about as many samples as the plan was compiled for, but no less than a block of
+    /// the smallest segment holds: blocks cost the same however little is in them.
     #[must_use]
     pub fn for_plan(plan: &ClientPlan) -> Self {
         let expected = usize::try_from(plan.plan().public().expected_samples).unwrap_or(MAX_BATCH);
-        Self { samples_per_batch: expected.clamp(1, MAX_BATCH), ..Self::default() }
+        let block = plan.samples_per_block().into_iter().min().unwrap_or(1).max(1);
+        Self { samples_per_batch: expected.max(block).min(MAX_BATCH), ..Self::default() }
     }
 }
 

@@ -11,8 +11,12 @@
     reason = "tests"
 )]
 
+mod golden_wire;
 mod layering;
 mod messages;
+mod oracle;
 mod pipeline;
+mod properties;
+mod real_data;
 mod retry;
 mod tamper;

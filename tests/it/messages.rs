@@ -1,6 +1,7 @@
 //! Messages altered, dropped, repeated or reordered on the way: an error or the right scores, never
 //! a verdict about an innocent model, never other scores.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,11 @@ enum Meddling {
 const MEDDLINGS: [Meddling; 4] =
     [Meddling::Alter, Meddling::Drop, Meddling::Repeat, Meddling::Delay];
 
+/// Patience with a server that says nothing, where it may be busy.
+const SILENCE: Duration = Duration::from_secs(5);
+/// The same where a message is missing for certain.
+const SHORT_SILENCE: Duration = Duration::from_millis(200);
+
 struct Bench {
     plan: Plan,
     owner: Arc<ClientPlan>,
@@ -48,8 +54,16 @@ impl Bench {
     }
 
     fn run(&self, meddle: impl FnMut(Passing) -> Vec<Frame> + Send + 'static) -> Result<Outcome> {
+        self.run_patiently(meddle, SILENCE)
+    }
+
+    fn run_patiently(
+        &self,
+        meddle: impl FnMut(Passing) -> Vec<Frame> + Send + 'static,
+        silence: Duration,
+    ) -> Result<Outcome> {
         let mut options = impatient();
-        options.timeouts.silence = Duration::from_millis(250);
+        options.timeouts.silence = silence;
         runtime().block_on(async {
             let remote = Relay::new(server(shelf(&self.plan)), meddle).client(options);
             run_on(&self.owner, &self.inputs, &remote, 11).await
@@ -66,8 +80,9 @@ impl Bench {
         });
         self.expect_right_scores(&outcome, "honest");
         let frames = log.lock().unwrap().clone();
-        // Signs of life come as time passes: their number is not reproducible.
         assert!(frames.iter().any(|frame| frame.2 == "payload"));
+        // Signs of life come as time passes: they are not there every time.
+        let frames: Vec<_> = frames.into_iter().filter(|frame| frame.2 != "Progress").collect();
         frames
     }
 
@@ -120,36 +135,45 @@ fn meddler(
     }
 }
 
+/// The first, the second and the last frame of every kind in each direction.
+fn chosen(transcript: &[(Toward, usize, &'static str)]) -> Vec<(Toward, usize, &'static str)> {
+    let mut by_kind = BTreeMap::<_, Vec<_>>::new();
+    for &frame in transcript {
+        by_kind.entry((frame.0 == Toward::Client, frame.2)).or_default().push(frame);
+    }
+    let mut chosen = Vec::new();
+    for frames in by_kind.values() {
+        chosen.extend(frames.iter().take(2));
+        chosen.extend(frames.iter().skip(2).last());
+    }
+    chosen
+}
+
 #[test]
 fn whatever_happens_to_one_message_there_is_no_wrong_verdict() {
     let bench = Bench::new(ActivationSide::Server);
-    let transcript = bench.transcript();
-    let mut seen = std::collections::BTreeMap::<_, usize>::new();
     let (mut n_errors, mut n_right) = (0, 0);
-    for &(toward, index, name) in &transcript {
-        // The first and the second of each kind in each direction, and the last frame of all.
-        let count = seen.entry((toward == Toward::Client, name)).or_default();
-        *count += 1;
-        if *count > 2 && index + 1 < transcript.len() / 2 {
-            continue;
-        }
-        if *count > 4 {
-            continue;
-        }
+    for (toward, index, name) in chosen(&bench.transcript()) {
         for meddling in MEDDLINGS {
             let context = format!("{meddling:?} {name} {index} toward {toward:?}");
-            match bench.run(meddler(toward, index, meddling)) {
+            let silence = match meddling {
+                Meddling::Alter | Meddling::Repeat => SILENCE,
+                Meddling::Drop | Meddling::Delay => SHORT_SILENCE,
+            };
+            match bench.run_patiently(meddler(toward, index, meddling), silence) {
                 Err(SessionError::Protocol(_)) => n_errors += 1,
                 Err(error) => panic!("{context}: {error:?}"),
                 Ok(Outcome::Rejected { verdict, .. }) => panic!("{context}: {verdict:?}"),
                 outcome @ Ok(Outcome::Verified(_)) => {
                     bench.expect_right_scores(&outcome, &context);
                     n_right += 1;
-                    // Only what carries no evidence may change without notice.
-                    let harmless = name == "Progress"
-                        || (name == "Hello" || name == "Welcome") && meddling == Meddling::Alter
-                        || name == "Goodbye"
-                        || meddling == Meddling::Delay && name == "Receipt";
+                    // Signs of life, names for people, what follows a finished request, and a
+                    // request that got no place on an old connection: it is sent on a new one.
+                    let is_lost = matches!(meddling, Meddling::Drop | Meddling::Delay);
+                    let harmless = ["Progress", "Goodbye"].contains(&name)
+                        || ["Evaluate", "Admitted"].contains(&name) && is_lost
+                        || ["Hello", "Welcome"].contains(&name) && meddling == Meddling::Alter
+                        || name == "Receipt" && meddling == Meddling::Repeat;
                     assert!(harmless, "{context} went unnoticed");
                 }
             }

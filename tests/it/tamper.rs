@@ -6,13 +6,14 @@ use fingerprint::Verdict;
 use nn_poly::integer::IntegerMatrix;
 use nn_poly::plan::{ActivationSide, Plan};
 use protocol::error::{Error, PeerFault, ResourceError};
+use protocol::hosting::PlanShelf;
 use protocol::message::RefusalCode;
 use protocol::session::{ClientPlan, Result, SessionError};
 use securedl_tests::batch::{Outcome, run_batch, run_on};
 use securedl_tests::dishonest::{
     Cheat, DishonestHost, Strength, Victims, outputs_of_channel, outputs_of_weight,
 };
-use securedl_tests::loopback::{in_process, runtime, server};
+use securedl_tests::loopback::{Loopback, client, impatient, in_process, runtime, server};
 use securedl_tests::models::{TinyModel, client_plan, samples, session_options};
 
 /// How a batch must end.
@@ -301,6 +302,54 @@ fn a_modified_model_is_recognized_over_several_blocks() {
         let setting = Setting::new(&TinyModel::dense_quadratic(), side, 0, 4096 + 9);
         let cheat = Cheat::Weight { index: 14, by: -1 };
         setting.check(&cheat, Victims::All, &Expected::Modified(vec![1]));
+    }
+}
+
+/// The whole plan is another one, hosted under the digest of the right one.
+#[test]
+fn another_plan_under_the_same_digest_is_noticed() {
+    for side in [ActivationSide::Server, ActivationSide::Client] {
+        let mut setting = Setting::new(&TinyModel::dense_quadratic(), side, 0, 40);
+        // The same rings and windows, weights rounded towards zero in every segment but the first.
+        let honest = setting.plan.network().weights();
+        let mut weights = honest.to_vec();
+        for stage in &mut weights[1..] {
+            stage.weights.iter_mut().for_each(|w| *w /= 2);
+        }
+        let swapped = Plan::new(setting.plan.public().clone(), weights).unwrap();
+        let host_of = |plan: &Plan| {
+            let mut shelf = PlanShelf::new();
+            shelf.insert_as(plan, setting.owner.digest()).unwrap();
+            Arc::new(shelf)
+        };
+        let ended = run_batch(&setting.owner, &setting.inputs, host_of(&swapped), 5);
+        // Another model altogether: other rings, so even the sizes may be others.
+        let stranger = TinyModel::dense_quadratic().with_seed(77).plan(side, 100_000);
+        let other = run_batch(&setting.owner, &setting.inputs, host_of(&stranger), 5);
+        assert!(
+            matches!(other, Err(SessionError::Protocol(_)) | Ok(Outcome::Rejected { .. })),
+            "{other:?}"
+        );
+        setting.segment = 1;
+        setting.compare(ended, &Expected::Modified(setting.all_outputs()), "rounded weights");
+    }
+}
+
+#[test]
+fn over_tls_a_modified_model_gets_the_same_verdict() {
+    for side in [ActivationSide::Server, ActivationSide::Client] {
+        let setting = Setting::new(&TinyModel::conv_pool_square(), side, 0, 40);
+        let cheat = Cheat::Weight { index: 11, by: 1 };
+        let host = DishonestHost::new(&setting.plan, 0, cheat, Victims::All);
+        let ended = runtime().block_on(async {
+            let loopback = Loopback::start(server(host)).await;
+            let remote = client(loopback.endpoint(), impatient());
+            let ended = run_on(&setting.owner, &setting.inputs, &remote, 3).await;
+            remote.close().await;
+            loopback.shut_down().await;
+            ended
+        });
+        setting.compare(ended, &Expected::Modified(setting.weight(11)), "over TLS");
     }
 }
 

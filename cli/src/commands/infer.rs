@@ -218,13 +218,13 @@ fn write(
         match predictions.filter(|_| released) {
             Some(predictions) => {
                 file.write(predictions.to_csv().as_bytes())?;
-                screen.fact("Predictions", file.path().display());
+                screen.fact("Predictions", file.shown().display());
             }
             None if file.exists() => screen.fact(
                 "Predictions",
                 screen.paint(
                     Ink::Warn,
-                    format_args!("not written; {} is from an earlier run", file.path().display()),
+                    format_args!("not written; {} is from an earlier run", file.shown().display()),
                 ),
             ),
             None => screen.fact("Predictions", screen.paint(Ink::Warn, "not written")),
@@ -233,7 +233,7 @@ fn write(
     if let Some(destination) = &outputs.report {
         destination.write(&report.to_json()?)?;
         if let Destination::File(file) = destination {
-            screen.fact("Report", file.path().display());
+            screen.fact("Report", file.shown().display());
         }
     }
     Ok(())

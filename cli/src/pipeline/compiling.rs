@@ -54,7 +54,8 @@ pub(crate) fn compile_model(
 ) -> Result<Compiled> {
     let spec = model.spec();
     let inputs = spec.preprocessing.apply(features)?;
-    let quantized = quantize_model(model, bits, &inputs)?;
+    const FEWER_BITS: &str = "choose fewer bits: --bits, such as 4/4/4";
+    let quantized = quantize_model(model, bits, &inputs).hint(|| FEWER_BITS)?;
     let inputs = quantized.network.input().quantize(inputs.view())?;
     let observed = quantized.network.evaluate(&inputs)?;
     let facts = ModelFacts::of(model, quantized.score_step);

@@ -207,7 +207,7 @@ fn settings_that_cannot_be_met_are_refused() {
         (
             "bits-too-many",
             &["compile", model, "--calibrate", data, "--bits", "16/15/16", "--out", "OUT"],
-            "segment",
+            "use fewer bits",
         ),
     ] {
         check(name, &case(arguments, expected));

@@ -22,11 +22,10 @@ impl Digest {
         Self(*hasher.finalize().as_bytes())
     }
 
-    /// The first eight hexadecimal digits, for people.
+    /// The first twelve hexadecimal digits, for people.
     #[must_use]
     pub fn short(&self) -> String {
-        let [a, b, c, d, ..] = self.0;
-        format!("{a:02x}{b:02x}{c:02x}{d:02x}")
+        self.to_string().chars().take(12).collect()
     }
 }
 

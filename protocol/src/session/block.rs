@@ -335,7 +335,9 @@ fn locate(
             let extent = match RowExtent::from_counts(&m.differing, m.words)? {
                 // Throughout, but not as a bias changes it: an addition to some samples.
                 RowExtent::ConstantPolynomial if !m.is_constant => RowExtent::Scattered,
-                extent => extent,
+                extent @ (RowExtent::Everywhere
+                | RowExtent::ConstantPolynomial
+                | RowExtent::Scattered) => extent,
             };
             Some(RowDifference { row: m.row, extent })
         })
