@@ -204,15 +204,18 @@ fn read(
 /// Packs N residues of `bits` bits vertically.
 fn pack(values: &[u64], bits: u32, out: &mut [u8]) {
     let lanes = values.len() / 32;
-    vectorize(#[inline(always)] || {
-        if bits <= 32 {
-            pack_words(values, lanes, bits, 0, out);
-        } else {
-            let (low, high) = out.split_at_mut(128 * lanes);
-            pack_words(values, lanes, 32, 0, low);
-            pack_words(values, lanes, bits - 32, 32, high);
-        }
-    });
+    vectorize(
+        #[inline(always)]
+        || {
+            if bits <= 32 {
+                pack_words(values, lanes, bits, 0, out);
+            } else {
+                let (low, high) = out.split_at_mut(128 * lanes);
+                pack_words(values, lanes, 32, 0, low);
+                pack_words(values, lanes, bits - 32, 32, high);
+            }
+        },
+    );
 }
 
 /// Packs bits `[shift, shift + bits)` of every value, `bits <= 32`.
@@ -246,16 +249,19 @@ fn pack_words(values: &[u64], lanes: usize, bits: u32, shift: u32, out: &mut [u8
 /// Unpacks N residues; returns whether all are below `modulus`, and if not leaves zeros.
 fn unpack(bytes: &[u8], bits: u32, modulus: u64, out: &mut [u64]) -> bool {
     let lanes = out.len() / 32;
-    let good = vectorize(#[inline(always)] || {
-        if bits <= 32 {
-            unpack_words::<false>(bytes, lanes, bits, out);
-        } else {
-            let (low, high) = bytes.split_at(128 * lanes);
-            unpack_words::<false>(low, lanes, 32, out);
-            unpack_words::<true>(high, lanes, bits - 32, out);
-        }
-        out.iter().fold(true, |good, &x| good & (x < modulus))
-    });
+    let good = vectorize(
+        #[inline(always)]
+        || {
+            if bits <= 32 {
+                unpack_words::<false>(bytes, lanes, bits, out);
+            } else {
+                let (low, high) = bytes.split_at(128 * lanes);
+                unpack_words::<false>(low, lanes, 32, out);
+                unpack_words::<true>(high, lanes, bits - 32, out);
+            }
+            out.iter().fold(true, |good, &x| good & (x < modulus))
+        },
+    );
     if !good {
         out.fill(0);
     }

@@ -165,12 +165,18 @@ pub(crate) struct Tile<'a> {
 /// Rows multiplied together; weights are stored in blocks of this many rows.
 pub(crate) const ROW_BLOCK: usize = 5;
 
-/// Inputs of one slab in digit form: `[pair][digit][column]`, two inputs to a lane.
+/// Columns in a group: the 32-bit lanes of a 512-bit vector, one cache line.
+pub(crate) const GROUP: usize = 16;
+
+/// Inputs of one slab in digit form: `[column group][pair][digit][16 columns]`, two inputs to a lane.
+///
+/// Consecutive pairs of one group are consecutive in memory, so a kernel reads a dense row as a
+/// stream.
 #[derive(Debug, Default)]
 pub(crate) struct Packed {
     pub(crate) lanes: Vec<u32>,
     pub(crate) digits: usize,
-    pub(crate) columns: usize,
+    pub(crate) n_pairs: usize,
 }
 
 impl Packed {
@@ -180,57 +186,77 @@ impl Packed {
     }
 
     /// Prepares for `n_pairs` pairs of `columns` columns modulo `modulus`.
+    ///
+    /// # Panics
+    /// When `columns` is not a multiple of [`GROUP`].
     pub(crate) fn reset(&mut self, modulus: u64, n_pairs: usize, columns: usize) {
+        assert!(columns.is_multiple_of(GROUP), "invariant: slabs are whole column groups");
         self.digits = Self::digits_of(modulus);
-        self.columns = columns;
+        self.n_pairs = n_pairs;
         self.lanes.resize(n_pairs * self.digits * columns, 0);
+    }
+
+    /// Lanes of one pair in one group.
+    pub(crate) const fn line(&self) -> usize {
+        self.digits * GROUP
+    }
+
+    /// Lanes of one group.
+    pub(crate) const fn group_len(&self) -> usize {
+        self.n_pairs * self.line()
+    }
+
+    /// Number of column groups.
+    pub(crate) fn n_groups(&self) -> usize {
+        self.lanes.len() / self.group_len().max(1)
     }
 
     /// Splits two input rows into digits and stores them as pair `index`; a missing row is zero.
     pub(crate) fn pack(&mut self, index: usize, a: Option<&[u64]>, b: Option<&[u64]>) {
-        let len = self.digits * self.columns;
-        let Some(out) = self.lanes.get_mut(index * len..(index + 1) * len) else {
-            return;
-        };
-        let (digits, columns) = (self.digits, self.columns);
-        vectorize(#[inline(always)] || match (a, b) {
-            (Some(a), Some(b)) => pack_rows(out, columns, digits, a, b),
-            (Some(a), None) => pack_one(out, columns, digits, a, 0),
-            (None, Some(b)) => pack_one(out, columns, digits, b, 16),
-            (None, None) => out.fill(0),
-        });
+        let (digits, line, group_len) = (self.digits, self.line(), self.group_len());
+        let Some(lanes) = self.lanes.get_mut(index * line..) else { return };
+        let groups = lanes.chunks_mut(group_len);
+        vectorize(
+            #[inline(always)]
+            || match digits {
+                2 => pack_groups::<2>(groups, a, b),
+                _ => pack_groups::<3>(groups, a, b),
+            },
+        );
     }
 }
 
-const BALANCE: [u64; 4] = [0, 0, 0x8000, 0x8000_8000];
-
 #[inline(always)]
-fn pack_rows(out: &mut [u32], columns: usize, digits: usize, a: &[u64], b: &[u64]) {
-    #[expect(clippy::indexing_slicing, reason = "digits is 2 or 3")]
-    let balance = BALANCE[digits];
-    for (d, lanes) in out.chunks_exact_mut(columns).enumerate() {
-        let sign = if d + 1 < digits { 0x8000_8000 } else { 0 };
-        let shift = 16 * d;
-        for ((lane, &x), &y) in lanes.iter_mut().zip(a).zip(b) {
-            let (x, y) = ((x + balance) >> shift, (y + balance) >> shift);
+fn pack_groups<const DIGITS: usize>(
+    groups: core::slice::ChunksMut<'_, u32>,
+    a: Option<&[u64]>,
+    b: Option<&[u64]>,
+) {
+    const ZERO: [u64; GROUP] = [0; GROUP];
+    for (group, lanes) in groups.enumerate() {
+        let columns = |row: Option<&[u64]>| -> [u64; GROUP] {
+            row.and_then(|row| row.get(group * GROUP..(group + 1) * GROUP))
+                .and_then(|columns| columns.try_into().ok())
+                .unwrap_or(ZERO)
+        };
+        pack_group::<DIGITS>(lanes, columns(a), columns(b));
+    }
+}
+
+/// Splits 16 columns of two inputs into balanced digits.
+///
+/// Adding `0x8000` to every digit but the top one makes them non-negative; flipping that bit back
+/// makes them two's complement.
+#[inline(always)]
+fn pack_group<const DIGITS: usize>(lanes: &mut [u32], a: [u64; GROUP], b: [u64; GROUP]) {
+    let balance = if DIGITS == 2 { 0x8000 } else { 0x8000_8000 };
+    for (d, lanes) in lanes.chunks_exact_mut(GROUP).take(DIGITS).enumerate() {
+        let sign = if d + 1 < DIGITS { 0x8000_8000 } else { 0 };
+        for ((lane, x), y) in lanes.iter_mut().zip(a).zip(b) {
+            let (x, y) = ((x + balance) >> (16 * d), (y + balance) >> (16 * d));
             #[expect(clippy::cast_possible_truncation, reason = "masked digits")]
             {
                 *lane = ((x & 0xFFFF) as u32 | ((y as u32) << 16)) ^ sign;
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn pack_one(out: &mut [u32], columns: usize, digits: usize, a: &[u64], position: u32) {
-    #[expect(clippy::indexing_slicing, reason = "digits is 2 or 3")]
-    let balance = BALANCE[digits];
-    for (d, lanes) in out.chunks_exact_mut(columns).enumerate() {
-        let sign = if d + 1 < digits { 0x8000 } else { 0 };
-        for (lane, &x) in lanes.iter_mut().zip(a) {
-            #[expect(clippy::cast_possible_truncation, reason = "masked digits")]
-            {
-                *lane = ((((x + balance) >> (16 * d)) as u32 & 0xFFFF) ^ sign) << position;
             }
         }
     }
@@ -269,21 +295,20 @@ pub(crate) fn multiply(
     reducer: Reducer,
     out: &mut SlabRows<'_>,
 ) {
-    let line = packed.digits * packed.columns;
-    let n_pairs = packed.lanes.len() / line.max(1);
-    assert!(tile.pairs.iter().all(|&p| (p as usize) < n_pairs), "invariant: pairs are packed");
+    assert!(tile.pairs.iter().all(|&p| (p as usize) < packed.n_pairs), "invariant: packed pairs");
+    assert_eq!(packed.lanes.len(), packed.n_groups() * packed.group_len());
     let n_blocks = tile.n_rows.div_ceil(ROW_BLOCK);
     assert_eq!(tile.weights.len(), n_blocks * tile.pairs.len() * ROW_BLOCK);
     assert!(tile.chunks.iter().all(|&(a, b)| a <= b && b <= tile.pairs.len()));
     match backend {
         #[cfg(target_arch = "x86_64")]
-        Backend::Avx512 if backend.is_available() && packed.columns.is_multiple_of(16) => {
+        Backend::Avx512 if backend.is_available() => {
             // SAFETY: the features were detected; pair indices, weights and chunks were checked
             // above against the lengths of the buffers they index.
             unsafe { avx512::multiply(tile, packed, reducer, out) }
         }
         #[cfg(target_arch = "x86_64")]
-        Backend::Avx2 if backend.is_available() && packed.columns.is_multiple_of(8) => {
+        Backend::Avx2 if backend.is_available() => {
             // SAFETY: as above.
             unsafe { avx2::multiply(tile, packed, reducer, out) }
         }

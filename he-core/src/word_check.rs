@@ -228,24 +228,30 @@ fn accumulate(
                 let x = row.get(start..start + sums.len()).unwrap_or_default();
                 let (f0, f1) = (factor & MASK, factor >> 24);
                 let [low, middle, high] = &mut parts;
-                vectorize(#[inline(always)] || {
-                    for (((x, l), m), h) in x.iter().zip(low).zip(middle).zip(high) {
-                        let (x0, x1) = (x & MASK, (x >> 24) & MASK);
-                        *l += x0 * f0;
-                        *m += x0 * f1 + x1 * f0;
-                        *h += x1 * f1;
-                    }
-                });
+                vectorize(
+                    #[inline(always)]
+                    || {
+                        for (((x, l), m), h) in x.iter().zip(low).zip(middle).zip(high) {
+                            let (x0, x1) = (x & MASK, (x >> 24) & MASK);
+                            *l += x0 * f0;
+                            *m += x0 * f1 + x1 * f0;
+                            *h += x1 * f1;
+                        }
+                    },
+                );
             }
             let [low, middle, high] = &parts;
-            vectorize(#[inline(always)] || {
-                for (((sum, &l), &m), &h) in sums.iter_mut().zip(low).zip(middle).zip(high) {
-                    let [l, m, h] = [l, m, h].map(|x| reducer.reduce(x.cast_signed()));
-                    let m = reducer.multiply(m.cast_signed(), middle_weight);
-                    let h = reducer.multiply(h.cast_signed(), high_weight);
-                    *sum = reducer.add(*sum, reducer.add(l, reducer.add(m, h)));
-                }
-            });
+            vectorize(
+                #[inline(always)]
+                || {
+                    for (((sum, &l), &m), &h) in sums.iter_mut().zip(low).zip(middle).zip(high) {
+                        let [l, m, h] = [l, m, h].map(|x| reducer.reduce(x.cast_signed()));
+                        let m = reducer.multiply(m.cast_signed(), middle_weight);
+                        let h = reducer.multiply(h.cast_signed(), high_weight);
+                        *sum = reducer.add(*sum, reducer.add(l, reducer.add(m, h)));
+                    }
+                },
+            );
         }
     });
 }

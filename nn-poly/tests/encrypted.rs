@@ -59,8 +59,11 @@ impl Sketch {
             grouping: if self.depthwise { Grouping::Depthwise } else { Grouping::Full },
         };
         let out = conv.output();
-        let pool = (self.pool && out.height >= 2 && out.width >= 2)
-            .then_some(SumPool { input: out, window: (2, 2), stride: (2, 2) });
+        let pool = (self.pool && out.height >= 2 && out.width >= 2).then_some(SumPool {
+            input: out,
+            window: (2, 2),
+            stride: (2, 2),
+        });
         let first = StageStructure {
             sources: vec![ValueRef::Input],
             linear: LinearGeometry::Conv2d(conv),
@@ -262,7 +265,9 @@ fn many_samples_share_coefficients_and_few_do_not() {
         plan.public().segments[0].packing
     };
     let Packing::Coefficients { samples_per_coefficient: one, .. } = packed(10) else { panic!() };
-    let Packing::Coefficients { samples_per_coefficient: many, .. } = packed(8192) else { panic!() };
+    let Packing::Coefficients { samples_per_coefficient: many, .. } = packed(8192) else {
+        panic!()
+    };
     assert_eq!(one, 1);
     assert!(many >= 2, "{many}");
 }
@@ -297,6 +302,7 @@ fn any_altered_reply_word_is_noticed_and_located() {
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].row as usize, position / client.reply_ciphertext_bytes());
         assert_eq!(found[0].differing.iter().sum::<usize>(), 1);
+        assert!(!found[0].is_constant);
     }
 }
 

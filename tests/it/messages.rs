@@ -188,15 +188,17 @@ fn error_of(
     side: ActivationSide,
     name: &'static str,
     toward: Toward,
+    silence: Duration,
     mut alter: impl FnMut(Frame) -> Vec<Frame> + Send + 'static,
 ) -> Error {
-    let outcome = Bench::new(side).run(move |passing| {
+    let meddle = move |passing: Passing| {
         if passing.toward == toward && passing.name() == name {
             alter(passing.frame)
         } else {
             vec![passing.frame]
         }
-    });
+    };
+    let outcome = Bench::new(side).run_patiently(meddle, silence);
     match outcome {
         Err(SessionError::Protocol(Error::Resource(ResourceError::GaveUp { last, .. }))) => *last,
         Err(SessionError::Protocol(error)) => error,
@@ -223,14 +225,14 @@ fn payload(frame: Frame) -> PayloadFrame {
 #[test]
 fn a_receipt_for_another_reply_is_refused_before_anything_is_opened() {
     for side in [ActivationSide::Server, ActivationSide::Client] {
-        let error = error_of(side, "Receipt", Toward::Client, |frame| {
+        let error = error_of(side, "Receipt", Toward::Client, SILENCE, |frame| {
             receipt(&frame, |receipt| receipt.reply_hash = Digest([7; 32]))
         });
         assert!(
             matches!(error, Error::Peer(PeerFault::ReceiptMismatch { field: "reply hash" })),
             "{error:?}"
         );
-        let error = error_of(side, "Receipt", Toward::Client, |frame| {
+        let error = error_of(side, "Receipt", Toward::Client, SILENCE, |frame| {
             receipt(&frame, |receipt| receipt.evaluate_micros += 1)
         });
         assert!(matches!(error, Error::Peer(PeerFault::ReceiptSignature)), "{error:?}");
@@ -240,7 +242,7 @@ fn a_receipt_for_another_reply_is_refused_before_anything_is_opened() {
 #[test]
 fn payload_changed_on_the_way_up_or_down_is_noticed_by_the_receipt() {
     for (toward, field) in [(Toward::Server, "request hash"), (Toward::Client, "reply hash")] {
-        let error = error_of(ActivationSide::Server, "payload", toward, |frame| {
+        let error = error_of(ActivationSide::Server, "payload", toward, SILENCE, |frame| {
             let mut payload = payload(frame);
             let mut data = payload.data.to_vec();
             // The lowest bit of the first residue.
@@ -257,13 +259,13 @@ fn payload_changed_on_the_way_up_or_down_is_noticed_by_the_receipt() {
 
 #[test]
 fn a_reply_too_long_or_out_of_order_is_refused_at_once() {
-    let error = error_of(ActivationSide::Client, "payload", Toward::Client, |frame| {
+    let error = error_of(ActivationSide::Client, "payload", Toward::Client, SILENCE, |frame| {
         let mut payload = payload(frame);
         payload.data = [payload.data.as_ref(), &[0; 1 << 20]].concat().into();
         vec![Frame::Payload(payload)]
     });
     assert!(matches!(error, Error::Peer(PeerFault::PayloadTooLong { .. })), "{error:?}");
-    let error = error_of(ActivationSide::Client, "payload", Toward::Client, |frame| {
+    let error = error_of(ActivationSide::Client, "payload", Toward::Client, SILENCE, |frame| {
         let mut payload = payload(frame);
         payload.offset += 1;
         vec![Frame::Payload(payload)]
@@ -273,6 +275,7 @@ fn a_reply_too_long_or_out_of_order_is_refused_at_once() {
 
 #[test]
 fn a_truncated_reply_is_a_timeout_not_a_verdict() {
-    let error = error_of(ActivationSide::Client, "Receipt", Toward::Client, |_| Vec::new());
+    let error =
+        error_of(ActivationSide::Client, "Receipt", Toward::Client, SHORT_SILENCE, |_| Vec::new());
     assert!(matches!(error, Error::Link(LinkError::TimedOut { .. })), "{error:?}");
 }

@@ -94,7 +94,7 @@ fn every_tiny_network_equals_the_oracle() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
 
     #[test]
     fn random_networks_equal_the_oracle(seed in any::<u64>()) {

@@ -4,7 +4,8 @@
 //! taken from the proven ranges such that refreshed values use the whole grid, with some clamped at
 //! its upper end.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fingerprint::LayoutOptions;
 use nn_poly::Shape;
@@ -295,8 +296,22 @@ impl TinyModel {
     }
 
     /// A compiled plan; the more `expected_samples`, the more of them share a coefficient.
+    ///
+    /// Cost: a search for parameters, once per process for the same arguments.
     #[must_use]
     pub fn plan(&self, side: ActivationSide, expected_samples: u64) -> Plan {
+        static COMPILED: Mutex<BTreeMap<String, Plan>> = Mutex::new(BTreeMap::new());
+        let key = format!("{self:?}, {side}, {expected_samples}");
+        let compiled = || COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = compiled().get(&key) {
+            return plan.clone();
+        }
+        let plan = self.compile(side, expected_samples);
+        compiled().insert(key, plan.clone());
+        plan
+    }
+
+    fn compile(&self, side: ActivationSide, expected_samples: u64) -> Plan {
         let network = self.network();
         let Volume { height, width, channels } = self.input;
         let facts = ModelFacts {

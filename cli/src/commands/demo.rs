@@ -275,7 +275,10 @@ fn honest_run(
             labels: batch.labels(),
         };
         let n_correct = predictions.n_correct().unwrap_or(0);
-        screen.fact("Right", format!("{n_correct} of {}", units::counted(run.n_samples, "digit")));
+        let n_samples = units::counted(run.n_samples, "digit");
+        let shown =
+            if run.n_samples > SHOWN { "; below the first ones and the least certain" } else { "" };
+        screen.fact("Right", format!("{n_correct} of {n_samples}{shown}"));
         screen.gap();
         picture::gallery(screen, &exhibits(batch, &predictions, plan.public().score_step));
     }
@@ -283,29 +286,30 @@ fn honest_run(
     Ok(run)
 }
 
-/// The first samples with their predictions.
+/// The first samples, and the one the network is least sure of.
 fn exhibits(batch: &Dataset, predictions: &Predictions<'_>, score_step: f32) -> Vec<Exhibit> {
     let confidences = predictions.confidences(f64::from(score_step));
-    let names = batch.class_names();
-    let labels = batch.labels().unwrap_or_default();
-    let rows = batch.features().rows().into_iter();
-    rows.zip(predictions.classes().into_iter().zip(confidences).zip(labels))
-        .take(SHOWN)
-        .filter_map(|(row, ((class, confidence), &label))| {
-            let pixels = row.to_vec();
-            let picture = Picture::of_sample(batch.shape().dims(), &pixels, PICTURE_WIDTH)?;
-            let name = |class: usize| names.get(class).cloned().unwrap_or_default();
-            // Rounded towards 0: nothing is quite certain.
-            let percent = (1000.0 * confidence).floor() / 10.0;
-            let mut captions = vec![(format!("{}  {percent:.1} %", name(class)), Ink::Bold)];
-            captions.push(if class == label as usize {
-                ("✓ right".to_owned(), Ink::Good)
-            } else {
-                (format!("✗ is {}", name(label as usize)), Ink::Bad)
-            });
-            Some(Exhibit { picture, captions })
-        })
-        .collect()
+    let classes = predictions.classes();
+    let mut shown: Vec<usize> = (0..confidences.len().min(SHOWN - 1)).collect();
+    let rest = confidences.iter().enumerate().skip(shown.len());
+    shown.extend(rest.min_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(sample, _)| sample));
+    let name = |class: usize| batch.class_names().get(class).cloned().unwrap_or_default();
+    let exhibit = |sample: usize| {
+        let pixels = batch.features().row(sample).to_vec();
+        let picture = Picture::of_sample(batch.shape().dims(), &pixels, PICTURE_WIDTH)?;
+        let (&class, confidence) = (classes.get(sample)?, confidences.get(sample)?);
+        let label = *batch.labels()?.get(sample)? as usize;
+        // Rounded towards 0: nothing is quite certain.
+        let percent = (1000.0 * confidence).floor() / 10.0;
+        let truth = if class == label {
+            ("✓ right".to_owned(), Ink::Good)
+        } else {
+            (format!("✗ is {}", name(label)), Ink::Bad)
+        };
+        let captions = vec![(format!("{}  {percent:.1} %", name(class)), Ink::Bold), truth];
+        Some(Exhibit { picture, captions })
+    };
+    shown.into_iter().filter_map(exhibit).collect()
 }
 
 fn tampered_run(

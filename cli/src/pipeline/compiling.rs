@@ -52,9 +52,8 @@ pub(crate) fn compile_model(
     features: &Array2<f32>,
     options: &PlanOptions,
 ) -> Result<Compiled> {
-    let spec = model.spec();
-    let inputs = spec.preprocessing.apply(features)?;
     const FEWER_BITS: &str = "choose fewer bits: --bits, such as 4/4/4";
+    let inputs = model.spec().preprocessing.apply(features)?;
     let quantized = quantize_model(model, bits, &inputs).hint(|| FEWER_BITS)?;
     let inputs = quantized.network.input().quantize(inputs.view())?;
     let observed = quantized.network.evaluate(&inputs)?;

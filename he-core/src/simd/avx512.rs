@@ -3,20 +3,18 @@
 
 use core::arch::x86_64::{
     __m512i, _mm512_add_epi64, _mm512_castsi512_si256, _mm512_cvtepi32_epi64, _mm512_cvtepi64_pd,
-    _mm512_cvtpd_epi64, _mm512_dpwssd_epi32, _mm512_extracti64x4_epi64, _mm512_loadu_si512,
-    _mm512_min_epu64, _mm512_mul_pd, _mm512_mullo_epi64, _mm512_set1_epi32, _mm512_set1_epi64,
-    _mm512_set1_pd, _mm512_setzero_si512, _mm512_slli_epi64, _mm512_storeu_si512, _mm512_sub_epi64,
+    _mm512_cvtpd_epi64, _mm512_extracti64x4_epi64, _mm512_loadu_si512, _mm512_min_epu64,
+    _mm512_mul_pd, _mm512_mullo_epi64, _mm512_set1_epi32, _mm512_set1_epi64, _mm512_set1_pd,
+    _mm512_setzero_si512, _mm512_slli_epi64, _mm512_storeu_si512, _mm512_sub_epi64,
 };
 
-use super::{Packed, ROW_BLOCK, Reducer, SlabRows, Tile};
-
-const LANES: usize = 16;
+use super::{GROUP, Packed, ROW_BLOCK, Reducer, SlabRows, Tile};
 
 /// As [`super::multiply`].
 ///
 /// # Safety
-/// AVX-512 F, BW, DQ and VNNI must be available; `packed.columns` must be a multiple of 16; pair
-/// indices, weights and chunks must fit their buffers.
+/// AVX-512 F, BW, DQ and VNNI must be available; pair indices, weights and chunks must fit their
+/// buffers.
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vnni")]
 pub(super) unsafe fn multiply(
     tile: &Tile<'_>,
@@ -25,9 +23,9 @@ pub(super) unsafe fn multiply(
     out: &mut SlabRows<'_>,
 ) {
     for block in 0..tile.n_rows.div_ceil(ROW_BLOCK) {
-        for column in (0..packed.columns).step_by(LANES) {
+        for group in 0..packed.n_groups() {
             for (chunk, &range) in tile.chunks.iter().enumerate() {
-                let job = Job { tile, packed, reducer, block, column, range, first: chunk == 0 };
+                let job = Job { tile, packed, reducer, block, group, range, first: chunk == 0 };
                 // SAFETY: the caller's promise is passed on.
                 unsafe {
                     match packed.digits {
@@ -45,7 +43,7 @@ struct Job<'a> {
     packed: &'a Packed,
     reducer: Reducer,
     block: usize,
-    column: usize,
+    group: usize,
     range: (usize, usize),
     first: bool,
 }
@@ -55,23 +53,23 @@ impl Job<'_> {
     #[expect(clippy::indexing_slicing, reason = "constant bounds")]
     unsafe fn run<const DIGITS: usize>(&self, out: &mut SlabRows<'_>) {
         let mut sums = [[_mm512_setzero_si512(); DIGITS]; ROW_BLOCK];
-        let line = DIGITS * self.packed.columns;
+        let line = DIGITS * GROUP;
         let n_pairs = self.tile.pairs.len();
         // SAFETY: `multiply` checked that weights hold `n_blocks · n_pairs · ROW_BLOCK` values and
-        // that every pair index has a whole line in `lanes`; `column + 16 <= columns`.
+        // that every pair index has a line of `DIGITS · GROUP` lanes in every group.
         unsafe {
             let weights = self.tile.weights.as_ptr().add(self.block * n_pairs * ROW_BLOCK);
-            let lanes = self.packed.lanes.as_ptr().add(self.column);
+            let lanes = self.packed.lanes.as_ptr().add(self.group * self.packed.group_len());
             for pair in self.range.0..self.range.1 {
                 let source = lanes.add(*self.tile.pairs.get_unchecked(pair) as usize * line);
                 let mut inputs = [_mm512_setzero_si512(); DIGITS];
                 for (d, input) in inputs.iter_mut().enumerate() {
-                    *input = _mm512_loadu_si512(source.add(d * self.packed.columns).cast());
+                    *input = _mm512_loadu_si512(source.add(d * GROUP).cast());
                 }
                 for (row, sums) in sums.iter_mut().enumerate() {
                     let weight = _mm512_set1_epi32(*weights.add(pair * ROW_BLOCK + row));
                     for (sum, &input) in sums.iter_mut().zip(&inputs) {
-                        *sum = _mm512_dpwssd_epi32(*sum, input, weight);
+                        *sum = dot(*sum, input, weight);
                     }
                 }
             }
@@ -80,7 +78,7 @@ impl Job<'_> {
         for (row, sums) in sums.iter().enumerate().take(n_rows) {
             let index = self.block * ROW_BLOCK + row;
             let target = out.row_mut(self.tile.first_output + index * self.tile.output_stride);
-            let target = &mut target[self.column..self.column + LANES];
+            let target = &mut target[self.group * GROUP..(self.group + 1) * GROUP];
             // SAFETY: `target` holds 16 words.
             unsafe { self.store(sums, target) }
         }
@@ -131,4 +129,23 @@ impl Job<'_> {
         // A negative remainder is huge as an unsigned number, so the smaller one is the reduced one.
         _mm512_min_epu64(r, _mm512_add_epi64(r, modulus))
     }
+}
+
+/// `sum + a·b` of 16-bit pairs, as `vpdpwssd` itself: the compiler would split the intrinsic into
+/// `vpmaddwd` and `vpaddd`, which takes a multiplier slot and an adder slot.
+#[target_feature(enable = "avx512f,avx512vnni")]
+#[inline]
+fn dot(sum: __m512i, a: __m512i, b: __m512i) -> __m512i {
+    let mut out = sum;
+    // SAFETY: one instruction on registers, without side effects; the feature is enabled.
+    unsafe {
+        core::arch::asm!(
+            "vpdpwssd {out}, {a}, {b}",
+            out = inout(zmm_reg) out,
+            a = in(zmm_reg) a,
+            b = in(zmm_reg) b,
+            options(pure, nomem, nostack, preserves_flags),
+        );
+    }
+    out
 }

@@ -15,7 +15,7 @@ fn digits_recombine_to_the_residue_up_to_the_largest() {
         for c in 0..16 {
             let (mut x, mut y) = (0_i64, 0_i64);
             for d in 0..digits {
-                let lane = packed.lanes[d * 16 + c].cast_signed();
+                let lane = packed.lanes[d * GROUP + c].cast_signed();
                 x += i64::from((lane << 16) >> 16) << (16 * d);
                 y += i64::from(lane >> 16) << (16 * d);
             }

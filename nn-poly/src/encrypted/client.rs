@@ -77,8 +77,7 @@ pub fn encrypt_block<E: From<Error> + Send>(
         .map_err(Error::from)?;
     times.check += busy(started);
     let mut encryptor = BlockEncryptor::new(key.secret(), rng);
-    let mut payload =
-        Vec::with_capacity(context.n_inputs() * context.request_ciphertext_bytes());
+    let mut payload = Vec::with_capacity(context.n_inputs() * context.request_ciphertext_bytes());
     for first in (0..context.n_inputs()).step_by(CHUNK) {
         let started = Instant::now();
         let plaintexts = (first..(first + CHUNK).min(context.n_inputs()))

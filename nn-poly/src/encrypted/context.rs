@@ -1,6 +1,9 @@
 //! Ciphertext parameters of one segment, rebuilt and checked from its public description.
 
-use he_core::{CiphertextBlock, CoefficientEncoder, LinearMap, Message, Params, ParamsSpec, Plaintext, SecretKey, SlotEncoder};
+use he_core::{
+    CiphertextBlock, CoefficientEncoder, LinearMap, Message, Params, ParamsSpec, Plaintext,
+    SecretKey, SlotEncoder,
+};
 use rand::CryptoRng;
 use zeroize::Zeroizing;
 
@@ -46,16 +49,10 @@ impl SegmentContext {
             plaintext_modulus: ring.plaintext_modulus,
             moduli: ring.moduli.clone(),
         })?;
-        let inconsistent = |what, expected, actual| Error::Inconsistent {
-            segment: index,
-            what,
-            expected,
-            actual,
-        };
+        let inconsistent =
+            |what, expected, actual| Error::Inconsistent { segment: index, what, expected, actual };
         let (encoder, modulus) = match segment.packing {
-            Packing::Slots => {
-                (Encoder::Slots(SlotEncoder::new(&params)?), ring.plaintext_modulus)
-            }
+            Packing::Slots => (Encoder::Slots(SlotEncoder::new(&params)?), ring.plaintext_modulus),
             Packing::Coefficients { radix_bits, samples_per_coefficient } => {
                 if segment.evaluates_activation {
                     return Err(inconsistent("packing of a segment with a square", 0, 1));
@@ -72,10 +69,18 @@ impl SegmentContext {
         let reply_moduli = ring.reply_moduli as usize;
         let n_moduli = params.moduli().len();
         if reply_moduli == 0 || reply_moduli > n_moduli {
-            return Err(inconsistent("number of reply moduli", n_moduli as u128, reply_moduli as u128));
+            return Err(inconsistent(
+                "number of reply moduli",
+                n_moduli as u128,
+                reply_moduli as u128,
+            ));
         }
         if !segment.evaluates_activation && reply_moduli != n_moduli {
-            return Err(inconsistent("reply moduli of a linear segment", n_moduli as u128, reply_moduli as u128));
+            return Err(inconsistent(
+                "reply moduli of a linear segment",
+                n_moduli as u128,
+                reply_moduli as u128,
+            ));
         }
         Ok(Self {
             params,

@@ -20,7 +20,9 @@ pub enum Error {
         advice: &'static str,
     },
     /// A segment of a plan contradicts itself.
-    #[error("segment {segment}: {what} is {actual}, expected {expected}: the plan is damaged or was made by another version")]
+    #[error(
+        "segment {segment}: {what} is {actual}, expected {expected}: the plan is damaged or was made by another version"
+    )]
     Inconsistent {
         /// Position in the plan.
         segment: usize,

@@ -40,8 +40,8 @@ const RESERVED_SLOTS: u64 = 18;
 /// [`Error::NoParameters`] when no supported ring holds the values with their noise.
 pub fn choose(demand: &SegmentDemand) -> Result<ChosenParameters> {
     let low = demand.low.min(0);
-    let width = u64::try_from(i128::from(demand.high.max(0)) - i128::from(low) + 1)
-        .unwrap_or(u64::MAX);
+    let width =
+        u64::try_from(i128::from(demand.high.max(0)) - i128::from(low) + 1).unwrap_or(u64::MAX);
     let best = match demand.activation {
         Some(square) => {
             SQUARE_DEGREES.iter().filter_map(|&n| slots(demand, square, n, low, width)).min_by(cost)
@@ -128,11 +128,7 @@ fn coefficients(
     let polynomials = u128::from(demand.n_inputs) + 2 * u128::from(demand.n_outputs);
     let n_moduli = moduli.len();
     Some(Candidate {
-        spec: ParamsSpec {
-            ring_degree: degree,
-            plaintext_modulus: 1 << (radix_bits * k),
-            moduli,
-        },
+        spec: ParamsSpec { ring_degree: degree, plaintext_modulus: 1 << (radix_bits * k), moduli },
         reply_moduli: n_moduli,
         packing: Packing::Coefficients { radix_bits, samples_per_coefficient: k },
         window: Window { low, modulus: 1 << radix_bits },
@@ -197,8 +193,7 @@ fn slots(
             if dropped > MAX_PRIME_BITS || f64::from(kept * n_kept + dropped * n_dropped) > max {
                 continue;
             }
-            let switched =
-                phase.switched(f64::from(dropped * n_dropped).exp2() * 0.99, degree, 2);
+            let switched = phase.switched(f64::from(dropped * n_dropped).exp2() * 0.99, degree, 2);
             if switched.log2_bound() + 1.0 + MARGIN_BITS > kept_bits - 0.01 {
                 continue;
             }
@@ -233,14 +228,10 @@ fn slot_candidate(
         log2_noise_bound: phase.log2_bound(),
         log2_capacity: log2(&spec.moduli) - 1.0,
     };
-    let switched = dropped
-        .iter()
-        .rev()
-        .fold(phase, |phase, &q| phase.switched(q as f64, degree, 2));
-    let after = NoiseForecast {
-        log2_noise_bound: switched.log2_bound(),
-        log2_capacity: log2(kept) - 1.0,
-    };
+    let switched =
+        dropped.iter().rev().fold(phase, |phase, &q| phase.switched(q as f64, degree, 2));
+    let after =
+        NoiseForecast { log2_noise_bound: switched.log2_bound(), log2_capacity: log2(kept) - 1.0 };
     let noise = if before.margin_bits() < after.margin_bits() { before } else { after };
     if noise.margin_bits() < 0.0 {
         return None;
