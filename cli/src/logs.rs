@@ -8,15 +8,27 @@ use tracing_subscriber::fmt::MakeWriter;
 use crate::report::progress::Progress;
 use crate::report::terminal::{Colors, Screen};
 
+/// What a log line says besides its message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Style {
+    /// Time, level and origin: for servers.
+    Full,
+    /// The level: for people who watch.
+    Brief,
+}
+
 /// Start logging at `level` and above, or as `RUST_LOG` says; lines appear above progress bars.
-pub(crate) fn start(level: &str, progress: &Progress) {
+pub(crate) fn start(level: &str, style: Style, progress: &Progress) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(Screen::stderr().colors() != Colors::None)
         .with_writer(AboveBars(progress.clone()));
     // Only fails if logging has been started already.
-    let _ = builder.try_init();
+    let _ = match style {
+        Style::Full => builder.try_init(),
+        Style::Brief => builder.without_time().with_target(false).try_init(),
+    };
 }
 
 struct AboveBars(Progress);

@@ -10,6 +10,7 @@
 mod args;
 mod commands;
 mod failure;
+mod kind;
 mod logs;
 mod options;
 mod output;

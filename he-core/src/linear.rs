@@ -16,14 +16,17 @@ pub const PADDING: u32 = u32::MAX;
 const MAX_WEIGHT: i64 = 32_767;
 /// 32-bit digit sums stay exact while `Σ|w|` of every row is below this.
 const MAX_CHUNK_L1: i64 = 1 << 16;
-/// Bytes of packed digits per slab: about half of a core's level-2 cache.
-const PACKED_BYTES: usize = 512 << 10;
+/// Bytes of packed digits per slab. Somewhat beyond a core's level-2 cache: wide slabs read more of
+/// each input row per visit, which matters more (measured, `docs/kernels.md`).
+const PACKED_BYTES: usize = 2 << 20;
+/// Slabs per thread that keep all threads busy to the end.
+const SLABS_PER_THREAD: usize = 4;
 
 /// One weight matrix and the places it is applied to.
 ///
 /// A dense layer is one group with one placement; a convolution is one group with a placement per
 /// output position; a depthwise convolution or sum pool has a group per channel or of ones.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Group {
     /// Weights, row-major: `n_rows × n_taps`, each of magnitude at most 32767.
     pub weights: Vec<i32>,
@@ -33,6 +36,17 @@ pub struct Group {
     pub n_taps: usize,
     /// Where the matrix is applied.
     pub placements: Vec<Placement>,
+}
+
+impl core::fmt::Debug for Group {
+    /// Shape only: weights are the model owner's.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Group")
+            .field("n_rows", &self.n_rows)
+            .field("n_taps", &self.n_taps)
+            .field("n_placements", &self.placements.len())
+            .finish_non_exhaustive()
+    }
 }
 
 /// One application of a [`Group`]'s matrix.
@@ -303,7 +317,7 @@ impl LinearMap {
         let backend = input.params().backend();
         for (limb, ring) in input.rings().iter().enumerate() {
             let words = input.limb(limb);
-            let width = work.slab_width(ring, n);
+            let width = work.slab_width(ring, n, row_len);
             let residues: Vec<u64> = bias.iter().map(|&b| ring.residue_vartime(b.into())).collect();
             simd::for_each_slab(
                 out.limb_mut(limb),
@@ -482,10 +496,12 @@ impl<'a> Work<'a> {
         Ok(Self { tiles, pairs })
     }
 
-    /// Columns per slab: a power of two that divides N and keeps the packed digits in cache.
-    fn slab_width(&self, ring: &Ring, n: usize) -> usize {
+    /// Columns per slab: a power of two from 16 that divides N, leaves slabs for every thread and
+    /// keeps the packed digits small. The words of the result do not depend on it.
+    fn slab_width(&self, ring: &Ring, n: usize, row_len: usize) -> usize {
         let per_column = (self.pairs.len() * Packed::digits_of(ring.value()) * 4).max(1);
-        let fitting = (PACKED_BYTES / per_column).clamp(16, 512);
+        let shared = row_len / (SLABS_PER_THREAD * rayon::current_num_threads());
+        let fitting = (PACKED_BYTES / per_column).min(shared.max(64)).clamp(16, 512);
         (1 << fitting.ilog2()).min(n)
     }
 

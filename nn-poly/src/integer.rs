@@ -74,8 +74,8 @@ pub use refresh::{MAX_MULTIPLIER, MAX_REFRESHED, MAX_SHIFT, Refresh};
 pub use refresher::{Arrivals, Refreshed, RefreshedScores, Refresher};
 pub use structure::{
     ActivationKind, ConvGeometry, Grouping, LinearGeometry, MAX_NETWORK_PRODUCTS,
-    MAX_NETWORK_VALUES, MAX_STAGE_VALUES, MAX_STAGE_WEIGHTS, MAX_STAGES, StageStructure, SumPool,
-    ValueRef, Volume,
+    MAX_NETWORK_VALUES, MAX_STAGE_GATHERS, MAX_STAGE_VALUES, MAX_STAGE_WEIGHTS, MAX_STAGES,
+    StageStructure, SumPool, ValueRef, Volume,
 };
 pub use weights::{MAX_BIAS, MAX_LEADING, MAX_WEIGHT, Quadratic, StageWeights};
 pub use window::Window;

@@ -244,7 +244,7 @@ pub enum LinkError {
 #[non_exhaustive]
 pub enum ResourceError {
     /// Every attempt failed.
-    #[error("gave up after {attempts} attempts in {elapsed:?}; the last one failed")]
+    #[error("gave up after {attempts} attempts in {elapsed:.1?}; the last one failed")]
     GaveUp {
         /// Attempts made.
         attempts: u32,

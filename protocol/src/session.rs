@@ -22,6 +22,7 @@
 
 mod block;
 mod error;
+mod secret;
 mod setup;
 
 pub use block::{OpenedBlock, PreparedBlock};
@@ -35,21 +36,23 @@ use fingerprint::{Soundness, Verdict, WordCheckFinding, judge, judge_words};
 use ndarray::{Axis, Slice};
 use nn_poly::encrypted::{ClientTimes, SegmentKey};
 use nn_poly::integer::{IntegerMatrix, ScoreMatrix};
-use rand::{SeedableRng, TryRngCore, rngs::OsRng};
+use rand::{RngCore, SeedableRng, TryRngCore, rngs::OsRng};
 use rand_chacha::ChaCha20Rng;
+use zeroize::Zeroizing;
 
 use block::BlockResult;
 use error::INVARIANT;
+use secret::{SecretRng, SecretValues};
 
 /// A batch on its way through the network, waiting for the replies of one round.
-#[derive(Debug)]
 pub struct BatchSession {
     plan: Arc<ClientPlan>,
-    /// The network's inputs, then the refreshed values of every finished stage.
-    values: Vec<IntegerMatrix>,
+    values: SecretValues,
     segment: usize,
     key: SegmentKey,
-    rng: Mutex<ChaCha20Rng>,
+    rng: Mutex<SecretRng>,
+    /// Tells blocks of this session from those of another.
+    id: u64,
     soundness: Soundness,
     out_of_calibration: Vec<bool>,
     tally: Tally,
@@ -81,6 +84,16 @@ impl Tally {
         self.bytes_down += other.bytes_down;
         self.n_clamped += other.n_clamped;
         self.times.add(&other.times);
+    }
+}
+
+impl core::fmt::Debug for BatchSession {
+    /// Counts only: values, keys and generators are secret.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("BatchSession")
+            .field("segment", &self.segment)
+            .field("n_samples", &self.n_samples())
+            .finish_non_exhaustive()
     }
 }
 
@@ -123,9 +136,9 @@ impl BatchSession {
     /// - [`SessionError::Network`] when a value lies outside the input grid.
     /// - [`SessionError::Randomness`] when the operating system gives no random bytes.
     pub fn new(plan: &Arc<ClientPlan>, inputs: IntegerMatrix) -> Result<Self> {
-        let mut seed = <ChaCha20Rng as SeedableRng>::Seed::default();
-        OsRng.try_fill_bytes(&mut seed).map_err(|_| SessionError::Randomness)?;
-        Self::with_generator(plan, inputs, ChaCha20Rng::from_seed(seed))
+        let mut seed = Zeroizing::new(<ChaCha20Rng as SeedableRng>::Seed::default());
+        OsRng.try_fill_bytes(seed.as_mut_slice()).map_err(|_| SessionError::Randomness)?;
+        Self::with_generator(plan, inputs, ChaCha20Rng::from_seed(*seed))
     }
 
     /// As [`BatchSession::new`] with a given generator, for tests: same generator, same bytes.
@@ -135,8 +148,10 @@ impl BatchSession {
     pub fn with_generator(
         plan: &Arc<ClientPlan>,
         inputs: IntegerMatrix,
-        mut rng: ChaCha20Rng,
+        rng: ChaCha20Rng,
     ) -> Result<Self> {
+        let mut rng = SecretRng::new(rng);
+        let inputs = inputs.as_standard_layout().into_owned();
         let n_samples = inputs.ncols();
         let expected = plan.network().n_inputs();
         if n_samples == 0 {
@@ -150,7 +165,8 @@ impl BatchSession {
         let key = plan.segment(0)?.context.generate_key(&mut rng);
         Ok(Self {
             plan: Arc::clone(plan),
-            values: vec![inputs],
+            values: SecretValues::new(inputs),
+            id: rng.fork().next_u64(),
             segment: 0,
             key,
             rng: Mutex::new(rng),
@@ -195,9 +211,9 @@ impl BatchSession {
     }
 
     /// A generator of its own for one block, so that blocks can be prepared in parallel.
-    fn fork_generator(&self) -> ChaCha20Rng {
+    fn fork_generator(&self) -> SecretRng {
         let mut rng = self.rng.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        ChaCha20Rng::from_rng(&mut *rng)
+        rng.fork()
     }
 
     /// Ends the round: one verdict over all blocks, which decides alone how it goes on.
@@ -208,7 +224,9 @@ impl BatchSession {
     pub fn finish_round(mut self, mut blocks: Vec<OpenedBlock>) -> Result<Round> {
         blocks.sort_by_key(|block| block.index);
         let complete = blocks.len() == self.n_blocks()
-            && blocks.iter().enumerate().all(|(i, b)| b.index == i && b.segment == self.segment);
+            && blocks.iter().enumerate().all(|(i, block)| {
+                block.index == i && block.segment == self.segment && block.session == self.id
+            });
         if !complete {
             return Err(SessionError::BlocksOfRound {
                 segment: self.segment,

@@ -6,7 +6,8 @@ use nn_poly::model::Model;
 use nn_poly::plan::{Plan, PlanOptions, RangePolicy, RunSize, forecast};
 
 use crate::args::CompileArguments;
-use crate::failure::{Hint, Outcome};
+use crate::failure::Outcome;
+use crate::kind::FileKind;
 use crate::options::BitsChoice;
 use crate::output::OutputFile;
 use crate::pipeline::compiling::{self, Compiled};
@@ -20,8 +21,8 @@ pub(crate) const DEFAULT_CHECKED_SLOTS: u64 = 18;
 pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     let Console { screen, progress } = Console::new(None);
     let out = OutputFile::check(&arguments.out)?;
-    let model = Model::load(&arguments.model)
-        .hint(|| "give a model as `securedl train --out MODEL` writes it")?;
+    FileKind::Model.expect_of(&arguments.model)?;
+    let model = Model::load(&arguments.model)?;
     let bits = compiling::bits(&model, BitsChoice::new(arguments.bits)?);
     let data = load_calibration(&model, &arguments.calibrate)?;
     let options = PlanOptions {
@@ -103,11 +104,11 @@ pub(crate) fn print_plan(screen: &Screen, plan: &Plan) -> Result<()> {
 fn print_calibration(screen: &Screen, compiled: &Compiled) {
     let n_clamped: u64 = compiled.observed.counts.iter().map(|counts| counts.n_clamped).sum();
     if n_clamped > 0 {
-        let text = format!(
-            "{} of the calibration data clamped at refreshes",
-            units::counted(n_clamped, "value")
-        );
-        screen.line(format_args!("  {}", screen.paint(Ink::Dim, text)));
+        let public = compiled.plan.public();
+        let n_samples = compiled.observed.out_of_range.len();
+        let share = segments::clamped_share(public, n_samples, n_clamped);
+        screen.gap();
+        screen.fact("Clamped", format!("{} of the refreshed values", units::percent(share)));
     }
     let n_calibrated = compiled
         .plan
@@ -117,12 +118,11 @@ fn print_calibration(screen: &Screen, compiled: &Compiled) {
         .filter(|segment| segment.range.evidence == nn_poly::plan::Evidence::Calibrated)
         .count();
     if n_calibrated > 0 {
-        screen.line(screen.paint(
-            Ink::Warn,
-            format_args!(
-                "  {} with a calibrated range: unusual inputs may leave it and are then marked out_of_calibration",
-                units::counted(n_calibrated, "segment")
-            ),
-        ));
+        let n_segments = units::counted(n_calibrated, "segment");
+        let text = format!(
+            "{n_segments} with a calibrated range: unusual inputs may leave it and are then marked \
+             out_of_calibration"
+        );
+        screen.paragraph(2, screen.paint(Ink::Warn, text));
     }
 }

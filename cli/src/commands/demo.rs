@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<Outcome> {
     let started = Instant::now();
     let console = Console::new(arguments.json.as_ref());
     let Console { screen, progress } = &console;
-    logs::start("error", progress);
+    logs::start("error", logs::Style::Brief, progress);
     let report = arguments.json.as_ref().map(Destination::check).transpose()?;
     screen.line(screen.paint(
         Ink::Bold,
@@ -278,7 +278,7 @@ fn honest_run(
         let n_samples = units::counted(run.n_samples, "digit");
         let shown =
             if run.n_samples > SHOWN { "; below the first ones and the least certain" } else { "" };
-        screen.fact("Right", format!("{n_correct} of {n_samples}{shown}"));
+        screen.fact("Right", format!("{} of {n_samples}{shown}", units::count(n_correct)));
         screen.gap();
         picture::gallery(screen, &exhibits(batch, &predictions, plan.public().score_step));
     }

@@ -9,6 +9,7 @@ use protocol::tls::ClientTls;
 
 use crate::args::InferArguments;
 use crate::failure::{Hint, Outcome};
+use crate::kind::FileKind;
 use crate::logs;
 use crate::options::{Venue, retry_policy};
 use crate::output::{Destination, OutputFile};
@@ -16,7 +17,7 @@ use crate::pipeline::inference::{self, Run, RunSettings, Workload};
 use crate::report::predictions::Predictions;
 use crate::report::run::{Findings, RunReport, print_costs};
 use crate::report::terminal::{Ink, Screen};
-use crate::report::{Console, units, verdict};
+use crate::report::{Console, segments, units, verdict};
 
 /// Where the results go.
 struct Outputs {
@@ -28,14 +29,14 @@ struct Outputs {
 pub(crate) fn run(arguments: &InferArguments) -> Result<Outcome> {
     let console = Console::new(arguments.json.as_ref());
     let Console { screen, progress } = &console;
-    logs::start("warn", progress);
+    logs::start("warn", logs::Style::Brief, progress);
     let venue = Venue::new(arguments);
     let outputs = Outputs {
         predictions: arguments.out.as_deref().map(OutputFile::check).transpose()?,
         report: arguments.json.as_ref().map(Destination::check).transpose()?,
     };
-    let plan = Plan::load(&arguments.plan)
-        .hint(|| "give a plan as `securedl compile --out PLAN` writes it")?;
+    FileKind::Plan.expect_of(&arguments.plan)?;
+    let plan = Plan::load(&arguments.plan)?;
     let workload =
         inference::load(&plan, &arguments.data, arguments.split.into(), arguments.samples)?;
     introduce(screen, &plan, &workload, &venue, arguments);
@@ -156,7 +157,8 @@ fn conclude(
     print_costs(screen, run);
     let n_clamped = run.costs.as_ref().map_or(0, |costs| costs.tally.n_clamped);
     if n_clamped > 0 {
-        screen.fact("Clamped", format!("{} at refreshes", units::counted(n_clamped, "value")));
+        let share = segments::clamped_share(plan.public(), n_samples, n_clamped);
+        screen.fact("Clamped", format!("{} of the refreshed values", units::percent(share)));
     }
     if let Some(accuracy) = accuracy {
         screen.fact("Accuracy", screen.paint(Ink::Bold, units::percent(accuracy)));

@@ -1,16 +1,15 @@
 //! `securedl inspect`: what a file holds.
 
-use anyhow::{Result, bail};
-use nn_poly::artifact;
+use anyhow::Result;
 use nn_poly::import::Preprocessing;
 use nn_poly::model::{Model, TrainingRecord};
-use nn_poly::plan::{Forecast, PLAN_MAGIC, PUBLIC_PLAN_MAGIC, Plan, PublicPlan, RunSize, forecast};
-use nn_poly::train::Checkpoint;
+use nn_poly::plan::{Forecast, Plan, PublicPlan, RunSize, forecast};
 use serde::Serialize;
 
 use super::compile::{DEFAULT_CHECKED_SLOTS, print_plan};
 use crate::args::InspectArguments;
 use crate::failure::{Hint, Outcome};
+use crate::kind::FileKind;
 use crate::output::Destination;
 use crate::report::run::SegmentReport;
 use crate::report::terminal::Screen;
@@ -24,31 +23,25 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<Outcome> {
     let Console { screen, .. } = Console::new(None);
     let destination = arguments.json.as_ref().map(Destination::check).transpose()?;
     let path = &arguments.file;
-    let json = match magic(path)? {
-        Some(Model::MAGIC) => {
+    let kind = FileKind::of(path)?;
+    let json = match (kind, &destination) {
+        (FileKind::Model, None) => {
             let model = Model::load(path)?;
-            match &destination {
-                Some(_) => serde_json::to_string_pretty(&ModelReport::new(&model))?,
-                None => return show(&screen, || print_model(&screen, &model)),
-            }
+            return show(&screen, || print_model(&screen, &model));
         }
-        Some(PLAN_MAGIC) => {
+        (FileKind::Plan, None) => {
             let plan = Plan::load(path)?;
-            match &destination {
-                Some(_) => serde_json::to_string_pretty(&PlanReport::new(&plan)?)?,
-                None => return show(&screen, || print_whole_plan(&screen, &plan)),
-            }
+            return show(&screen, || print_whole_plan(&screen, &plan));
         }
-        Some(PUBLIC_PLAN_MAGIC) => bail!("{} is the public part of a plan only", path.display()),
-        Some(Checkpoint::MAGIC) => {
-            let error = anyhow::anyhow!("{} is the checkpoint of a training", path.display());
-            return Err(error)
-                .hint(|| "go on with it: securedl train … --checkpoint FILE --resume");
+        (FileKind::Model, Some(_)) => {
+            serde_json::to_string_pretty(&ModelReport::new(&Model::load(path)?))?
         }
-        _ => {
-            let error = anyhow::anyhow!("{} is neither a model nor a plan", path.display());
-            return Err(error)
-                .hint(|| "models come from `securedl train`, plans from `securedl compile`");
+        (FileKind::Plan, Some(_)) => {
+            serde_json::to_string_pretty(&PlanReport::new(&Plan::load(path)?)?)?
+        }
+        (FileKind::PublicPlan | FileKind::Checkpoint | FileKind::Unknown, _) => {
+            let error = anyhow::anyhow!("{} is {kind}, neither a model nor a plan", path.display());
+            return Err(error).hint(|| kind.origin());
         }
     };
     if let Some(destination) = destination {
@@ -61,17 +54,6 @@ fn show(screen: &Screen, print: impl FnOnce() -> Result<()>) -> Result<Outcome> 
     print()?;
     screen.finish()?;
     Ok(Outcome::Success)
-}
-
-/// The first bytes of a file.
-fn magic(path: &std::path::Path) -> Result<Option<artifact::Magic>> {
-    use std::io::Read;
-    let mut start = Vec::with_capacity(8);
-    let read = std::fs::File::open(path).and_then(|file| file.take(8).read_to_end(&mut start));
-    if let Err(error) = read {
-        bail!("cannot read {}: {error}", path.display());
-    }
-    Ok(artifact::peek_magic(&start))
 }
 
 fn print_model(screen: &Screen, model: &Model) -> Result<()> {

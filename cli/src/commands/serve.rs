@@ -22,7 +22,7 @@ use crate::report::units;
 /// Serve until Ctrl-C or SIGTERM.
 pub(crate) fn run(arguments: &ServeArguments) -> Result<Outcome> {
     let Console { screen, progress } = Console::new(None);
-    logs::start("info", &progress);
+    logs::start("info", logs::Style::Full, &progress);
     let tls = ServerTls::load(&arguments.tls)?;
     let identity = Identity::load(&arguments.tls.join(tls::IDENTITY_FILE))?;
     let bar = progress.spinner("loading plans");

@@ -102,12 +102,11 @@ impl Observer for Rows<'_> {
             Phase::Float => {
                 screen.fact("Network", layers::summary(network));
                 screen.fact("Parameters", units::count(network.n_parameters()));
-                screen.heading(format_args!("Training, {}", describe(spec)));
+                screen.heading(format_args!("Training: {}", describe(spec)));
             }
-            Phase::FineTune(bits) => screen.heading(format_args!(
-                "Fine-tuning at {bits} bits (inputs/weights/activations), {}",
-                describe(spec)
-            )),
+            Phase::FineTune(bits) => {
+                screen.heading(format_args!("Fine-tuning at {bits} bits: {}", describe(spec)))
+            }
         }
     }
 
@@ -140,7 +139,7 @@ fn describe(spec: &TrainSpec) -> String {
         Optimizer::AdamW { .. } => "AdamW",
     };
     format!(
-        "{} of {optimizer}, batches of {}, learning rate up to {}, seed {}",
+        "{} of {optimizer}, batches of {}, peak rate {}, seed {}",
         units::counted(spec.epochs, "epoch"),
         spec.batch_size,
         spec.learning_rate,

@@ -107,6 +107,14 @@ pub(crate) fn value_bits(segment: &Segment) -> u32 {
     64 - segment.range.high.abs_diff(segment.range.low).leading_zeros()
 }
 
+/// Share of refreshed values that a clamp changed, given how many it changed over `n_samples`.
+#[expect(clippy::cast_precision_loss, reason = "a share for people")]
+pub(crate) fn clamped_share(plan: &PublicPlan, n_samples: usize, n_clamped: u64) -> f64 {
+    let refreshed = plan.stages.iter().filter(|stage| stage.refresh.is_some());
+    let n_values: usize = refreshed.map(StageStructure::n_outputs).sum();
+    n_clamped as f64 / (n_values as f64 * n_samples as f64).max(1.0)
+}
+
 fn packing(packing: Packing) -> String {
     match packing {
         Packing::Slots => "slots".to_owned(),

@@ -4,6 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
+use anyhow::{Context, Result};
+
 /// Columns assumed where there is no terminal.
 const DEFAULT_WIDTH: usize = 100;
 
@@ -169,7 +171,7 @@ impl Screen {
     /// Write a heading, set off from what came before.
     pub(crate) fn heading(&self, text: impl fmt::Display) {
         self.gap();
-        self.line(self.paint(Ink::Bold, text));
+        self.paragraph(0, self.paint(Ink::Bold, text));
     }
 
     /// Write a fact with its name, aligned with others; long ones go on below.
@@ -218,8 +220,9 @@ impl Screen {
     ///
     /// # Errors
     /// The first failure to write, such as a full disk.
-    pub(crate) fn finish(&self) -> io::Result<()> {
-        self.failure.borrow_mut().take().map_or(Ok(()), Err)
+    pub(crate) fn finish(&self) -> Result<()> {
+        let failure = self.failure.borrow_mut().take();
+        failure.map_or(Ok(()), Err).context("cannot write to standard output")
     }
 }
 

@@ -4,6 +4,9 @@ use fingerprint::{Soundness, Verdict};
 
 use super::terminal::{Ink, Screen};
 
+/// Below this, cheating on a single sample is worth a word of advice.
+const WEAK_BITS: f64 = 5.0;
+
 /// How a verdict is painted.
 pub(crate) fn ink(verdict: &Verdict) -> Ink {
     match verdict {
@@ -32,6 +35,11 @@ pub(crate) fn print(screen: &Screen, verdict: &Verdict) {
         screen.line(format_args!("  {}", screen.paint(Ink::Dim, lead)));
         for (what, chance) in soundness_lines(soundness) {
             screen.line(format_args!("    {what:<36} {chance}"));
+        }
+        if soundness.one_sample_bits.is_some_and(|bits| bits < WEAK_BITS) {
+            let advice =
+                "--replicas 2 puts every sample into two secret slots, which protects single ones";
+            screen.paragraph(2, screen.paint(Ink::Dim, advice));
         }
     }
 }

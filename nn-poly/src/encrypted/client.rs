@@ -169,8 +169,8 @@ pub struct RowMismatch {
     pub differing: Vec<usize>,
     /// Words of one polynomial over all limbs.
     pub words: usize,
-    /// Whether `c_0` differs by one multiple of the encoding of 1, modulus by modulus: what another
-    /// bias does, and an addition to some samples only does not.
+    /// Whether `c_0` differs by one multiple (or not at all) of the encoding of 1: what another
+    /// bias does, and an addition to some samples only does not. Taken modulus by modulus.
     pub is_constant: bool,
 }
 

@@ -41,6 +41,7 @@ impl SegmentContext {
     ///
     /// # Errors
     /// - [`Error::Arithmetic`] when the ring is not secure or not well formed.
+    /// - [`Error::OtherArithmetic`] when this build orders evaluation points differently.
     /// - [`Error::Inconsistent`] when packing, window and ring contradict each other.
     pub fn new(index: usize, segment: &Segment) -> Result<Self> {
         let ring = &segment.ring;
@@ -49,6 +50,9 @@ impl SegmentContext {
             plaintext_modulus: ring.plaintext_modulus,
             moduli: ring.moduli.clone(),
         })?;
+        if params.digest() != ring.params_digest {
+            return Err(Error::OtherArithmetic { segment: index });
+        }
         let inconsistent =
             |what, expected, actual| Error::Inconsistent { segment: index, what, expected, actual };
         let (encoder, modulus) = match segment.packing {
@@ -160,6 +164,14 @@ impl SegmentContext {
     #[must_use]
     pub fn is_linear(&self) -> bool {
         self.reply_degree == 1
+    }
+
+    /// A constant as slots take it: the representative modulo t nearest to zero.
+    pub(super) fn reduce_constant(&self, value: i64) -> i64 {
+        match &self.encoder {
+            Encoder::Slots(_) => Window::centered(self.window.modulus).reduce(value),
+            Encoder::Coefficients(_) => value,
+        }
     }
 
     /// The map with its bias in this segment's packing: a slot's 1 is the constant polynomial, but

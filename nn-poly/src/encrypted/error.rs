@@ -19,6 +19,14 @@ pub enum Error {
         /// What to change.
         advice: &'static str,
     },
+    /// The plan was made by a build with another order of evaluation points.
+    #[error(
+        "segment {segment}: the plan's ring parameters have another digest here: compile the plan with this version, or use the version that made it"
+    )]
+    OtherArithmetic {
+        /// Position in the plan.
+        segment: usize,
+    },
     /// A segment of a plan contradicts itself.
     #[error(
         "segment {segment}: {what} is {actual}, expected {expected}: the plan is damaged or was made by another version"

@@ -68,7 +68,7 @@ impl SegmentEvaluator {
                 (0..structure.n_channels())
                     .map(|channel| {
                         let (a, b, c) = quadratic.coefficients(channel);
-                        Quadratic { a: a.into(), b, c }
+                        Quadratic { a: a.into(), b, c: context.reduce_constant(c) }
                     })
                     .collect(),
             ),

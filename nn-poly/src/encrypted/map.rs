@@ -21,7 +21,9 @@ pub fn linear_map(
 ) -> Result<LinearMap> {
     let linear = &structure.linear;
     let (n_in, n_out) = (linear.n_inputs(), linear.n_outputs());
-    let bias = (0..n_out).map(|i| weights.bias_of(i, linear.n_channels())).collect();
+    let bias = (0..n_out)
+        .map(|i| context.reduce_constant(weights.bias_of(i, linear.n_channels())))
+        .collect();
     let all: Vec<i32> = weights.weights.iter().map(|&w| i32::from(w)).collect();
     let groups = match linear {
         LinearGeometry::Dense { n_in, .. } => dense_groups(*n_in, &all),

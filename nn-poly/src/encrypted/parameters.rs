@@ -81,13 +81,15 @@ fn cost(a: &Candidate, b: &Candidate) -> core::cmp::Ordering {
 
 fn finish(candidate: Candidate) -> Result<ChosenParameters> {
     let Candidate { spec, reply_moduli, packing, window, noise, .. } = candidate;
+    let params = Params::new(spec)?;
     let ring = RingSpec {
-        ring_degree: spec.ring_degree as u32,
-        moduli: spec.moduli.clone(),
-        plaintext_modulus: spec.plaintext_modulus,
+        ring_degree: params.ring_degree() as u32,
+        moduli: params.moduli().to_vec(),
+        plaintext_modulus: params.plaintext_modulus(),
         reply_moduli: reply_moduli as u32,
+        params_digest: params.digest(),
     };
-    let security_bits = Params::new(spec)?.security_bits();
+    let security_bits = params.security_bits();
     Ok(ChosenParameters { ring, packing, window, noise, security_bits })
 }
 
@@ -116,12 +118,10 @@ fn coefficients(
     if radix_bits > 46 {
         return None;
     }
-    let t = (f64::from(radix_bits) * f64::from(k)).exp2();
-    // Digits lie in the window, so the message of the result is below t plus the window's offset.
-    let phase = Phase::fresh(t).linear(demand.max_l2, t * 1.01);
+    let phase = linear_phase(demand, (f64::from(radix_bits) * f64::from(k)).exp2());
     let needed = phase.log2_bound() + 1.0 + MARGIN_BITS;
     let moduli = smallest_moduli(degree, needed, 1_u128 << (radix_bits * k))?;
-    let log2_modulus: f64 = moduli.iter().map(|&q| (q as f64).log2()).sum();
+    let log2_capacity = log2_product(&moduli) - 1.0;
     let values = degree as u64 * u64::from(k);
     let blocks = demand.expected_samples.max(1).div_ceil(values);
     let bits: u128 = moduli.iter().map(|&q| u128::from(u64::BITS - q.leading_zeros())).sum();
@@ -132,10 +132,7 @@ fn coefficients(
         reply_moduli: n_moduli,
         packing: Packing::Coefficients { radix_bits, samples_per_coefficient: k },
         window: Window { low, modulus: 1 << radix_bits },
-        noise: NoiseForecast {
-            log2_noise_bound: phase.log2_bound(),
-            log2_capacity: log2_modulus - 1.0,
-        },
+        noise: NoiseForecast { log2_noise_bound: phase.log2_bound(), log2_capacity },
         bytes: u128::from(blocks) * polynomials * bits * degree as u128 / 8,
     })
 }
@@ -158,7 +155,7 @@ fn smallest_moduli(degree: usize, needed: f64, t: u128) -> Option<Vec<u64>> {
         };
         for extra in 0..=1 {
             let wanted: Vec<u32> = bits.iter().map(|b| b + extra).collect();
-            let spec = ParamsSpec::with_bits(degree, t, &wanted).ok()?;
+            let Ok(spec) = ParamsSpec::with_bits(degree, t, &wanted) else { continue };
             let log2: f64 = spec.moduli.iter().map(|&q| (q as f64).log2()).sum();
             if log2 >= needed && log2 <= max {
                 return Some(spec.moduli);
@@ -178,11 +175,7 @@ fn slots(
 ) -> Option<Candidate> {
     let t = ParamsSpec::smallest_slot_modulus(degree, width).ok()?;
     let max = f64::from(security::max_log2_modulus(degree)?);
-    let (a, b) = (f64::from(square.max_abs_a), square.max_abs_b as f64);
-    let phase = Phase::fresh_with_uniform_message(t as f64)
-        .linear(demand.max_l2, t as f64)
-        .quadratic(degree, a, b, t as f64)
-        .sum(square.pool_terms);
+    let phase = square_phase(demand, square, degree, t as f64);
     let needed = phase.log2_bound() + 1.0 + MARGIN_BITS;
     let layouts = [(1_u32, 1_u32), (1, 2), (2, 1), (2, 2)];
     let mut best: Option<Candidate> = None;
@@ -222,17 +215,8 @@ fn slot_candidate(
     phase: Phase,
 ) -> Option<Candidate> {
     let spec = ParamsSpec::with_bits(degree, u128::from(t), bits).ok()?;
-    let log2 = |moduli: &[u64]| moduli.iter().map(|&q| (q as f64).log2()).sum::<f64>();
-    let (kept, dropped) = spec.moduli.split_at(n_kept as usize);
-    let before = NoiseForecast {
-        log2_noise_bound: phase.log2_bound(),
-        log2_capacity: log2(&spec.moduli) - 1.0,
-    };
-    let switched =
-        dropped.iter().rev().fold(phase, |phase, &q| phase.switched(q as f64, degree, 2));
-    let after =
-        NoiseForecast { log2_noise_bound: switched.log2_bound(), log2_capacity: log2(kept) - 1.0 };
-    let noise = if before.margin_bits() < after.margin_bits() { before } else { after };
+    let noise = slot_noise(phase, degree, &spec.moduli, n_kept as usize);
+    let (kept, _) = spec.moduli.split_at(n_kept as usize);
     if noise.margin_bits() < 0.0 {
         return None;
     }
@@ -251,4 +235,79 @@ fn slot_candidate(
         bytes: u128::from(blocks) * bits * degree as u128 / 8,
         spec,
     })
+}
+
+/// The noise of a segment with the given ring and packing, at its tightest point.
+///
+/// A negative margin means that an honest server's replies may not decrypt.
+#[must_use]
+pub fn forecast_noise(demand: &SegmentDemand, ring: &RingSpec, packing: Packing) -> NoiseForecast {
+    let t = ring.plaintext_modulus as f64;
+    match (packing, demand.activation) {
+        (Packing::Slots, Some(square)) => {
+            let degree = ring.ring_degree as usize;
+            let phase = square_phase(demand, square, degree, t);
+            slot_noise(phase, degree, &ring.moduli, ring.reply_moduli as usize)
+        }
+        (Packing::Slots, None) => {
+            let phase = Phase::fresh_with_uniform_message(t).linear(demand.max_l2, t);
+            NoiseForecast {
+                log2_noise_bound: phase.log2_bound(),
+                log2_capacity: log2_product(&ring.moduli) - 1.0,
+            }
+        }
+        (Packing::Coefficients { .. }, _) => NoiseForecast {
+            log2_noise_bound: linear_phase(demand, t).log2_bound(),
+            log2_capacity: log2_product(&ring.moduli) - 1.0,
+        },
+    }
+}
+
+/// A linear map on packed coefficients.
+///
+/// Digits of a proven range lie in their window, so the message of the result is below t plus the
+/// window's offset. A calibrated range may be exceeded (by one sample per coefficient): then the
+/// message is the true integer, which must fit too for the result to be right modulo the radix.
+fn linear_phase(demand: &SegmentDemand, t: f64) -> Phase {
+    let in_window = t * 1.01;
+    let message = match demand.evidence {
+        Evidence::Proven => in_window,
+        Evidence::Calibrated => {
+            let largest = demand.max_l1 * demand.max_abs_input as f64 + demand.max_abs_bias as f64;
+            in_window.max(largest)
+        }
+    };
+    Phase::fresh(t).linear(demand.max_l2, message)
+}
+
+/// A linear map, a quadratic and a pool in slots; biases and constants are reduced modulo t.
+///
+/// Messages count as uniform modulo t: every row carries at least one independent uniform point in
+/// a slot (`random_points >= 1`), which makes each coefficient uniform whatever the samples are.
+fn square_phase(demand: &SegmentDemand, square: PooledSquare, degree: usize, t: f64) -> Phase {
+    let (a, b) = (f64::from(square.max_abs_a), square.max_abs_b as f64);
+    Phase::fresh_with_uniform_message(t)
+        .linear(demand.max_l2, t)
+        .quadratic(degree, a, b, t)
+        .sum(square.pool_terms)
+}
+
+/// The tighter of the two points of a segment with a square: before and after switching.
+fn slot_noise(phase: Phase, degree: usize, moduli: &[u64], n_kept: usize) -> NoiseForecast {
+    let (kept, dropped) = moduli.split_at(n_kept.min(moduli.len()));
+    let before = NoiseForecast {
+        log2_noise_bound: phase.log2_bound(),
+        log2_capacity: log2_product(moduli) - 1.0,
+    };
+    let switched =
+        dropped.iter().rev().fold(phase, |phase, &q| phase.switched(q as f64, degree, 2));
+    let after = NoiseForecast {
+        log2_noise_bound: switched.log2_bound(),
+        log2_capacity: log2_product(kept) - 1.0,
+    };
+    if before.margin_bits() < after.margin_bits() { before } else { after }
+}
+
+fn log2_product(moduli: &[u64]) -> f64 {
+    moduli.iter().map(|&q| (q as f64).log2()).sum()
 }

@@ -13,6 +13,8 @@ pub const MAX_STAGES: usize = 256;
 pub const MAX_STAGE_VALUES: usize = 1 << 22;
 /// Most weights of a stage.
 pub const MAX_STAGE_WEIGHTS: usize = 1 << 28;
+/// Most inputs gathered by all positions of a convolution: an evaluator lists each.
+pub const MAX_STAGE_GATHERS: usize = 1 << 26;
 /// Most values all stages together read and produce per sample.
 pub const MAX_NETWORK_VALUES: usize = 1 << 25;
 /// Most multiplications of all stages together per sample.
@@ -281,6 +283,14 @@ impl LinearGeometry {
                     require("stage", stage, "depthwise output channels", conv.out_channels, n, n)?;
                 }
                 dim("number of outputs", conv.output().len())?;
+                let out = conv.output();
+                let maps = match conv.grouping {
+                    Grouping::Full => 1,
+                    Grouping::Depthwise => out.channels,
+                };
+                let gathers =
+                    out.height.saturating_mul(out.width).saturating_mul(conv.taps() * maps);
+                require("stage", stage, "gathered inputs", gathers, 1, MAX_STAGE_GATHERS)?;
             }
         }
         require("stage", stage, "number of weights", self.n_weights(), 1, MAX_STAGE_WEIGHTS)?;

@@ -4,13 +4,14 @@ use super::Plan;
 use super::check::segment_output;
 use super::public::{ActivationSide, PublicPlan, PublicPlanSpec, Trust};
 use super::segment::{
-    ChosenParameters, Evidence, PooledSquare, Segment, SegmentDemand, ValueRange,
+    ChosenParameters, Evidence, NoiseForecast, PooledSquare, Segment, SegmentDemand, ValueRange,
 };
 use crate::encrypted::parameters;
 use crate::error::{Error, Result};
 use crate::import::{Preprocessing, SplitSpec};
 use crate::integer::{
-    ActivationKind, IntegerNetwork, Interval, StageObservation, StageOutput, StageStructure,
+    ActivationKind, IntegerNetwork, Interval, Quadratic, StageObservation, StageOutput,
+    StageStructure,
 };
 use crate::model::Model;
 use crate::tensor::Shape;
@@ -157,11 +158,7 @@ fn plan_segment<E: std::error::Error + Send + Sync + 'static>(
             return Err(Error::ReluAtServer { stage: idx });
         }
         (ActivationSide::Server, ActivationKind::Quadratic) => {
-            weights.quadratic.as_ref().map(|quadratic| PooledSquare {
-                pool_terms: count(stage.pool_terms()),
-                max_abs_a: quadratic.a.iter().map(|a| a.unsigned_abs()).max().unwrap_or(0),
-                max_abs_b: quadratic.b.iter().map(|b| b.unsigned_abs()).max().unwrap_or(0),
-            })
+            weights.quadratic.as_ref().map(|quadratic| pooled_square(stage, quadratic))
         }
         (ActivationSide::Server, ActivationKind::Identity) | (ActivationSide::Client, _) => None,
     };
@@ -199,12 +196,13 @@ fn demand(
     activation: Option<PooledSquare>,
     expected_samples: u64,
 ) -> Result<SegmentDemand> {
-    let (stage, _) = network.stage(idx)?;
+    let (stage, weights) = network.stage(idx)?;
     let norms = network.row_norms(idx)?;
     let inputs = network.input_intervals(idx)?;
     let n_outputs = if activation.is_some() { stage.n_outputs() } else { stage.linear.n_outputs() };
     Ok(SegmentDemand {
         activation,
+        max_abs_bias: weights.bias.iter().map(|b| b.unsigned_abs()).max().unwrap_or(0),
         max_l1: norms.max_l1 as f64,
         max_l2: norms.max_l2,
         max_abs_input: inputs.iter().map(Interval::magnitude).max().unwrap_or(0),
@@ -215,6 +213,36 @@ fn demand(
         n_outputs: count(n_outputs),
         expected_samples,
     })
+}
+
+/// The pooled square of a stage whose quadratic the server applies.
+fn pooled_square(stage: &StageStructure, quadratic: &Quadratic) -> PooledSquare {
+    PooledSquare {
+        pool_terms: count(stage.pool_terms()),
+        max_abs_a: quadratic.a.iter().map(|a| a.unsigned_abs()).max().unwrap_or(0),
+        max_abs_b: quadratic.b.iter().map(|b| b.unsigned_abs()).max().unwrap_or(0),
+    }
+}
+
+/// The noise of a segment of a finished plan, computed anew from weights, ring and packing: what a
+/// plan claims is not believed.
+///
+/// # Errors
+/// - [`Error::OutOfRange`] if there is no such stage.
+pub(super) fn recompute_noise(
+    network: &IntegerNetwork,
+    segment: &Segment,
+) -> Result<NoiseForecast> {
+    let idx = segment.stage as usize;
+    let (stage, weights) = network.stage(idx)?;
+    let activation = weights
+        .quadratic
+        .as_ref()
+        .filter(|_| segment.evaluates_activation)
+        .map(|quadratic| pooled_square(stage, quadratic));
+    let ValueRange { low, high, evidence } = segment.range;
+    let demand = SegmentDemand { low, high, evidence, ..demand(network, idx, activation, 1)? };
+    Ok(parameters::forecast_noise(&demand, &segment.ring, segment.packing))
 }
 
 fn assemble(

@@ -63,6 +63,9 @@ pub struct RingSpec {
     pub plaintext_modulus: u128,
     /// Limbs of a reply, after switching away the others; at least 1.
     pub reply_moduli: u32,
+    /// Digest of the parameters as the arithmetic builds them, order of evaluation points included:
+    /// two builds that order points differently refuse each other's plans.
+    pub params_digest: [u8; 32],
 }
 
 impl RingSpec {
@@ -217,6 +220,8 @@ pub struct SegmentDemand {
     pub activation: Option<PooledSquare>,
     /// Largest magnitude of an uploaded value; radix digits must be wider.
     pub max_abs_input: u64,
+    /// Largest magnitude of a bias.
+    pub max_abs_bias: u64,
     /// Largest `‖w‖₁` over the rows of the linear map.
     pub max_l1: f64,
     /// Largest `‖w‖₂` over the rows of the linear map.

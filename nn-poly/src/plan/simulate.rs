@@ -3,7 +3,8 @@
 use ndarray::Array2;
 
 use super::check::{arrivals, segment_output};
-use super::{Plan, PublicPlan, Segment};
+use super::compile::recompute_noise;
+use super::{NoiseForecast, Plan, PublicPlan, Segment};
 use crate::error::Result;
 use crate::integer::{
     Evaluation, IntegerMatrix, Keep, Refresher, ScoreMatrix, StageOutput, StageRule, require,
@@ -100,6 +101,17 @@ impl Plan {
         let output = segment_output(segment);
         let t = segment.window.modulus;
         self.network().evaluate_stage_modular(segment_idx, points, t, output)
+    }
+
+    /// The noise of segment `segment_idx`, computed anew from weights and ring.
+    ///
+    /// A key holder that did not compile the plan itself checks that the margin is not negative:
+    /// otherwise an honest server's replies decrypt to noise.
+    ///
+    /// # Errors
+    /// - [`crate::Error::OutOfRange`] if there is no such segment.
+    pub fn recompute_noise(&self, segment_idx: usize) -> Result<NoiseForecast> {
+        recompute_noise(self.network(), self.public().segment(segment_idx)?)
     }
 
     /// The key holder's tail of segment `segment_idx` for `n_samples` samples.

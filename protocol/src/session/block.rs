@@ -10,11 +10,11 @@ use nn_poly::encrypted::{
     ClientTimes, ReplyCheck, check_reply, decrypt_reply, encrypt_block, locate_mismatches,
 };
 use nn_poly::integer::{IntegerMatrix, Refreshed, RefreshedScores, Refresher};
-use rand_chacha::ChaCha20Rng;
 use zeroize::Zeroizing;
 
 use super::BatchSession;
 use super::error::{INVARIANT, Result, SessionError};
+use super::secret::SecretRng;
 use super::setup::{CheckPlan, ClientSegment};
 use crate::client::PreparedRequest;
 use crate::identifiers::RequestId;
@@ -24,9 +24,9 @@ use crate::transcript::ReplyShape;
 /// One request, ready to be sent, and what is needed to open its reply.
 ///
 /// A retry sends the same request again, byte for byte.
-#[derive(Debug)]
 pub struct PreparedBlock {
     request: PreparedRequest,
+    session: u64,
     index: usize,
     segment: usize,
     evidence: Evidence,
@@ -34,7 +34,6 @@ pub struct PreparedBlock {
 }
 
 /// What the client keeps of a request.
-#[derive(Debug)]
 enum Evidence {
     Words(ReplyCheck),
     Slots {
@@ -45,8 +44,8 @@ enum Evidence {
 }
 
 /// A reply after its checks. Says nothing about whether they passed until the round is judged.
-#[derive(Debug)]
 pub struct OpenedBlock {
+    pub(super) session: u64,
     pub(super) index: usize,
     pub(super) segment: usize,
     pub(super) observation: Option<BlockObservation>,
@@ -56,12 +55,31 @@ pub struct OpenedBlock {
     pub(super) times: ClientTimes,
 }
 
-#[derive(Debug)]
 pub(super) enum BlockResult {
     Refreshed(Refreshed),
     Scores(RefreshedScores),
     /// A linear reply that failed its word check: nothing was decrypted.
     Unopened(WordCheckFinding),
+}
+
+impl core::fmt::Debug for PreparedBlock {
+    /// Public counts only: slots, points and check rows are secret.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("PreparedBlock")
+            .field("index", &self.index)
+            .field("segment", &self.segment)
+            .finish_non_exhaustive()
+    }
+}
+
+impl core::fmt::Debug for OpenedBlock {
+    /// Public counts only: values are not released before the verdict.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("OpenedBlock")
+            .field("index", &self.index)
+            .field("segment", &self.segment)
+            .finish_non_exhaustive()
+    }
 }
 
 impl OpenedBlock {
@@ -175,6 +193,7 @@ impl BatchSession {
         };
         Ok(PreparedBlock {
             request: PreparedRequest::new(header, payload, reply)?,
+            session: self.id,
             index,
             segment: self.segment,
             evidence,
@@ -191,8 +210,8 @@ impl BatchSession {
     /// - [`SessionError::BlocksOfRound`] when the block belongs to another round.
     /// - [`SessionError::Encrypted`] when the reply is malformed: wrong length, residue out of range.
     pub fn open(&self, block: PreparedBlock, reply: &[u8]) -> Result<OpenedBlock> {
-        let PreparedBlock { request, index, segment: number, evidence, mut times } = block;
-        if number != self.segment {
+        let PreparedBlock { request, session, index, segment: number, evidence, mut times } = block;
+        if number != self.segment || session != self.id {
             return Err(SessionError::BlocksOfRound {
                 segment: self.segment,
                 expected: self.segment,
@@ -220,6 +239,7 @@ impl BatchSession {
             }
         };
         Ok(OpenedBlock {
+            session,
             index,
             segment: number,
             observation,
@@ -273,7 +293,7 @@ impl BatchSession {
         &self,
         segment: &ClientSegment,
         layout: &SlotLayout,
-        rng: &mut ChaCha20Rng,
+        rng: &mut SecretRng,
     ) -> Result<(RandomPoints, Zeroizing<Vec<Vec<i64>>>)> {
         let window = segment.context.window();
         let t = window.modulus;

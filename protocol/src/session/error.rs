@@ -18,6 +18,16 @@ pub enum SessionError {
     /// Connection, server or certificate.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
+    /// A plan whose replies would not decrypt.
+    #[error(
+        "segment {segment} of the plan has no room for its noise ({missing_bits:.1} bits too few): compile the model again"
+    )]
+    Noise {
+        /// The segment.
+        segment: usize,
+        /// Bits missing.
+        missing_bits: f64,
+    },
     /// A batch without samples.
     #[error("the batch holds no samples: give at least one")]
     EmptyBatch,

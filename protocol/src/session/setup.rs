@@ -181,6 +181,10 @@ impl ClientSegment {
             public.segments.get(index).ok_or(SessionError::NoSuchSegment { index, count })?;
         let context = SegmentContext::new(index, segment)?;
         let stage = segment.stage as usize;
+        let margin = plan.recompute_noise(index)?.margin_bits();
+        if margin < 0.0 {
+            return Err(SessionError::Noise { segment: index, missing_bits: -margin });
+        }
         let (structure, weights) = plan.network().stage(stage)?;
         let (map, check) = if context.is_linear() {
             let blocks = public.expected_samples.max(1).div_ceil(context.capacity() as u64);

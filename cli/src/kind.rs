@@ -1,0 +1,85 @@
+//! What kind of file something is, from its first bytes.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nn_poly::artifact::peek_magic;
+use nn_poly::model::Model;
+use nn_poly::plan::{PLAN_MAGIC, PUBLIC_PLAN_MAGIC};
+use nn_poly::train::Checkpoint;
+
+use crate::failure::Hint;
+
+/// Kinds of files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum FileKind {
+    /// A trained model.
+    Model,
+    /// A compiled plan with its weights.
+    Plan,
+    /// The public part of a plan.
+    PublicPlan,
+    /// A training that can be continued.
+    Checkpoint,
+    /// Anything else.
+    Unknown,
+}
+
+impl FileKind {
+    /// Look at the first bytes of a file.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub(crate) fn of(path: &Path) -> Result<Self> {
+        let mut start = Vec::with_capacity(8);
+        File::open(path)
+            .and_then(|file| file.take(8).read_to_end(&mut start))
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(match peek_magic(&start) {
+            Some(Model::MAGIC) => Self::Model,
+            Some(PLAN_MAGIC) => Self::Plan,
+            Some(PUBLIC_PLAN_MAGIC) => Self::PublicPlan,
+            Some(Checkpoint::MAGIC) => Self::Checkpoint,
+            Some(_) | None => Self::Unknown,
+        })
+    }
+
+    /// Make sure that `path` is of this kind, at least by its first bytes.
+    ///
+    /// # Errors
+    /// A file that cannot be read, or of another kind.
+    pub(crate) fn expect_of(self, path: &Path) -> Result<()> {
+        let found = Self::of(path)?;
+        if found == self {
+            return Ok(());
+        }
+        let error = anyhow::anyhow!("{} is {found}, not {self}", path.display());
+        Err(error).hint(|| self.origin())
+    }
+
+    /// Where files of this kind come from.
+    pub(crate) const fn origin(self) -> &'static str {
+        match self {
+            Self::Model => "models come from `securedl train --out MODEL`",
+            Self::Plan => "plans come from `securedl compile MODEL --out PLAN`",
+            Self::PublicPlan => "servers hand out public parts; the whole plan is with its owner",
+            Self::Checkpoint => "go on with it: `securedl train … --checkpoint FILE --resume`",
+            Self::Unknown => "models come from `securedl train`, plans from `securedl compile`",
+        }
+    }
+}
+
+impl fmt::Display for FileKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Model => "a model",
+            Self::Plan => "a plan",
+            Self::PublicPlan => "the public part of a plan",
+            Self::Checkpoint => "the checkpoint of a training",
+            Self::Unknown => "no file of SecureDL",
+        })
+    }
+}

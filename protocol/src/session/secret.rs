@@ -1,0 +1,89 @@
+//! What must not stay in memory: generators and the samples' values.
+
+use std::hint::black_box;
+
+use nn_poly::integer::IntegerMatrix;
+use rand::{CryptoRng, RngCore, SeedableRng};
+use rand_chacha::ChaCha20Rng;
+
+/// A generator whose state is overwritten on drop: from it, every key, error and slot position of a
+/// batch could be derived again. Never printed.
+pub(super) struct SecretRng(ChaCha20Rng);
+
+impl SecretRng {
+    pub(super) fn new(rng: ChaCha20Rng) -> Self {
+        Self(rng)
+    }
+
+    /// A generator of its own, seeded by this one.
+    pub(super) fn fork(&mut self) -> Self {
+        Self(ChaCha20Rng::from_rng(&mut self.0))
+    }
+}
+
+impl RngCore for SecretRng {
+    fn next_u32(&mut self) -> u32 {
+        self.0.next_u32()
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        self.0.next_u64()
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        self.0.fill_bytes(bytes);
+    }
+}
+
+impl CryptoRng for SecretRng {}
+
+impl Drop for SecretRng {
+    fn drop(&mut self) {
+        self.0 = ChaCha20Rng::from_seed([0; 32]);
+        black_box(&self.0);
+    }
+}
+
+/// The network's inputs, then the refreshed values of every finished stage; overwritten on drop.
+pub(super) struct SecretValues(Vec<IntegerMatrix>);
+
+impl SecretValues {
+    pub(super) fn new(inputs: IntegerMatrix) -> Self {
+        Self(vec![inputs])
+    }
+
+    pub(super) fn push(&mut self, values: IntegerMatrix) {
+        self.0.push(values);
+    }
+
+    pub(super) fn get(&self, position: usize) -> Option<&IntegerMatrix> {
+        self.0.get(position)
+    }
+}
+
+impl Drop for SecretValues {
+    fn drop(&mut self) {
+        for matrix in &mut self.0 {
+            matrix.fill(0);
+            black_box(&*matrix);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forks_differ_and_are_reproducible() {
+        let draw = |seed: u8| {
+            let mut rng = SecretRng::new(ChaCha20Rng::from_seed([seed; 32]));
+            let (mut a, mut b) = (rng.fork(), rng.fork());
+            (a.next_u64(), b.next_u64(), rng.next_u64())
+        };
+        let (a, b, c) = draw(1);
+        assert!(a != b && b != c && a != c);
+        assert_eq!((a, b, c), draw(1));
+        assert_ne!((a, b, c), draw(2));
+    }
+}
