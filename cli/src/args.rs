@@ -71,7 +71,7 @@ Examples:
   securedl demo --samples 500 --activation client --json demo.json")]
 pub(crate) struct DemoArguments {
     /// Samples in the encrypted batch.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) samples: u32,
     /// Seed of the digits and of the training. Never reaches keys, errors or slot positions.
     #[arg(long, value_name = "S", default_value_t = 0)]

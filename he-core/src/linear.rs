@@ -86,7 +86,8 @@ pub(crate) enum Unit {
 }
 
 impl Unit {
-    fn check_params(&self, params: &Params) -> Result<()> {
+    /// Refuses other parameters than the unit's.
+    pub(crate) fn check_params(&self, params: &Params) -> Result<()> {
         match self {
             Self::One => Ok(()),
             Self::Words(words) => words.0.check_same(params),
@@ -382,21 +383,26 @@ fn combine_placement(
     let reducer = ring.reducer();
     let shift = reducer.factor(ring.residue_vartime(1 << HALF));
     let mut outputs = (placement.first_output as usize..).step_by(placement.output_stride as usize);
-    let mut sums = vec![[0_i64; 2]; group.n_taps];
+    let mut sums = [vec![0_i64; group.n_taps], vec![0_i64; group.n_taps]];
     for rows in group.weights.chunks(group.n_taps * MAX_COMBINED_ROWS) {
-        sums.fill([0; 2]);
+        let [low_sums, high_sums] = &mut sums;
+        low_sums.fill(0);
+        high_sums.fill(0);
         for (weights, output) in rows.chunks_exact(group.n_taps).zip(&mut outputs) {
             let factor = factors.get(output).copied().unwrap_or_default();
             let (low, high) = (factor & ((1 << HALF) - 1), factor >> HALF);
             let (low, high) = (low.cast_signed(), high.cast_signed());
-            simd::vectorize(|| {
-                for (sum, &w) in sums.iter_mut().zip(weights) {
-                    sum[0] += i64::from(w) * low;
-                    sum[1] += i64::from(w) * high;
-                }
-            });
+            simd::vectorize(
+                #[inline(always)]
+                || {
+                    for ((l, h), &w) in low_sums.iter_mut().zip(high_sums.iter_mut()).zip(weights) {
+                        *l += i64::from(w) * low;
+                        *h += i64::from(w) * high;
+                    }
+                },
+            );
         }
-        for (&input, &[low, high]) in placement.inputs.iter().zip(&sums) {
+        for ((&input, &low), &high) in placement.inputs.iter().zip(&*low_sums).zip(&*high_sums) {
             if let Some(column) = columns.get_mut(input as usize) {
                 let high = reducer.multiply(reducer.reduce(high).cast_signed(), shift);
                 *column = reducer.add(*column, reducer.add(reducer.reduce(low), high));

@@ -186,7 +186,7 @@ fn decode_payload<T: DeserializeOwned>(payload: &[u8]) -> Result<(T, usize)> {
         let configuration: Configuration<LittleEndian, Fixint, Limit<LIMIT>> =
             bincode::config::standard().with_fixed_int_encoding().with_limit::<LIMIT>();
         bincode::serde::decode_from_slice(payload, configuration)
-            .map_err(|cause| Error::Decode { cause: Box::new(cause) })
+            .map_err(|cause| Error::Decode { cause: in_words(cause) })
     }
     match payload.len() {
         0..=0x1_0000 => run::<T, 0x1_0000>(payload),
@@ -199,6 +199,17 @@ fn decode_payload<T: DeserializeOwned>(payload: &[u8]) -> Result<(T, usize)> {
             actual: actual as u64,
             limit: 0x4000_0000,
         }),
+    }
+}
+
+/// The message of a decoder or a checked constructor, without the decoder's wrapping.
+fn in_words(cause: bincode::error::DecodeError) -> crate::error::Cause {
+    use bincode::error::DecodeError;
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others have only their own words")]
+    match cause {
+        DecodeError::OtherString(message) => message.into(),
+        DecodeError::Other(message) => message.into(),
+        other => Box::new(other),
     }
 }
 

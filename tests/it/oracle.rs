@@ -120,6 +120,13 @@ fn values_outside_their_window_wrap_in_the_same_way_everywhere() {
     segment.packing = Packing::Coefficients { radix_bits, samples_per_coefficient: 1 };
     segment.ring.plaintext_modulus = 1 << radix_bits;
     segment.window.modulus = 1 << radix_bits;
+    let ring = &mut segment.ring;
+    let params = Params::new(ParamsSpec {
+        ring_degree: ring.ring_degree as usize,
+        plaintext_modulus: ring.plaintext_modulus,
+        moduli: ring.moduli.clone(),
+    });
+    ring.params_digest = params.unwrap().digest();
     segment.window.low /= 4;
     let (low, high) = (segment.window.low, segment.window.high());
     segment.range = ValueRange { low, high, evidence: Evidence::Calibrated };

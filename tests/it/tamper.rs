@@ -196,13 +196,13 @@ fn table(setting: &Setting) -> Vec<(Cheat, Expected)> {
         (Cheat::DroppedNeuron { output: 1 }, Expected::Modified(vec![1])),
         (Cheat::ReturnedInput, Expected::Modified(setting.all_outputs())),
         (
-            Cheat::Noise { channel: 0, strength: Strength::Harmless },
+            Cheat::Noise { output: 1, strength: Strength::Harmless },
             // The word check sees words, not values.
-            if linear { Expected::Modified(setting.channel(0)) } else { Expected::Released },
+            if linear { Expected::Modified(vec![1]) } else { Expected::Released },
         ),
         (
-            Cheat::Noise { channel: 0, strength: Strength::Overwhelming },
-            if linear { Expected::Modified(setting.channel(0)) } else { Expected::Caught },
+            Cheat::Noise { output: 1, strength: Strength::Overwhelming },
+            if linear { Expected::Tampered(vec![0]) } else { Expected::Caught },
         ),
         // Nothing is stale yet.
         (Cheat::StaleReply, Expected::Released),

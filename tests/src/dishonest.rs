@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use nn_poly::encrypted::{self, SegmentEvaluator};
 use nn_poly::integer::{StageOutput, StageStructure, StageWeights};
-use nn_poly::plan::{Plan, Segment};
+use nn_poly::plan::Plan;
 use protocol::hosting::PlanShelf;
 use protocol::identifiers::Digest;
 use protocol::message::{ModelCard, Refusal};
@@ -91,11 +91,10 @@ pub enum Cheat {
     },
     /// The request's own ciphertexts come back.
     ReturnedInput,
-    /// A multiple of the plaintext modulus is added to one channel before anything else happens:
-    /// pure noise.
+    /// Multiples of the plaintext modulus are added to one output: pure noise.
     Noise {
-        /// The channel.
-        channel: usize,
+        /// The output.
+        output: usize,
         /// How much.
         strength: Strength,
     },
@@ -116,9 +115,9 @@ pub enum Cheat {
 /// How much noise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Strength {
-    /// As little as there is: decryption still gives the right values.
+    /// As little as there is, in one coefficient: decryption still gives the right values.
     Harmless,
-    /// As much as an integer holds: nothing can be decrypted.
+    /// As much as an integer holds, in every coefficient: nothing can be decrypted.
     Overwhelming,
 }
 
@@ -164,7 +163,7 @@ impl DishonestHost {
             SegmentEvaluator::new(segment, description, structure, weights)
                 .expect("a dishonest model has the plan's shape")
         };
-        let altered = altered_weights(description, weights, &cheat);
+        let altered = altered_weights(weights, &cheat);
         let service = Arc::new(Inner {
             honest: evaluator(weights),
             altered: altered.as_ref().map(evaluator),
@@ -185,11 +184,7 @@ impl DishonestHost {
 }
 
 /// The weights of the cheats that are another model.
-fn altered_weights(
-    segment: &Segment,
-    honest: &StageWeights,
-    cheat: &Cheat,
-) -> Option<StageWeights> {
+fn altered_weights(honest: &StageWeights, cheat: &Cheat) -> Option<StageWeights> {
     let mut weights = honest.clone();
     match cheat {
         Cheat::Weight { index, by } => weights.weights[*index] += by,
@@ -198,13 +193,6 @@ fn altered_weights(
         Cheat::Pruned { up_to } => {
             weights.weights.iter_mut().filter(|w| w.abs() <= *up_to).for_each(|w| *w = 0);
         }
-        Cheat::Noise { channel, strength } => {
-            let t = i64::try_from(segment.window.modulus).expect("windows are below 2^62");
-            weights.bias[*channel] += match strength {
-                Strength::Harmless => t,
-                Strength::Overwhelming => (i64::MAX / 4) / t * t,
-            };
-        }
         Cheat::StaleReply
         | Cheat::SlotChange { .. }
         | Cheat::Trigger
@@ -212,6 +200,7 @@ fn altered_weights(
         | Cheat::PermutedOutputs { .. }
         | Cheat::DroppedNeuron { .. }
         | Cheat::ReturnedInput
+        | Cheat::Noise { .. }
         | Cheat::WrongDegree
         | Cheat::WrongLevel
         | Cheat::MissingCiphertext
@@ -310,8 +299,7 @@ impl Inner {
             Cheat::Weight { .. }
             | Cheat::Bias { .. }
             | Cheat::SwappedModel { .. }
-            | Cheat::Pruned { .. }
-            | Cheat::Noise { .. } => reply,
+            | Cheat::Pruned { .. } => reply,
             Cheat::StaleReply => {
                 let mut first = self.first_reply.lock().unwrap_or_else(PoisonError::into_inner);
                 first.get_or_insert(reply).clone()
@@ -329,6 +317,7 @@ impl Inner {
                 reply[output * size..(output + 1) * size].fill(0);
                 reply
             }
+            Cheat::Noise { output, strength } => self.forge.add_noise(&reply, *output, *strength),
             Cheat::ReturnedInput => self.forge.inputs_as_reply(request),
             Cheat::ResidueOutOfRange => {
                 self.forge.overflow_first_residue(&mut reply);

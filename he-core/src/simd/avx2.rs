@@ -17,6 +17,7 @@ type Digits = [[[i32; GROUP]; ROW_BLOCK]; 3];
 /// # Safety
 /// AVX2 must be available; pair indices, weights and chunks must fit their buffers.
 #[target_feature(enable = "avx2")]
+#[expect(clippy::indexing_slicing, reason = "a panic here is a broken invariant of the caller")]
 pub(super) unsafe fn multiply(
     tile: &Tile<'_>,
     packed: &Packed,
@@ -87,6 +88,7 @@ unsafe fn sum_digit(
 
 /// Recombines the digits of one row, reduces modulo q and stores 16 residues.
 #[target_feature(enable = "avx2")]
+#[expect(clippy::indexing_slicing, reason = "a row of the block")]
 fn store(digits: &Digits, row: usize, reducer: Reducer, first: bool, target: &mut [u64]) {
     let [d0, d1, d2] = digits.each_ref().map(|rows| rows[row]);
     for (((cell, d0), d1), d2) in target.iter_mut().zip(d0).zip(d1).zip(d2) {

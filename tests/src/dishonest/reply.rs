@@ -6,7 +6,7 @@ use he_core::{
 };
 use nn_poly::plan::{Packing, Segment};
 
-use super::Cheat;
+use super::{Cheat, Strength};
 
 /// Public parameters of one segment, for taking replies apart and putting them together.
 #[derive(Debug)]
@@ -72,8 +72,22 @@ impl ReplyForge {
         by: i64,
     ) -> Vec<u8> {
         let mut block = self.decode(reply);
-        let delta = self.trivial(&self.encode_for(&block, slots, by));
+        let delta = self.trivial(&self.encode_for(&block, slots, by), 1);
         block.add_assign(&self.at_output(&delta, output)).expect("one form");
+        encode(&block)
+    }
+
+    /// Adds multiples of the plaintext modulus to one output.
+    pub(super) fn add_noise(&self, reply: &[u8], output: usize, strength: Strength) -> Vec<u8> {
+        let mut block = self.decode(reply);
+        let t = i64::try_from(self.params.plaintext_modulus()).expect("one sample per coefficient");
+        let (shape, factor) = match strength {
+            Strength::Harmless => (self.encode_with(|_| 1), t),
+            Strength::Overwhelming => {
+                (self.encode_with(|slot| slot as i64 % t), (i64::MAX / 4) / t * t)
+            }
+        };
+        block.add_assign(&self.at_output(&self.trivial(&shape, factor), output)).expect("one form");
         encode(&block)
     }
 
@@ -145,33 +159,41 @@ impl ReplyForge {
 
     /// The plaintext that adds `by` to the given slots of a reply with this block's correction.
     fn encode_for(&self, block: &CiphertextBlock, slots: &[usize], by: i64) -> Plaintext {
-        let fill = |capacity: usize, value: i64| {
-            let mut values = vec![0; capacity];
-            slots.iter().for_each(|&slot| values[slot % capacity] = value);
-            values
+        let value = match self.packing {
+            Packing::Slots => {
+                let t = i128::try_from(self.params.plaintext_modulus()).expect("below 2^47");
+                let correction = i128::try_from(block.correction()).expect("below t");
+                (i128::from(by) * power(correction, t - 2, t) % t) as i64
+            }
+            // Linear replies have dropped no modulus.
+            Packing::Coefficients { .. } => by,
         };
+        self.encode_with(|slot| if slots.contains(&slot) { value } else { 0 })
+    }
+
+    /// The plaintext with this value in each slot.
+    fn encode_with(&self, value: impl Fn(usize) -> i64) -> Plaintext {
         match self.packing {
             Packing::Slots => {
                 let encoder = SlotEncoder::new(&self.params).expect("a plan with slots");
-                let t = i128::try_from(self.params.plaintext_modulus()).expect("below 2^47");
-                let correction = i128::try_from(block.correction()).expect("below t");
-                let value = i128::from(by) * power(correction, t - 2, t) % t;
-                encoder.encode(&fill(encoder.slot_count(), value as i64)).expect("one per slot")
+                let values: Vec<i64> = (0..encoder.slot_count()).map(value).collect();
+                encoder.encode(&values).expect("one value per slot")
             }
             Packing::Coefficients { radix_bits, samples_per_coefficient } => {
                 let k = samples_per_coefficient as usize;
                 let encoder = CoefficientEncoder::new(&self.params, radix_bits, k)
                     .expect("a plan with coefficients");
-                encoder.encode(&fill(encoder.value_count(), by)).expect("a small value")
+                let values: Vec<i64> = (0..encoder.value_count()).map(value).collect();
+                encoder.encode(&values).expect("small values")
             }
         }
     }
 
-    /// The ciphertext `(plaintext, 0, …)` in the form of a reply.
-    fn trivial(&self, plaintext: &Plaintext) -> CiphertextBlock {
+    /// The ciphertext `(factor·plaintext, 0, …)` in the form of a reply.
+    fn trivial(&self, plaintext: &Plaintext, factor: i64) -> CiphertextBlock {
         let zero = CiphertextBlock::zeros(&self.params, 1, 1, self.params.moduli().len())
             .expect("fresh form");
-        let map = LinearMap::dense(1, 1, &[0], &[1]).expect("a map").with_unit(plaintext);
+        let map = LinearMap::dense(1, 1, &[0], &[factor]).expect("a map").with_unit(plaintext);
         let mut words = Vec::new();
         bytes::write_request(&map.apply(&zero).expect("one input"), &mut words);
         // Limbs follow each other, so a prefix is the polynomial over fewer moduli.
