@@ -123,6 +123,12 @@ impl CiphertextBlock {
         self.words.get(limb * len..(limb + 1) * len).unwrap_or_default()
     }
 
+    /// The words of every ciphertext, one slice per limb: for tasks that work on all limbs at once.
+    pub(crate) fn rows_mut(&mut self) -> Vec<Vec<&mut [u64]>> {
+        let (n_moduli, row_len) = (self.n_moduli, self.row_len());
+        pieces_mut(&mut self.words, n_moduli, row_len)
+    }
+
     pub(crate) fn limb_mut(&mut self, limb: usize) -> &mut [u64] {
         let len = self.count * self.row_len();
         self.words.get_mut(limb * len..(limb + 1) * len).unwrap_or_default()
@@ -224,6 +230,19 @@ impl core::fmt::Debug for CiphertextBlock {
             .field("n_moduli", &self.n_moduli)
             .finish_non_exhaustive()
     }
+}
+
+/// Regroups words `[limb][piece][len]`: for every piece its slices in all limbs.
+pub(crate) fn pieces_mut(words: &mut [u64], n_limbs: usize, len: usize) -> Vec<Vec<&mut [u64]>> {
+    let limb_len = words.len() / n_limbs.max(1);
+    let mut pieces: Vec<Vec<&mut [u64]>> = Vec::new();
+    pieces.resize_with(limb_len / len.max(1), || Vec::with_capacity(n_limbs));
+    for limb in words.chunks_exact_mut(limb_len.max(1)) {
+        for (piece, words) in pieces.iter_mut().zip(limb.chunks_exact_mut(len.max(1))) {
+            piece.push(words);
+        }
+    }
+    pieces
 }
 
 /// `a·b mod t` for a modulus up to 2^64 or a power of two: what [`Params`] allows.

@@ -83,10 +83,11 @@ pub fn read_request_into(
     read(block, first, count, &layout, bytes)?;
     for ((limb, limb_number), ring) in (0..).zip(0_u32..).zip(params.rings()) {
         let rows = block.limb_mut(limb).get_mut(first * 2 * n..(first + count) * 2 * n);
-        rows.unwrap_or_default().par_chunks_mut(2 * n).enumerate().for_each(|(i, row)| {
+        let rows = rows.unwrap_or_default().par_chunks_mut(2 * n).enumerate();
+        rows.for_each_init(Vec::new, |buffer, (i, row)| {
             let index = u32::try_from(first + i).unwrap_or(u32::MAX);
             let c1 = row.get_mut(n..).unwrap_or_default();
-            seed.expand(index, limb_number, ring, c1);
+            seed.expand(index, limb_number, ring, c1, buffer);
         });
     }
     Ok(())

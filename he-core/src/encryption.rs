@@ -71,26 +71,20 @@ impl<'k> BlockEncryptor<'k> {
             .ok_or(Error::SeedExhausted { max: MAX_CIPHERTEXTS_PER_SEED })?;
 
         let n = params.ring_degree();
-        let mut errors = Zeroizing::new(vec![0_i8; plaintexts.len() * n]);
-        let indices = || (first..self.next).into_par_iter();
-        errors.par_chunks_mut(n).zip(indices()).for_each(|(out, i)| self.errors.0.sample(i, out));
-
         let mut block = CiphertextBlock::zeros(params, plaintexts.len(), 1, params.moduli().len())?;
-        for ((limb, limb_index), ring) in (0..).zip(0_u32..).zip(params.rings()) {
-            block
-                .limb_mut(limb)
-                .par_chunks_mut(2 * n)
-                .zip(errors.par_chunks(n))
-                .zip(plaintexts)
-                .zip(indices())
-                .for_each(|(((row, e), plaintext), index)| {
-                    let (c0, c1) = row.split_at_mut(n);
-                    self.seed.expand(index, limb_index, ring, c1);
-                    add_error(c0, plaintext.limb(limb), e, params.plaintext_modulus(), ring);
-                    ring.forward(c0);
-                    ring.multiply_accumulate(c0, c1, self.key.negated(limb));
-                });
-        }
+        let tasks = block.rows_mut().into_par_iter().zip(plaintexts).zip(first..self.next);
+        let scratch = || (Zeroizing::new(vec![0_i8; n]), Zeroizing::new(Vec::new()));
+        tasks.for_each_init(scratch, |(errors, buffer), ((rows, plaintext), index)| {
+            self.errors.0.sample(index, errors, buffer);
+            for (((limb, limb_index), ring), row) in (0..).zip(0..).zip(params.rings()).zip(rows) {
+                let (c0, c1) = row.split_at_mut(n);
+                self.seed.expand(index, limb_index, ring, c1, buffer);
+                let t = params.plaintext_modulus();
+                add_error(c0, plaintext.limb(limb), errors, t, ring);
+                ring.forward(c0);
+                ring.multiply_accumulate(c0, c1, self.key.negated(limb));
+            }
+        });
         Ok(block)
     }
 }

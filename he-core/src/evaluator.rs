@@ -4,6 +4,7 @@ use rayon::prelude::*;
 
 use crate::{
     CiphertextBlock, Error, Result,
+    block::pieces_mut,
     encoding::next_correction,
     ring::Ring,
     simd::{Factor, vectorize},
@@ -239,13 +240,7 @@ impl CiphertextBlock {
         let len = self.count() * self.row_len();
         let mut words = vec![0_u64; kept.len() * len];
         // One task per polynomial: its places in every kept limb.
-        let mut outputs: Vec<Vec<&mut [u64]>> = Vec::new();
-        outputs.resize_with(len / n, || Vec::with_capacity(kept.len()));
-        for limb in words.chunks_exact_mut(len.max(1)) {
-            for (places, polynomial) in outputs.iter_mut().zip(limb.chunks_exact_mut(n)) {
-                places.push(polynomial);
-            }
-        }
+        let outputs = pieces_mut(&mut words, kept.len(), n);
         let dropped = self.limb(self.n_moduli() - 1).par_chunks(n);
         outputs.into_par_iter().zip(dropped).enumerate().for_each_init(
             || (vec![0; n], vec![0; n]),

@@ -21,7 +21,7 @@ pub struct SecretKey {
 }
 
 impl SecretKey {
-    /// Draws a fresh key. Cost: about 10 µs at N = 2048 with one modulus.
+    /// Draws a fresh key. Cost: about as much as encrypting two ciphertexts.
     pub fn generate(params: &Params, rng: &mut (impl CryptoRng + ?Sized)) -> Self {
         let coefficients = sampling::sample_ternary(params.ring_degree(), rng);
         let n = params.ring_degree();

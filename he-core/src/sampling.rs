@@ -40,9 +40,17 @@ impl PublicSeed {
     }
 
     /// Expands polynomial `c_1` of one ciphertext and limb into `out` (evaluation form, below q).
-    pub(crate) fn expand(&self, index: u32, limb: u32, ring: &Ring, out: &mut [u64]) {
+    /// `buffer` is scratch.
+    pub(crate) fn expand(
+        &self,
+        index: u32,
+        limb: u32,
+        ring: &Ring,
+        out: &mut [u64],
+        buffer: &mut Vec<u8>,
+    ) {
         let mut stream = key_stream(&self.0, b"securedl c1 v1\0\0", index, limb, ring.value());
-        sample_uniform(&mut stream, ring.value(), out, &mut Vec::new());
+        sample_uniform(&mut stream, ring.value(), out, buffer);
     }
 }
 
@@ -53,10 +61,11 @@ impl ErrorSeed {
         seed
     }
 
-    /// Samples centred binomial errors (η = 21, in [-21, 21]) of one ciphertext.
-    pub(crate) fn sample(&self, index: u32, out: &mut [i8]) {
+    /// Samples centred binomial errors (η = 21, in [-21, 21]) of one ciphertext. `buffer` is scratch
+    /// and holds secrets afterwards.
+    pub(crate) fn sample(&self, index: u32, out: &mut [i8], buffer: &mut Vec<u8>) {
         let mut stream = key_stream(&self.0, b"securedl error 1", index, 0, 0);
-        sample_centred_binomial(&mut stream, out);
+        sample_centred_binomial(&mut stream, out, buffer);
     }
 }
 
@@ -128,11 +137,12 @@ fn read_draws(bytes: &[u8], width: usize, mask: u64, q: u64, out: &mut [u64]) ->
 ///
 /// The coins of place `i` are word `i` of a plane of 32-bit words and word `i` of a plane of 16-bit
 /// words, so that lanes of vectors hold whole draws.
-fn sample_centred_binomial(stream: &mut Aes128Ctr, out: &mut [i8]) {
+fn sample_centred_binomial(stream: &mut Aes128Ctr, out: &mut [i8], buffer: &mut Vec<u8>) {
     const SUM: u64 = (1 << ERROR_BOUND) - 1;
-    let mut bytes = Zeroizing::new(vec![0_u8; out.len() * 6]);
-    stream.apply_keystream(&mut bytes);
-    let (low, high) = bytes.split_at(out.len() * 4);
+    buffer.clear();
+    buffer.resize(out.len() * 6, 0);
+    stream.apply_keystream(buffer);
+    let (low, high) = buffer.split_at(out.len() * 4);
     vectorize(|| {
         let draws = low.chunks_exact(4).zip(high.chunks_exact(2));
         for (e, (low, high)) in out.iter_mut().zip(draws) {
@@ -202,7 +212,7 @@ mod tests {
             let mut total = 0.0;
             for index in 0..64 {
                 let mut out = vec![0; degree];
-                PublicSeed([7; 32]).expand(index, 1, &ring, &mut out);
+                PublicSeed([7; 32]).expand(index, 1, &ring, &mut out, &mut Vec::new());
                 assert!(out.iter().all(|&x| x < ring.value()));
                 total += out.iter().map(|&x| x as f64 / ring.value() as f64).sum::<f64>();
             }
@@ -231,7 +241,7 @@ mod tests {
         let b = Ring::new(degree, largest_prime(degree, 30, a.value()).unwrap()).unwrap();
         let expand = |seed: u8, index, limb, ring: &Ring| {
             let mut out = vec![0; degree];
-            PublicSeed([seed; 32]).expand(index, limb, ring, &mut out);
+            PublicSeed([seed; 32]).expand(index, limb, ring, &mut out, &mut Vec::new());
             out
         };
         let base = expand(1, 0, 0, &a);
@@ -249,7 +259,7 @@ mod tests {
         let (mut sum, mut squares, mut n) = (0.0, 0.0, 0.0);
         for index in 0..64 {
             let mut errors = vec![0; params.ring_degree()];
-            ErrorSeed([3; 32]).sample(index, &mut errors);
+            ErrorSeed([3; 32]).sample(index, &mut errors, &mut Vec::new());
             for e in errors {
                 assert!(i64::from(e).abs() <= ERROR_BOUND);
                 sum += f64::from(e);

@@ -134,7 +134,7 @@ fn transforms(backend: Backend) -> Value {
 }
 
 fn expansions(backend: Backend) -> Value {
-    let seed: [u8; 32] = std::array::from_fn(|i| i as u8);
+    let seed: [u8; 32] = std::array::from_fn(|i| u8::try_from(i).unwrap());
     let cases = rings().into_iter().flat_map(|(n, q)| {
         // A second limb shows that limb number and modulus both enter.
         let other = if q == 0x3FFF_4001 { 0x7FFF_7FFD_6001 } else { 0x3FFF_4001 };

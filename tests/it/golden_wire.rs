@@ -56,8 +56,8 @@ fn digest(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex().to_string()
 }
 
-/// Everything that is fixed about one plan: its encodings, and for every segment with its own
-/// packing the first block's request and the honest reply.
+/// Everything that is fixed about one plan: its encodings, and for its first segment the request of
+/// the first block and the honest reply.
 fn observe(plan: &Plan) -> Value {
     let options = session_options(3, 1);
     let owner = ClientPlan::new(plan.clone(), options, &formula(plan, 3)).unwrap();
@@ -133,7 +133,7 @@ fn every_kernel_set_of_this_machine_gives_the_golden_bytes() {
     assert!(!run_under("no-such-kernels").status.success(), "HE_BACKEND is heeded");
 }
 
-/// What the golden plans are read with today still decides like the planner of their day.
+/// A plan compiled long ago computes today what its definition says.
 #[test]
 fn golden_plans_still_compute_what_they_computed() {
     for (name, model, ..) in sketches() {
