@@ -380,3 +380,68 @@ fn published_operating_points_get_the_expected_rings() {
     assert!(square.ring.plaintext_modulus >= 330_000_001);
     assert!(square.ring.log2_ciphertext_modulus() < 96.0);
 }
+
+#[test]
+fn the_noise_of_a_plan_is_recomputed_from_its_weights_and_ring() {
+    for side in [ActivationSide::Client, ActivationSide::Server] {
+        let plan = example().plan(side, 8192);
+        for (index, segment) in plan.public().segments.iter().enumerate() {
+            let noise = plan.recompute_noise(index).unwrap();
+            assert!(noise.margin_bits() >= 0.0, "{side}, segment {index}: {noise:?}");
+            assert!((noise.margin_bits() - segment.noise.margin_bits()).abs() < 1e-9);
+        }
+    }
+}
+
+#[test]
+fn a_smaller_modulus_than_the_planner_chose_leaves_no_room_for_the_noise() {
+    use nn_poly::plan::{PooledSquare, RingSpec, SegmentDemand};
+    let demand = SegmentDemand {
+        activation: Some(PooledSquare { pool_terms: 4, max_abs_a: 1, max_abs_b: 0 }),
+        max_abs_input: 15,
+        max_abs_bias: 1000,
+        max_l1: 1304.0,
+        max_l2: 73.6,
+        low: 0,
+        high: 540_000_000,
+        evidence: Evidence::Proven,
+        n_inputs: 2880,
+        n_outputs: 800,
+        expected_samples: 8192,
+    };
+    let chosen = encrypted::parameters::choose(&demand).unwrap();
+    let margin = |ring: &RingSpec| {
+        encrypted::parameters::forecast_noise(&demand, ring, chosen.packing).margin_bits()
+    };
+    assert!((margin(&chosen.ring) - chosen.noise.margin_bits()).abs() < 1e-9);
+    for limb in 0..chosen.ring.moduli.len() {
+        let mut ring = chosen.ring.clone();
+        ring.moduli[limb] >>= 2;
+        assert!(margin(&ring) < 0.0, "limb {limb}");
+    }
+}
+
+#[test]
+fn plans_of_a_build_with_another_order_of_points_are_refused() {
+    let plan = example().plan(ActivationSide::Client, 100);
+    let mut segment = plan.public().segments[0].clone();
+    segment.ring.params_digest[0] ^= 1;
+    let message = SegmentContext::new(0, &segment).unwrap_err().to_string();
+    assert!(message.contains("another digest"), "{message}");
+}
+
+#[test]
+fn convolutions_that_gather_absurdly_many_inputs_are_refused() {
+    let plane = Volume { height: 2048, width: 2048, channels: 1 };
+    let half = Padding { top: 31, bottom: 32, left: 31, right: 32 };
+    let conv = ConvGeometry {
+        input: plane,
+        kernel: (64, 64),
+        stride: (1, 1),
+        padding: half,
+        out_channels: 1,
+        grouping: Grouping::Full,
+    };
+    let message = LinearGeometry::Conv2d(conv).check(0).unwrap_err().to_string();
+    assert!(message.contains("gathered inputs"), "{message}");
+}
