@@ -205,7 +205,7 @@ impl CoefficientEncoder {
     ///
     /// # Errors
     /// - [`Error::Length`] unless there are exactly `N·k` values.
-    /// - [`Error::Value`] when a value's magnitude reaches B.
+    /// - [`Error::PlaintextRange`] when a value's magnitude reaches B.
     pub fn encode(&self, values: &[i64]) -> Result<Plaintext> {
         check_length("coefficient values", self.value_count(), values.len())?;
         let max = (1_i64 << self.radix_bits) - 1;
@@ -214,9 +214,7 @@ impl CoefficientEncoder {
         let outside =
             values.iter().fold(0, |bad, &x| bad | max.wrapping_sub(x) | x.wrapping_add(max));
         if outside < 0 {
-            let value = values.iter().copied().max_by_key(|x| x.unsigned_abs()).unwrap_or_default();
-            let (min, max) = (i128::from(-max), i128::from(max));
-            return Err(Error::Value { what: "coefficient value", value: value.into(), min, max });
+            return Err(Error::PlaintextRange { what: "coefficient value", min: -max, max });
         }
         // Groups of digits that fit one word, highest first: Horner's rule in B^digits.
         let digits = (COMBINED_BITS / self.radix_bits) as usize;

@@ -259,3 +259,32 @@ fn compose_two(r0: &Ring, r1: &Ring, low: Zeroizing<Vec<u64>>, second: &[u64]) -
     });
     Phase::Wide { low, high, base }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
+    use super::*;
+    use crate::ring::largest_prime;
+
+    /// The lift is exact where the halves of both primes meet, which random words never reach.
+    #[test]
+    fn composition_is_centred_at_every_edge() {
+        for (bits0, bits1) in [(11, 12), (30, 47), (47, 46)] {
+            let prime = |bits| largest_prime(32, bits, (1 << bits).min(crate::MAX_MODULUS + 1));
+            let [r0, r1] = [bits0, bits1].map(|b| Ring::new(32, prime(b).unwrap()).unwrap());
+            let (q0, q1) = (i128::from(r0.value()), i128::from(r1.value()));
+            let half = (q0 * q1 - 1) / 2;
+            let edges = [0, half, half - q0, half - q0 / 2, q0 / 2, q0, q0 * (q1 / 2), q1 - 1];
+            for edge in edges {
+                for x in edge - 2..=edge + 2 {
+                    for x in [x, -x].into_iter().filter(|x| x.abs() <= half) {
+                        let residue = |q: i128| vec![u64::try_from(x.rem_euclid(q)).unwrap()];
+                        let low = Zeroizing::new(residue(q0));
+                        let phase = compose_two(&r0, &r1, low, &residue(q1));
+                        assert_eq!(phase.coefficient(0), x, "{q0}·{q1}");
+                    }
+                }
+            }
+        }
+    }
+}

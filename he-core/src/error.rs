@@ -101,6 +101,16 @@ pub enum Error {
         /// Largest allowed value.
         max: i128,
     },
+    /// A value to encode is outside the range of its place. Which value is not said: it is secret.
+    #[error("a {what} to encode is outside [{min}, {max}]")]
+    PlaintextRange {
+        /// What the value is.
+        what: &'static str,
+        /// Smallest allowed value.
+        min: i64,
+        /// Largest allowed value.
+        max: i64,
+    },
     /// The operation needs a ciphertext of another degree or level.
     #[error(
         "{operation} needs ciphertexts of {requirement}, found degree {degree} with {n_moduli} moduli"

@@ -26,10 +26,18 @@
 //!
 //! [`Params::new`] refuses parameters below 128 bits of classical security (see [`security`]).
 //! Encryption is symmetric: whoever holds the [`SecretKey`] encrypts and decrypts. Ciphertexts hide
-//! the plaintexts (IND-CPA under ring-LWE); they give no integrity by themselves, which is what
-//! [`WordCheck`] and the canaries of the layers above are for. Key-dependent code has no
-//! secret-dependent branches or memory addresses; randomness rejection depends on discarded values
-//! only.
+//! the plaintexts (IND-CPA under ring-LWE, AES-128 and BLAKE3 as pseudorandom functions). What they
+//! do not give:
+//!
+//! - *Integrity.* [`WordCheck`] and the canaries of the layers above give it. Check a reply before
+//!   decrypting it, and let nothing the other side sees depend on what was decrypted: a server that
+//!   learns which altered ciphertexts still decrypt learns the key bit by bit.
+//! - *Secrecy of the model.* The phase of a reply depends on the weights; whoever holds the key can
+//!   learn more of them than the results say.
+//!
+//! Code that touches keys, plaintexts, errors or check rows has no branch, division or memory address
+//! that depends on them; rejection sampling branches on discarded draws only. This is a property of
+//! the source, not checked on the machine code.
 //!
 //! # Example
 //!
@@ -92,3 +100,8 @@ pub use params::{MAX_MODULUS, Params, ParamsSpec};
 pub use sampling::PublicSeed;
 pub use simd::Backend;
 pub use word_check::WordCheck;
+
+/// The example of the crate's README runs as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

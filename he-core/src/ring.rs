@@ -125,7 +125,7 @@ pub(crate) fn is_prime(degree: usize, candidate: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "tests")]
     use super::*;
 
     fn check_against_fhe_math(degree: usize, q: u64) {
@@ -153,6 +153,35 @@ mod tests {
         for (degree, bits) in [(1024, 26), (2048, 30), (2048, 47), (4096, 46), (8192, 41)] {
             let q = largest_prime(degree, bits, 1 << bits).unwrap();
             check_against_fhe_math(degree, q);
+        }
+    }
+
+    #[test]
+    fn products_and_transforms_are_exact_for_every_size() {
+        let degree = 64;
+        for bits in 11..=47 {
+            let below = (1_u64 << bits).min(crate::MAX_MODULUS + 1);
+            let Some(q) = largest_prime(degree, bits, below) else { continue };
+            let ring = Ring::new(degree, q).unwrap();
+            let word =
+                |i: u64| [0, 1, q - 1, q / 2, q / 2 + 1, i * 0x9E37_79B9 % q][i as usize % 6];
+            let a: Vec<u64> = (0..64).map(word).collect();
+            let b: Vec<u64> = (0..64).map(|i| word(i / 6)).collect();
+            let start: Vec<u64> = (0..64).map(|i| word(63 - i)).collect();
+            let mut sum = start.clone();
+            ring.multiply_accumulate(&mut sum, &a, &b);
+            for (i, &sum) in sum.iter().enumerate() {
+                let expected = u128::from(start[i]) + u128::from(a[i]) * u128::from(b[i]);
+                assert_eq!(u128::from(sum), expected % u128::from(q), "{bits} bits");
+                assert_eq!(ring.invert(a[i]).is_none(), a[i] == 0);
+                let unit = ring.invert(a[i]).map(|x| ring.multiply(x, a[i]));
+                assert_eq!(unit.unwrap_or(1), 1, "{bits} bits");
+            }
+            let mut transformed = a.clone();
+            ring.forward(&mut transformed);
+            assert!(transformed.iter().all(|&x| x < q));
+            ring.inverse(&mut transformed);
+            assert_eq!(transformed, a, "{bits} bits");
         }
     }
 

@@ -22,6 +22,7 @@ const PARTS: usize = 3;
 /// Products added to a lazy sum between reductions: `2·(2^24)²·2^13 = 2^62` and
 /// `2^32·2^16·2^13 = 2^61`, and below `2^50·q` for every q since the products are also below `q²`.
 const MAX_TERMS: usize = 1 << 13;
+const _: () = assert!((MAX_TERMS as u64) << 49 < 1 << 63);
 
 /// The secret state of one check: random rows, their combination with the map, running sums.
 ///

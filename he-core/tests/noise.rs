@@ -101,39 +101,43 @@ fn inputs(map: &LinearMap, count: usize) -> (Vec<Vec<i64>>, Vec<Vec<i64>>) {
     (planes, expected)
 }
 
-fn run_linear_segment(k: usize, bits: u32) -> (CiphertextBlock, SecretKey, f64, usize) {
+/// What a linear segment leaves behind.
+struct Run {
+    key: SecretKey,
+    fresh: CiphertextBlock,
+    reply: CiphertextBlock,
+    l2: f64,
+    n_wrong: usize,
+}
+
+fn run_linear_segment(k: usize, bits: u32) -> Run {
     let (params, map, encoder, l2) = linear_segment(k, bits);
     let mut rng = ChaCha20Rng::seed_from_u64(3);
     let key = SecretKey::generate(&params, &mut rng);
     let (planes, expected) = inputs(&map, encoder.value_count());
     let plaintexts: Vec<_> = planes.iter().map(|p| encoder.encode(p).unwrap()).collect();
-    let block = BlockEncryptor::new(&key, &mut rng).encrypt_next(&plaintexts).unwrap();
-    if params.log2_modulus() > 29.0 {
-        let fresh = Phase::fresh((1_u64 << (16 * k)) as f64);
-        check("fresh", &key, &block, Phase { offset: fresh.plaintext_modulus, ..fresh }, 1.0);
+    let fresh = BlockEncryptor::new(&key, &mut rng).encrypt_next(&plaintexts).unwrap();
+    let reply = map.apply(&fresh).unwrap();
+    let mut n_wrong = 0;
+    for (index, expected) in expected.iter().enumerate() {
+        let message = Decryptor::new(&key).decrypt(&reply, index).unwrap();
+        let decoded = encoder.decode_from(&message, -32_768).unwrap();
+        n_wrong += decoded.iter().zip(expected).filter(|(a, b)| a != b).count();
     }
-    let reply = map.apply(&block).unwrap();
-    let wrong = (0..8)
-        .flat_map(|index| {
-            let message = Decryptor::new(&key).decrypt(&reply, index).unwrap();
-            let decoded = encoder.decode_from(&message, -32_768).unwrap();
-            decoded.iter().zip(&expected[index]).map(|(a, b)| a != b).collect::<Vec<_>>()
-        })
-        .filter(|&wrong| wrong)
-        .count();
-    (reply, key, l2, wrong)
+    Run { key, fresh, reply, l2, n_wrong }
 }
 
 #[test]
 fn linear_segments_of_one_and_two_samples_per_coefficient() {
     for (k, bits) in [(1, 30), (2, 46), (2, 47)] {
         println!("N = 2048, t = 2^{}, {bits}-bit prime, 800 taps of 4-bit weights:", 16 * k);
-        let (reply, key, l2, wrong) = run_linear_segment(k, bits);
-        assert_eq!(wrong, 0);
+        let run = run_linear_segment(k, bits);
+        assert_eq!(run.n_wrong, 0);
         let t = (1_u64 << (16 * k)) as f64;
+        check("fresh", &run.key, &run.fresh, Phase { offset: t, ..Phase::fresh(t) }, 1.0);
         // The message is a sum of digits below half a radix: at most t/2 and a little.
-        let predicted = Phase::fresh(t).linear(l2, 0.51 * t);
-        check("linear", &key, &reply, predicted, 1.0);
+        let predicted = Phase::fresh(t).linear(run.l2, 0.51 * t);
+        check("linear", &run.key, &run.reply, predicted, 1.0);
     }
 }
 
@@ -141,11 +145,11 @@ fn linear_segments_of_one_and_two_samples_per_coefficient() {
 #[test]
 fn a_modulus_below_the_bound_decrypts_wrongly() {
     for (k, bits) in [(1, 26), (2, 42)] {
-        let (_, _, l2, wrong) = run_linear_segment(k, bits);
+        let Run { l2, n_wrong, .. } = run_linear_segment(k, bits);
         let t = (1_u64 << (16 * k)) as f64;
         let predicted = Phase::fresh(t).linear(l2, 0.51 * t);
         assert!(predicted.log2_bound() > f64::from(bits - 1), "the bound says so");
-        assert!(wrong > 1000, "{bits} bits: only {wrong} values are wrong");
+        assert!(n_wrong > 1000, "{bits} bits: only {n_wrong} values are wrong");
     }
 }
 

@@ -22,7 +22,7 @@ fn row(block: &CiphertextBlock, limb: usize, index: usize) -> &[u64] {
 }
 
 proptest! {
-    #![proptest_config(cases(32))]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn quadratics_are_exact_word_by_word(
@@ -74,6 +74,17 @@ proptest! {
                 }
             }
         }
+    }
+
+    #[test]
+    fn sums_of_squares_are_squares_summed(
+        members in prop::collection::vec(prop::collection::vec(0_usize..4, 0..5), 0..4),
+        seed: u64,
+    ) {
+        let params = toy(64, 65_537, &[14, 47]);
+        let block = random_block(&params, 4, 1, seed);
+        let expected = block.square().unwrap().sums(&members).unwrap();
+        prop_assert_eq!(block.sums_of_squares(&members).unwrap(), expected);
     }
 
     #[test]
@@ -181,6 +192,10 @@ fn forms_are_not_mixed() {
     assert!(matches!(switched.clone().add_constants(&[1, 1]), Err(Error::Form { .. })));
     assert!(matches!(block.quadratic(&[Quadratic::SQUARE]), Err(Error::Length { .. })));
     assert!(matches!(block.select(&[2]), Err(Error::Index { .. })));
+    assert!(matches!(block.sums_of_squares(&[vec![2]]), Err(Error::Index { .. })));
+    for wrong in [&square, &switched] {
+        assert!(matches!(wrong.sums_of_squares(&[vec![0]]), Err(Error::Form { .. })));
+    }
     assert!(matches!(CiphertextBlock::concatenate(&[]), Err(Error::Length { .. })));
     assert!(block.mod_switch_to(0).is_err() && block.mod_switch_to(3).is_err());
     assert_eq!(block.mod_switch_to(2).unwrap(), block);

@@ -20,7 +20,7 @@ fn plaintexts(params: &Params, count: usize) -> Vec<Plaintext> {
 }
 
 proptest! {
-    #![proptest_config(cases(24))]
+    #![proptest_config(cases(32))]
 
     #[test]
     fn the_same_generator_gives_the_same_bytes(n in ring_degrees(), seed: u64) {

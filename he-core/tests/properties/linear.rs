@@ -86,7 +86,7 @@ fn check_words(case: &Case, params: &Params, words: &[Vec<Vec<u64>>], reply: &Ci
 }
 
 proptest! {
-    #![proptest_config(cases(48))]
+    #![proptest_config(cases(96))]
 
     #[test]
     fn every_backend_equals_exact_integers(
@@ -127,7 +127,15 @@ proptest! {
         let whole = map.apply(&block).unwrap();
         let range = start * n_rows as usize..(start + len) * n_rows as usize;
         let part = map.apply_range(&block, range.clone()).unwrap();
-        prop_assert_eq!(part, whole.select(&range.collect::<Vec<_>>()).unwrap());
+        let expected = whole.select(&range.clone().collect::<Vec<_>>()).unwrap();
+        prop_assert_eq!(&part, &expected);
+        // Into blocks of any former shape: nothing of what they held remains.
+        for degree in 1..=2 {
+            let words = random_words(&params, start + 1, degree, &mut rng);
+            let mut out = block_of(&params, degree, &words);
+            map.apply_range_into(&block, range.clone(), &mut out).unwrap();
+            prop_assert_eq!(&out, &expected);
+        }
     }
 }
 

@@ -64,7 +64,7 @@ fn centred(x: i128, t: i128) -> i128 {
 }
 
 proptest! {
-    #![proptest_config(cases(24))]
+    #![proptest_config(cases(48))]
 
     #[test]
     fn encryption_returns_every_slot(n in ring_degrees(), log2_t in 13_u32..40, seed: u64) {

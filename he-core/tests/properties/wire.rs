@@ -38,7 +38,7 @@ fn every_residue_size_round_trips_as_the_text_says() {
 }
 
 proptest! {
-    #![proptest_config(cases(32))]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn replies_round_trip_in_pieces(
@@ -195,7 +195,7 @@ fn reference_expansion(seed: [u8; 32], index: u32, limb: u32, q: u64, n: usize) 
 }
 
 proptest! {
-    #![proptest_config(cases(32))]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn seeds_expand_as_the_text_says(bits in ALL_BITS, seed: [u8; 32], first in 0_usize..3, below: u64) {

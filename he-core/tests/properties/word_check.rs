@@ -61,7 +61,7 @@ fn params() -> impl Strategy<Value = Params> {
 }
 
 proptest! {
-    #![proptest_config(cases(48))]
+    #![proptest_config(cases(64))]
 
     #[test]
     fn honest_replies_pass_in_any_order_of_pieces(params in params(), seed: u64, cut in 0..=N_OUTPUTS) {
@@ -154,6 +154,25 @@ proptest! {
     }
 }
 
+/// Real sizes span several chunks of columns, in c0 and in c1.
+#[test]
+fn real_replies_pass_and_every_region_counts() {
+    for (bits, t) in [(&[30][..], 65_537), (&[47, 46], 65_537), (&[47], 1 << 32)] {
+        let params = toy(2048, t, bits);
+        let mut scene = Scene::new(&params, 7);
+        if let Ok(encoder) = CoefficientEncoder::new(&params, 16, 2) {
+            scene.map = scene.map.with_unit(&encoder.ones());
+            scene.reply = scene.map.apply(&scene.input).unwrap();
+        }
+        assert_eq!(scene.check(&scene.reply), Ok(()));
+        for word in [0, 511, 512, 2047, 2048, 2560, 4095] {
+            let mut reply = scene.reply.clone();
+            reply.tamper_word(bits.len() - 1, 3, word).unwrap();
+            assert_eq!(scene.rejects(&reply), 1, "word {word}");
+        }
+    }
+}
+
 #[test]
 fn every_word_of_a_small_reply_counts() {
     let params = toy(32, 65_537, &[30, 47]);
@@ -209,6 +228,10 @@ fn incomplete_or_foreign_replies_are_errors() {
     for wrong in &wrong {
         assert!(matches!(check.absorb_reply(0, wrong), Err(Error::Form { .. })));
     }
+    let foreign = CoefficientEncoder::new(&toy(64, 1 << 32, &[47, 46]), 16, 2).unwrap().ones();
+    let foreign = scene.map.clone().with_unit(&foreign);
+    let refused = WordCheck::new(&foreign, &params, 1, &mut generator(1)).map(drop);
+    assert!(matches!(refused, Err(Error::ParamsMismatch { .. })));
     let other = Scene::new(&toy(64, 65_537, &[31, 30]), 1);
     assert!(matches!(check.absorb_reply(0, &other.reply), Err(Error::ParamsMismatch { .. })));
     let bits = new().soundness_bits();
