@@ -1,13 +1,18 @@
 //! Integer linear maps applied to whole blocks: dense layers, convolutions, sums.
 
+mod unit;
+mod work;
+
 use core::ops::Range;
-use std::{collections::HashMap, sync::Arc};
 
 use crate::{
-    CiphertextBlock, Error, Params, Plaintext, Result,
+    CiphertextBlock, Error, Plaintext, Result,
     ring::Ring,
-    simd::{self, Packed, SlabRows, Tile},
+    simd::{self, Packed},
 };
+
+pub(crate) use unit::Unit;
+use work::Work;
 
 /// Input index that stands for a ciphertext of zero (zero padding): never stored or sent.
 pub const PADDING: u32 = u32::MAX;
@@ -16,12 +21,6 @@ pub const PADDING: u32 = u32::MAX;
 const MAX_WEIGHT: i64 = 32_767;
 /// 32-bit digit sums stay exact while `Σ|w|` of every row is below this.
 const MAX_CHUNK_L1: i64 = 1 << 16;
-/// Bytes of packed digits per slab. Somewhat beyond a core's level-2 cache: wide slabs read more of
-/// each input row per visit, which matters more (measured, `docs/kernels.md`).
-const PACKED_BYTES: usize = 2 << 20;
-/// Slabs per thread that keep all threads busy to the end.
-const SLABS_PER_THREAD: usize = 4;
-
 /// One weight matrix and the places it is applied to.
 ///
 /// A dense layer is one group with one placement; a convolution is one group with a placement per
@@ -74,48 +73,6 @@ pub struct LinearMap {
     unit: Unit,
     max_l1: u64,
     max_l2: f64,
-}
-
-/// The plaintext that a bias multiplies, in evaluation form.
-#[derive(Debug, Clone)]
-pub(crate) enum Unit {
-    /// The constant polynomial 1: every word is 1, for any parameters.
-    One,
-    /// Words `[limb][N]` of some parameters.
-    Words(Arc<(Params, Vec<u64>)>),
-}
-
-impl Unit {
-    /// Refuses other parameters than the unit's.
-    pub(crate) fn check_params(&self, params: &Params) -> Result<()> {
-        match self {
-            Self::One => Ok(()),
-            Self::Words(words) => words.0.check_same(params),
-        }
-    }
-
-    /// Adds `bias` times the unit to the words `start, start + 1, …` of a polynomial `c_0`.
-    pub(crate) fn add(&self, bias: u64, limb: usize, ring: &Ring, start: usize, words: &mut [u64]) {
-        let reducer = ring.reducer();
-        match self {
-            _ if bias == 0 => {}
-            Self::One => simd::vectorize(|| {
-                for x in words {
-                    *x = reducer.add(*x, bias);
-                }
-            }),
-            Self::Words(unit) => {
-                let start = limb * unit.0.ring_degree() + start;
-                let unit = unit.1.get(start..start + words.len()).unwrap_or_default();
-                let bias = reducer.factor(bias);
-                simd::vectorize(|| {
-                    for (x, &u) in words.iter_mut().zip(unit) {
-                        *x = reducer.add(*x, reducer.multiply(u.cast_signed(), bias));
-                    }
-                });
-            }
-        }
-    }
 }
 
 #[derive(Debug, Clone)]
@@ -215,14 +172,7 @@ impl LinearMap {
     /// ```
     #[must_use]
     pub fn with_unit(mut self, unit: &Plaintext) -> Self {
-        let params = unit.params();
-        let mut words = Vec::with_capacity(params.moduli().len() * params.ring_degree());
-        for (limb, ring) in params.rings().iter().enumerate() {
-            let mut values = unit.limb(limb).to_vec();
-            ring.forward(&mut values);
-            words.append(&mut values);
-        }
-        self.unit = Unit::Words(Arc::new((params.clone(), words)));
+        self.unit = Unit::new(unit);
         self
     }
 
@@ -445,89 +395,6 @@ fn chunks(group: &Group) -> Vec<(usize, usize)> {
     }
     chunks.push((start, n_pairs));
     chunks
-}
-
-/// The part of a map that one output range needs.
-struct Work<'a> {
-    tiles: Vec<Tile<'a>>,
-    /// Distinct input pairs, in packing order.
-    pairs: Vec<(u32, u32)>,
-}
-
-/// Pair indices live as long as the map's work; tiles borrow them.
-impl<'a> Work<'a> {
-    fn new(map: &'a LinearMap, outputs: &Range<usize>) -> Result<Self> {
-        let mut known: HashMap<(u32, u32), u32> = HashMap::new();
-        let mut pairs = Vec::new();
-        let mut tiles = Vec::new();
-        for compiled in &map.groups {
-            for placement in &compiled.group.placements {
-                let first = placement.first_output as usize;
-                let stride = placement.output_stride as usize;
-                let last = first + (compiled.group.n_rows - 1) * stride;
-                let inside = outputs.contains(&first) && outputs.contains(&last);
-                if !inside && (last < outputs.start || first >= outputs.end) {
-                    continue;
-                }
-                if !inside {
-                    return Err(Error::Index {
-                        what: "output range cuts a placement at output",
-                        index: if outputs.contains(&first) { outputs.end } else { outputs.start },
-                        count: map.n_outputs,
-                    });
-                }
-                let mut indices = Vec::with_capacity(placement.inputs.len().div_ceil(2));
-                for pair in placement.inputs.chunks(2) {
-                    let pair = match *pair {
-                        [a, b] => (a, b),
-                        [a] => (a, PADDING),
-                        _ => (PADDING, PADDING),
-                    };
-                    let next = index(pairs.len())?;
-                    indices.push(*known.entry(pair).or_insert_with(|| {
-                        pairs.push(pair);
-                        next
-                    }));
-                }
-                tiles.push(Tile {
-                    pairs: indices,
-                    weights: &compiled.packed_weights,
-                    n_rows: compiled.group.n_rows,
-                    first_output: first - outputs.start,
-                    output_stride: stride,
-                    chunks: &compiled.chunks,
-                });
-            }
-        }
-        Ok(Self { tiles, pairs })
-    }
-
-    /// Columns per slab: a power of two from 16 that divides N, leaves slabs for every thread and
-    /// keeps the packed digits small. The words of the result do not depend on it.
-    fn slab_width(&self, ring: &Ring, n: usize, row_len: usize) -> usize {
-        let per_column = (self.pairs.len() * Packed::digits_of(ring.value()) * 4).max(1);
-        let shared = row_len / (SLABS_PER_THREAD * rayon::current_num_threads());
-        let fitting = (PACKED_BYTES / per_column).min(shared.max(64)).clamp(16, 512);
-        (1 << fitting.ilog2()).min(n)
-    }
-
-    fn pack(
-        &self,
-        packed: &mut Packed,
-        words: &[u64],
-        row_len: usize,
-        ring: &Ring,
-        slab: &SlabRows<'_>,
-    ) {
-        packed.reset(ring.value(), self.pairs.len(), slab.width());
-        let row = |input: u32| {
-            let start = input as usize * row_len + slab.start();
-            if input == PADDING { None } else { words.get(start..start + slab.width()) }
-        };
-        for (i, &(a, b)) in self.pairs.iter().enumerate() {
-            packed.pack(i, row(a), row(b));
-        }
-    }
 }
 
 /// Largest `Σ|w|` of a group's rows, and the largest factor by which a row raises the deviation of
