@@ -32,7 +32,7 @@
 //!
 //! Invariant: state machines do no I/O and read no clock; only `message` knows how control
 //! messages are encoded; payloads are never touched by it.
-#![doc = include_str!("../../docs/protocol.md")]
+#![cfg_attr(doc, doc = include_str!("../../docs/protocol.md"))]
 
 pub mod client;
 pub mod error;
