@@ -53,6 +53,48 @@ impl CiphertextBlock {
         Ok(Self { params: params.clone(), count, degree, n_moduli, correction, words })
     }
 
+    /// As [`CiphertextBlock::zeros`], in memory of an earlier block.
+    ///
+    /// # Errors
+    /// As [`CiphertextBlock::zeros`].
+    pub fn zeros_in(
+        params: &Params,
+        count: usize,
+        degree: usize,
+        n_moduli: usize,
+        storage: Storage,
+    ) -> Result<Self> {
+        let mut block = Self::stale(params, count, degree, n_moduli, storage)?;
+        block.words.fill(0);
+        Ok(block)
+    }
+
+    /// As [`CiphertextBlock::zeros`], in given memory and with words that mean nothing: the caller
+    /// overwrites every one before the block is seen.
+    pub(crate) fn stale(
+        params: &Params,
+        count: usize,
+        degree: usize,
+        n_moduli: usize,
+        storage: Storage,
+    ) -> Result<Self> {
+        let mut block = Self::zeros(params, 0, degree, n_moduli)?;
+        let per_ciphertext = n_moduli * (degree + 1) * params.ring_degree();
+        let max = isize::MAX.unsigned_abs() / size_of::<u64>() / per_ciphertext;
+        if count > max {
+            return Err(Error::Index { what: "ciphertext", index: count, count: max });
+        }
+        block.count = count;
+        block.words = storage.words_of_len(count * per_ciphertext);
+        Ok(block)
+    }
+
+    /// Gives up the ciphertexts and keeps their memory, for [`crate::RequestDecoder::new`].
+    #[must_use]
+    pub fn into_storage(self) -> Storage {
+        Storage(self.words)
+    }
+
     /// A block of another shape over the same parameters, with an explicit correction.
     pub(crate) fn like(&self, count: usize, degree: usize, correction: u128) -> Self {
         let words = vec![0; self.n_moduli * count * (degree + 1) * self.params.ring_degree()];
@@ -211,6 +253,35 @@ impl CiphertextBlock {
             degree: other.degree,
             n_moduli: other.n_moduli,
         })
+    }
+}
+
+/// Memory of a block that is no longer needed. Fresh memory costs a page fault every 4 KiB, which is
+/// as much as decoding into it.
+#[derive(Default, Clone)]
+pub struct Storage(Vec<u64>);
+
+impl Storage {
+    /// Bytes it occupies.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.0.capacity() * size_of::<u64>()
+    }
+
+    /// `len` words of any value.
+    fn words_of_len(mut self, len: usize) -> Vec<u64> {
+        if self.0.capacity() < len {
+            // Not `resize`, which would copy what nobody needs.
+            return vec![0; len];
+        }
+        self.0.resize(len, 0);
+        self.0
+    }
+}
+
+impl core::fmt::Debug for Storage {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Storage").field("bytes", &self.bytes()).finish()
     }
 }
 

@@ -151,7 +151,7 @@ impl Layout {
     }
 }
 
-fn limb_bytes(n: usize, ring: &Ring) -> usize {
+pub(crate) fn limb_bytes(n: usize, ring: &Ring) -> usize {
     n / 32 * 4 * ring.bits() as usize
 }
 
@@ -203,7 +203,7 @@ fn read(
 }
 
 /// Packs N residues of `bits` bits vertically.
-fn pack(values: &[u64], bits: u32, out: &mut [u8]) {
+pub(crate) fn pack(values: &[u64], bits: u32, out: &mut [u8]) {
     let lanes = values.len() / 32;
     vectorize(
         #[inline(always)]

@@ -1,14 +1,10 @@
 //! Operations on whole blocks besides linear maps: squares, quadratics, sums, modulus switching.
 
+mod switch;
+
 use rayon::prelude::*;
 
-use crate::{
-    CiphertextBlock, Error, Result,
-    block::pieces_mut,
-    encoding::next_correction,
-    ring::Ring,
-    simd::{Factor, vectorize},
-};
+use crate::{CiphertextBlock, Error, Result, ring::Ring, simd::vectorize};
 
 /// Coefficients of `a·z² + b·z + c`, one triple per ciphertext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +93,7 @@ impl CiphertextBlock {
         Ok(out)
     }
 
-    fn check_fresh(&self, operation: &'static str) -> Result<()> {
+    pub(crate) fn check_fresh(&self, operation: &'static str) -> Result<()> {
         if self.degree() == 1 && self.correction() == 1 {
             return Ok(());
         }
@@ -211,77 +207,6 @@ impl CiphertextBlock {
         }
         Ok(out)
     }
-
-    /// Drops the last modulus and divides the noise by it, exactly preserving the plaintext.
-    ///
-    /// With `u` the centred residue of `-c·t^-1` modulo the dropped prime `q`, the new ciphertext is
-    /// `(c + t·u)/q`; the plaintext gains the factor `q^-1 mod t`, recorded in
-    /// [`CiphertextBlock::correction`]. Added noise at degree 2: deviation
-    /// `t·sqrt((1 + 2N/3 + 8N²/9)/12)`. Cost per polynomial: one inverse transform and one forward
-    /// transform per remaining modulus.
-    ///
-    /// # Errors
-    /// [`Error::Form`] when only one modulus is left.
-    ///
-    /// # Source
-    /// Brakerski, Gentry, Vaikuntanathan 2012, section 3.2, in residue number system form.
-    pub fn mod_switch_down(&self) -> Result<Self> {
-        let (Some((last, kept)), true) = (self.rings().split_last(), self.n_moduli() > 1) else {
-            return Err(Error::Form {
-                operation: "modulus switching",
-                requirement: "at least two moduli",
-                degree: self.degree(),
-                n_moduli: self.n_moduli(),
-            });
-        };
-        let t = self.params().plaintext_modulus();
-        let n = self.params().ring_degree();
-        let switch = Switch::new(t, last, kept);
-        let len = self.count() * self.row_len();
-        let mut words = vec![0_u64; kept.len() * len];
-        // One task per polynomial: its places in every kept limb.
-        let outputs = pieces_mut(&mut words, kept.len(), n);
-        let dropped = self.limb(self.n_moduli() - 1).par_chunks(n);
-        outputs.into_par_iter().zip(dropped).enumerate().for_each_init(
-            || (vec![0; n], vec![0; n]),
-            |(u, lifted), (index, (places, dropped))| {
-                switch.rounding(dropped, lifted, u);
-                for (limb, out) in places.into_iter().enumerate() {
-                    let input = self.limb(limb).get(index * n..(index + 1) * n).unwrap_or_default();
-                    switch.apply(limb, input, u, lifted, out);
-                }
-            },
-        );
-        let correction = next_correction(self.correction(), last.value(), t);
-        Ok(Self::from_parts(self, kept.len(), correction, words))
-    }
-
-    /// Switches down until `n_moduli` moduli are left.
-    ///
-    /// # Errors
-    /// [`Error::Form`] when fewer are left already or `n_moduli` is zero.
-    pub fn mod_switch_to(&self, n_moduli: usize) -> Result<Self> {
-        if n_moduli == 0 || n_moduli > self.n_moduli() {
-            return Err(Error::Form {
-                operation: "modulus switching",
-                requirement: "between one and the present number of moduli as its target",
-                degree: self.degree(),
-                n_moduli: self.n_moduli(),
-            });
-        }
-        if n_moduli == self.n_moduli() {
-            return Ok(self.clone());
-        }
-        let mut block = self.mod_switch_down()?;
-        while block.n_moduli() > n_moduli {
-            block = block.mod_switch_down()?;
-        }
-        Ok(block)
-    }
-}
-
-fn residue(t: u128, ring: &Ring) -> u64 {
-    u64::try_from(t % u128::from(ring.value())).unwrap_or_default()
 }
 
 fn quadratic_row(ring: &Ring, n: usize, input: &[u64], row: &mut [u64], quadratic: &Quadratic) {
@@ -316,66 +241,4 @@ fn add_constant(ring: &Ring, words: &mut [u64], constant: i64) {
     let c = ring.residue_vartime(constant.into());
     let reducer = ring.reducer();
     vectorize(|| words.iter_mut().for_each(|x| *x = reducer.add(*x, c)));
-}
-
-/// Constants of one modulus switch: which prime goes, which stay.
-struct Switch<'a> {
-    last: &'a Ring,
-    /// `-t^-1` modulo the dropped prime.
-    factor: Factor,
-    kept: Vec<Kept<'a>>,
-}
-
-struct Kept<'a> {
-    ring: &'a Ring,
-    /// `q^-1` and `t·q^-1` for the dropped prime q.
-    inverse: Factor,
-    scale: Factor,
-}
-
-impl<'a> Switch<'a> {
-    fn new(t: u128, last: &'a Ring, kept: &'a [Ring]) -> Self {
-        let t_inverse = last
-            .invert(residue(t, last))
-            .expect("invariant: the plaintext modulus is prime to every modulus");
-        let kept = kept.iter().map(|ring| {
-            let inverse = ring
-                .invert(last.value() % ring.value())
-                .expect("invariant: the moduli are distinct primes");
-            let reducer = ring.reducer();
-            let scale = ring.multiply(residue(t, ring), inverse);
-            Kept { ring, inverse: reducer.factor(inverse), scale: reducer.factor(scale) }
-        });
-        let factor = last.reducer().factor(last.negate(t_inverse));
-        Self { last, factor, kept: kept.collect() }
-    }
-
-    /// `u`, centred coefficients: what makes `c + t·u` divisible by the dropped prime.
-    fn rounding(&self, dropped: &[u64], scratch: &mut [u64], u: &mut [i64]) {
-        let reducer = self.last.reducer();
-        scratch.copy_from_slice(dropped);
-        self.last.inverse(scratch);
-        vectorize(|| {
-            for (u, &c) in u.iter_mut().zip(scratch.iter()) {
-                *u = reducer.centre(reducer.multiply(c.cast_signed(), self.factor));
-            }
-        });
-    }
-
-    /// `out = (c + t·u)/q` modulo one kept prime.
-    fn apply(&self, limb: usize, c: &[u64], u: &[i64], lifted: &mut [u64], out: &mut [u64]) {
-        let Some(Kept { ring, inverse, scale }) = self.kept.get(limb) else { return };
-        let reducer = ring.reducer();
-        vectorize(|| {
-            for (x, &u) in lifted.iter_mut().zip(u) {
-                *x = reducer.multiply(u, *scale);
-            }
-        });
-        ring.forward(lifted);
-        vectorize(|| {
-            for ((o, &c), &u) in out.iter_mut().zip(c).zip(lifted.iter()) {
-                *o = reducer.add(reducer.multiply(c.cast_signed(), *inverse), u);
-            }
-        });
-    }
 }

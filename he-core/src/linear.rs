@@ -1,5 +1,6 @@
 //! Integer linear maps applied to whole blocks: dense layers, convolutions, sums.
 
+mod pooled;
 mod unit;
 mod work;
 
@@ -11,6 +12,7 @@ use crate::{
     simd::{self, Packed},
 };
 
+pub use pooled::PooledQuadratic;
 pub(crate) use unit::Unit;
 use work::Work;
 

@@ -22,9 +22,11 @@ mod avx512;
 mod reduction;
 mod scalar;
 mod slabs;
+mod squares;
 
 pub(crate) use reduction::{Factor, Reducer};
 pub(crate) use slabs::{SlabRows, for_each_slab};
+pub(crate) use squares::{ARRAYS as SQUARE_SUMS, TERMS_BEFORE_CARRY, add_squares, carry};
 
 use crate::{Error, Result};
 

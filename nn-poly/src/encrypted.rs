@@ -19,6 +19,7 @@ mod error;
 mod evaluator;
 mod map;
 pub mod parameters;
+mod pool;
 
 pub use client::{
     ClientTimes, EncryptedBlock, RowMismatch, check_reply, decrypt_reply, encrypt_block,
@@ -28,6 +29,7 @@ pub use context::{SegmentContext, SegmentKey};
 pub use error::{Error, Result};
 pub use evaluator::{RequestReceiver, SegmentEvaluator};
 pub use map::linear_map;
+pub use pool::StoragePool;
 
 /// The linear map of a stage on ciphertexts.
 pub use he_core::LinearMap;

@@ -185,8 +185,8 @@ fn evaluate(server: &SegmentEvaluator, seed: [u8; 32], payload: &[u8]) -> Vec<u8
     }
     let block = receiver.finish().unwrap();
     let mut reply = Vec::new();
-    let mut sink = |bytes: &[u8]| {
-        reply.extend_from_slice(bytes);
+    let mut sink = |bytes: Vec<u8>| {
+        reply.extend(bytes);
         ControlFlow::Continue(())
     };
     assert!(server.evaluate(&block, &mut sink).unwrap().is_continue());

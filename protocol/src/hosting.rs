@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nn_poly::encrypted::{self, SegmentEvaluator};
+use nn_poly::encrypted::{self, SegmentEvaluator, StoragePool};
 use nn_poly::plan::Plan;
 
 use crate::identifiers::{Digest, Label};
@@ -63,6 +63,8 @@ pub enum HostingError {
 pub struct PlanShelf {
     plans: HashMap<Digest, HostedPlan>,
     lane: Lane,
+    /// Memory of finished requests, for the next ones.
+    storage: Arc<StoragePool>,
 }
 
 /// Whoever holds it may use the cores.
@@ -145,8 +147,9 @@ impl PlanShelf {
                     plan.network().stage(segment.stage as usize).map_err(|source| {
                         HostingError::Plan { path: public.name.clone().into(), source }
                     })?;
-                let evaluator =
-                    SegmentEvaluator::new(index, segment, structure, weights).map_err(evaluator)?;
+                let evaluator = SegmentEvaluator::new(index, segment, structure, weights)
+                    .map_err(evaluator)?
+                    .with_pool(Arc::clone(&self.storage));
                 Ok(Arc::new(HostedSegment {
                     evaluator: Arc::new(evaluator),
                     lane: Arc::clone(&self.lane),
@@ -254,7 +257,7 @@ impl RequestReceiver for HostedRequest {
         let flow = evaluator
             .evaluate(&block, &mut |bytes| {
                 busy += turn.take().map(Turn::end).unwrap_or_default();
-                let flow = sink(bytes);
+                let flow = sink(&bytes);
                 if flow.is_continue() {
                     turn = Some(Turn::take(&lane));
                 }
@@ -262,6 +265,7 @@ impl RequestReceiver for HostedRequest {
             })
             .map_err(failed)?;
         busy += turn.map(Turn::end).unwrap_or_default();
+        evaluator.recycle(block);
         match flow {
             ControlFlow::Continue(()) => Ok(Evaluated { busy }),
             ControlFlow::Break(()) => Err(ServiceError::Stopped),

@@ -341,8 +341,8 @@ impl Inner {
 
 fn evaluate(evaluator: &SegmentEvaluator, request: &he_core::CiphertextBlock) -> Vec<u8> {
     let mut reply = Vec::new();
-    let mut sink = |bytes: &[u8]| {
-        reply.extend_from_slice(bytes);
+    let mut sink = |bytes: Vec<u8>| {
+        reply.extend(bytes);
         std::ops::ControlFlow::Continue(())
     };
     assert!(evaluator.evaluate(request, &mut sink).expect("the segment evaluates").is_continue());

@@ -88,10 +88,23 @@ impl<'a> Work<'a> {
         ring: &Ring,
         slab: &SlabRows<'_>,
     ) {
-        packed.reset(ring.value(), self.pairs.len(), slab.width());
+        self.pack_columns(packed, words, row_len, ring, slab.start(), slab.width());
+    }
+
+    /// Packs the columns `[first, first + width)` of all input pairs.
+    pub(super) fn pack_columns(
+        &self,
+        packed: &mut Packed,
+        words: &[u64],
+        row_len: usize,
+        ring: &Ring,
+        first: usize,
+        width: usize,
+    ) {
+        packed.reset(ring.value(), self.pairs.len(), width);
         let row = |input: u32| {
-            let start = input as usize * row_len + slab.start();
-            if input == PADDING { None } else { words.get(start..start + slab.width()) }
+            let start = input as usize * row_len + first;
+            if input == PADDING { None } else { words.get(start..start + width) }
         };
         for (i, &(a, b)) in self.pairs.iter().enumerate() {
             packed.pack(i, row(a), row(b));

@@ -18,7 +18,18 @@ pub(crate) struct SlabRows<'a> {
 // SAFETY: a slab is the only owner of its columns (see `for_each_slab`), like a `&mut [u64]`.
 unsafe impl Send for SlabRows<'_> {}
 
-impl SlabRows<'_> {
+impl<'a> SlabRows<'a> {
+    /// One slab of all columns of a matrix with `row_len` columns.
+    ///
+    /// # Panics
+    /// When `matrix` is not a whole number of rows.
+    pub(crate) fn whole(matrix: &'a mut [u64], row_len: usize) -> Self {
+        assert!(row_len > 0 && matrix.len().is_multiple_of(row_len));
+        let n_rows = matrix.len() / row_len;
+        let base = matrix.as_mut_ptr();
+        Self { base, n_rows, row_len, start: 0, width: row_len, matrix: PhantomData }
+    }
+
     /// This slab's part of one row.
     ///
     /// # Panics

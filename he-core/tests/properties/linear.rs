@@ -43,13 +43,13 @@ fn group(n_inputs: usize, base: usize, rng: &mut impl RngCore) -> (Group, usize)
     (Group { weights, n_rows, n_taps, placements }, base + n_rows * n_placements)
 }
 
-struct Case {
-    groups: Vec<Group>,
-    bias: Vec<i64>,
-    n_inputs: usize,
+pub(crate) struct Case {
+    pub(crate) groups: Vec<Group>,
+    pub(crate) bias: Vec<i64>,
+    pub(crate) n_inputs: usize,
 }
 
-fn case(rng: &mut impl RngCore) -> Case {
+pub(crate) fn case(rng: &mut impl RngCore) -> Case {
     let n_inputs = rng.random_range(1..=12);
     let (mut groups, mut n_outputs) = (Vec::new(), 0);
     for _ in 0..rng.random_range(1..=3) {

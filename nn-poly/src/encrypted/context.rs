@@ -1,8 +1,7 @@
 //! Ciphertext parameters of one segment, rebuilt and checked from its public description.
 
 use he_core::{
-    CiphertextBlock, CoefficientEncoder, LinearMap, Message, Params, ParamsSpec, Plaintext,
-    SecretKey, SlotEncoder,
+    CoefficientEncoder, LinearMap, Message, Params, ParamsSpec, Plaintext, SecretKey, SlotEncoder,
 };
 use rand::CryptoRng;
 use zeroize::Zeroizing;
@@ -185,11 +184,6 @@ impl SegmentContext {
 
     pub(super) fn params(&self) -> &Params {
         &self.params
-    }
-
-    /// A block without ciphertexts, to be reshaped.
-    pub(super) fn empty_block(&self) -> Result<CiphertextBlock> {
-        Ok(CiphertextBlock::zeros(&self.params, 0, 1, self.params.moduli().len())?)
     }
 
     pub(super) fn reply_degree(&self) -> usize {

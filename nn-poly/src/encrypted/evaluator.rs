@@ -1,19 +1,26 @@
 //! The server's side: receive a request, evaluate the segment band by band, emit reply bytes.
 
 use core::ops::{ControlFlow, Range};
+use std::sync::Arc;
 
-use he_core::{CiphertextBlock, LinearMap, PublicSeed, Quadratic, bytes};
+use he_core::{CiphertextBlock, LinearMap, PooledQuadratic, PublicSeed, Quadratic, RequestDecoder};
 
 use super::{
     context::SegmentContext,
     error::{Error, Result},
     map::{DENSE_ROWS, linear_map},
+    pool::StoragePool,
 };
 use crate::integer::{LinearGeometry, StageStructure, StageWeights};
 use crate::plan::Segment;
 
-/// Bytes of linear outputs that exist at one time (before squaring).
-const BAND_BYTES: usize = 48 << 20;
+/// Bytes of results that exist at one time (before modulus switching): about a level-3 cache, and
+/// enough for bands of a convolution to share most of the inputs they read.
+const BAND_BYTES: usize = 32 << 20;
+/// Bytes of a reply that are handed over together, about.
+const PIECE_BYTES: usize = 2 << 20;
+/// Bytes of a request that are decoded together, about: enough to keep all threads busy.
+const DECODED_BYTES: usize = 1 << 20;
 
 /// One segment of one plan, ready to evaluate request after request.
 ///
@@ -22,15 +29,21 @@ const BAND_BYTES: usize = 48 << 20;
 pub struct SegmentEvaluator {
     context: SegmentContext,
     map: LinearMap,
-    structure: StageStructure,
-    /// Present when the segment applies the activation: coefficients per channel.
-    quadratic: Option<Vec<Quadratic>>,
+    bands: Vec<Band>,
+    pool: Arc<StoragePool>,
 }
 
-/// Part of a reply: values produced and the linear outputs they need.
+/// Part of a reply and the linear outputs it needs.
+#[derive(Debug)]
 struct Band {
     linear: Range<usize>,
-    outputs: Range<usize>,
+    activated: Option<Vec<PooledQuadratic>>,
+}
+
+impl Band {
+    fn n_results(&self) -> usize {
+        self.activated.as_ref().map_or(self.linear.len(), Vec::len)
+    }
 }
 
 impl SegmentEvaluator {
@@ -63,22 +76,37 @@ impl SegmentEvaluator {
                 return Err(Error::Inconsistent { segment: index, what, expected, actual });
             }
         }
-        let quadratic = match (&weights.quadratic, segment.evaluates_activation) {
-            (Some(quadratic), true) => Some(
-                (0..structure.n_channels())
-                    .map(|channel| {
-                        let (a, b, c) = quadratic.coefficients(channel);
-                        Quadratic { a: a.into(), b, c: context.reduce_constant(c) }
-                    })
-                    .collect(),
-            ),
-            (None, true) => {
-                let what = "number of quadratics";
-                return Err(Error::Inconsistent { segment: index, what, expected: 1, actual: 0 });
-            }
-            (_, false) => None,
-        };
-        Ok(Self { context, map, structure: structure.clone(), quadratic })
+        let quadratic: Option<Vec<Quadratic>> =
+            match (&weights.quadratic, segment.evaluates_activation) {
+                (Some(quadratic), true) => Some(
+                    (0..structure.n_channels())
+                        .map(|channel| {
+                            let (a, b, c) = quadratic.coefficients(channel);
+                            Quadratic { a: a.into(), b, c: context.reduce_constant(c) }
+                        })
+                        .collect(),
+                ),
+                (None, true) => {
+                    let what = "number of quadratics";
+                    return Err(Error::Inconsistent {
+                        segment: index,
+                        what,
+                        expected: 1,
+                        actual: 0,
+                    });
+                }
+                (_, false) => None,
+            };
+        let row_bytes = row_bytes(&context, if quadratic.is_some() { 3 } else { 2 });
+        let bands = bands(structure, quadratic.as_deref(), (BAND_BYTES / row_bytes).max(1));
+        Ok(Self { context, map, bands, pool: Arc::default() })
+    }
+
+    /// Takes memory from a pool that other evaluators use as well.
+    #[must_use]
+    pub fn with_pool(mut self, pool: Arc<StoragePool>) -> Self {
+        self.pool = pool;
+        self
     }
 
     /// Public parameters of the segment.
@@ -93,18 +121,16 @@ impl SegmentEvaluator {
         &self.map
     }
 
-    /// Upper bound of the memory one request occupies while it is received and evaluated, bytes.
+    /// Upper bound of the memory one request occupies while it is received and evaluated, bytes;
+    /// spare memory of the pool is not counted.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        let row = self.row_bytes() as u64;
-        let input = self.context.n_inputs() as u64 * row;
-        let band = self
-            .bands()
-            .iter()
-            .map(|band| (band.linear.len() + band.outputs.len()) as u64 * row * 3)
-            .max()
-            .unwrap_or(0);
-        input + band + self.context.request_ciphertext_bytes() as u64
+        let degree = self.context.reply_degree();
+        let band = self.bands.iter().map(Band::n_results).max().unwrap_or(0);
+        let words = band * row_bytes(&self.context, degree + 1);
+        let pieces = 2 * (PIECE_BYTES + self.context.reply_ciphertext_bytes());
+        let undecoded = 2 * (DECODED_BYTES + self.context.request_ciphertext_bytes());
+        (self.input_bytes() + words + pieces.max(undecoded)) as u64
     }
 
     /// Starts receiving a request whose `c_1` polynomials expand from `seed`.
@@ -112,13 +138,10 @@ impl SegmentEvaluator {
     /// # Errors
     /// [`Error::Arithmetic`] never for a checked segment.
     pub fn receive(&self, seed: [u8; 32]) -> Result<RequestReceiver> {
-        let params = self.context.params();
-        let block =
-            CiphertextBlock::zeros(params, self.context.n_inputs(), 1, params.moduli().len())?;
+        let (params, count) = (self.context.params(), self.context.n_inputs());
+        let storage = self.pool.take(self.input_bytes());
         Ok(RequestReceiver {
-            block,
-            seed: PublicSeed(seed),
-            next: 0,
+            decoder: RequestDecoder::new(params, count, PublicSeed(seed), storage)?,
             pending: Vec::new(),
             received: 0,
             expected: self.context.request_bytes(),
@@ -126,125 +149,143 @@ impl SegmentEvaluator {
         })
     }
 
-    /// Evaluates the segment on a received block; reply bytes go to `sink` in order, band by band.
+    /// Evaluates the segment on a received block; reply bytes go to `sink` in order, in pieces of a
+    /// few megabytes as they are finished.
     ///
-    /// Parallel on the current rayon pool. Returns `Break` when the sink asked to stop.
+    /// Parallel on the current rayon pool, but for the time `sink` takes. Returns `Break` when the
+    /// sink asked to stop.
     ///
     /// # Errors
     /// [`Error::Arithmetic`] when the block does not belong to the segment.
     pub fn evaluate(
         &self,
         block: &CiphertextBlock,
-        sink: &mut dyn FnMut(&[u8]) -> ControlFlow<()>,
+        sink: &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
-        let mut bytes = Vec::new();
-        let mut linear = self.context.empty_block()?;
-        for band in self.bands() {
-            self.map.apply_range_into(block, band.linear.clone(), &mut linear)?;
-            bytes.clear();
-            match &self.quadratic {
-                None => bytes::write_reply(&linear, &mut bytes),
-                Some(quadratic) => {
-                    let values = self.activate(&linear, quadratic, &band)?;
-                    let reply = values.mod_switch_to(self.context.reply_moduli())?;
-                    bytes::write_reply(&reply, &mut bytes);
+        let n_moduli = self.context.params().moduli().len();
+        let degree = self.context.reply_degree();
+        let most = self.bands.iter().map(Band::n_results).max().unwrap_or(0);
+        let storage = self.pool.take(most * row_bytes(&self.context, degree + 1));
+        let params = self.context.params();
+        let mut results = CiphertextBlock::zeros_in(params, 0, degree, n_moduli, storage)?;
+        let mut flow = ControlFlow::Continue(());
+        for band in &self.bands {
+            let linear = band.linear.clone();
+            match &band.activated {
+                None => self.map.apply_range_into(block, linear, &mut results)?,
+                Some(activated) => {
+                    self.map.apply_pooled_into(block, linear, activated, &mut results)?;
                 }
             }
-            if sink(&bytes).is_break() {
+            flow = self.emit(&results, sink)?;
+            if flow.is_break() {
+                break;
+            }
+        }
+        self.pool.give(results.into_storage());
+        Ok(flow)
+    }
+
+    /// Switches, packs and hands over the results of a band.
+    fn emit(
+        &self,
+        results: &CiphertextBlock,
+        sink: &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>> {
+        let size = self.context.reply_ciphertext_bytes();
+        let step = (PIECE_BYTES / size).max(1);
+        for first in (0..results.count()).step_by(step) {
+            let range = first..(first + step).min(results.count());
+            let mut piece = Vec::with_capacity(range.len() * size);
+            results.write_switched(range, self.context.reply_moduli(), &mut piece)?;
+            if sink(piece).is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Activation and sum pool of one band.
-    fn activate(
-        &self,
-        linear: &CiphertextBlock,
-        quadratic: &[Quadratic],
-        band: &Band,
-    ) -> Result<CiphertextBlock> {
-        let members = self.structure.pool.as_ref().map(|pool| {
-            let terms_of = |output| {
-                let mut terms = Vec::with_capacity(pool.n_terms());
-                pool.for_each_term(output, |input| terms.push(input - band.linear.start));
-                terms
-            };
-            band.outputs.clone().map(terms_of).collect::<Vec<_>>()
-        });
-        if quadratic.iter().all(|q| *q == Quadratic::SQUARE) {
-            let each = || (0..linear.count()).map(|i| vec![i]).collect();
-            return Ok(linear.sums_of_squares(&members.unwrap_or_else(each))?);
-        }
-        // Outputs are channel-fastest, so the coefficients repeat from the first channel on.
-        let first = band.linear.start % quadratic.len();
-        let coefficients: Vec<Quadratic> =
-            quadratic.iter().copied().cycle().skip(first).take(linear.count()).collect();
-        let values = linear.quadratic(&coefficients)?;
-        Ok(match members {
-            Some(members) => values.sums(&members)?,
-            None => values,
-        })
+    /// Keeps the memory of an evaluated block for the next request.
+    pub fn recycle(&self, block: CiphertextBlock) {
+        self.pool.give(block.into_storage());
     }
 
-    fn row_bytes(&self) -> usize {
-        let params = self.context.params();
-        2 * params.ring_degree() * params.moduli().len() * 8
-    }
-
-    /// Cuts the outputs into bands of whole positions (convolutions) or row groups (dense).
-    fn bands(&self) -> Vec<Band> {
-        let fitting = (BAND_BYTES / self.row_bytes()).max(1);
-        let out = self.structure.linear.output();
-        match (&self.structure.linear, self.quadratic.as_ref().and(self.structure.pool)) {
-            (LinearGeometry::Dense { n_out, .. }, None) => {
-                let step = (fitting / DENSE_ROWS).max(1) * DENSE_ROWS;
-                plain_bands(*n_out, step)
-            }
-            (LinearGeometry::Conv2d(_), None) => {
-                let step = (fitting / out.channels).max(1) * out.channels;
-                plain_bands(out.len(), step)
-            }
-            (LinearGeometry::Dense { n_out, .. }, Some(pool)) => {
-                vec![Band { linear: 0..*n_out, outputs: 0..pool.output().len() }]
-            }
-            (LinearGeometry::Conv2d(_), Some(pool)) => {
-                let pooled = pool.output();
-                let row = out.width * out.channels;
-                let rows = (fitting / row).saturating_sub(pool.window.0) / pool.stride.0 + 1;
-                (0..pooled.height)
-                    .step_by(rows)
-                    .map(|first| {
-                        let last = (first + rows).min(pooled.height);
-                        let end = (last - 1) * pool.stride.0 + pool.window.0;
-                        let out_row = pooled.width * pooled.channels;
-                        Band {
-                            linear: first * pool.stride.0 * row..end * row,
-                            outputs: first * out_row..last * out_row,
-                        }
-                    })
-                    .collect()
-            }
-        }
+    fn input_bytes(&self) -> usize {
+        self.context.n_inputs() * row_bytes(&self.context, 2)
     }
 }
 
-fn plain_bands(n_outputs: usize, step: usize) -> Vec<Band> {
-    (0..n_outputs)
-        .step_by(step)
+/// Bytes of one ciphertext of so many polynomials over all moduli, in memory.
+fn row_bytes(context: &SegmentContext, n_polynomials: usize) -> usize {
+    let params = context.params();
+    n_polynomials * params.ring_degree() * params.moduli().len() * size_of::<u64>()
+}
+
+/// Cuts the outputs into bands of whole positions (convolutions) or row groups (dense), of about
+/// `fitting` results each.
+fn bands(structure: &StageStructure, quadratic: Option<&[Quadratic]>, fitting: usize) -> Vec<Band> {
+    let out = structure.linear.output();
+    let pool = quadratic.and(structure.pool);
+    let Some(pool) = pool else {
+        let whole = match &structure.linear {
+            LinearGeometry::Dense { .. } => DENSE_ROWS,
+            LinearGeometry::Conv2d(_) => out.channels,
+        };
+        let step = (fitting / whole).max(1) * whole;
+        return (0..out.len())
+            .step_by(step)
+            .map(|first| {
+                let linear = first..(first + step).min(out.len());
+                let single = |i: usize| activation(quadratic?, vec![index(i)]);
+                let activated = quadratic.and_then(|_| linear.clone().map(single).collect());
+                Band { linear, activated }
+            })
+            .collect();
+    };
+    let pooled = pool.output();
+    let (row, pooled_row) = (out.width * out.channels, pooled.width * pooled.channels);
+    let rows = match &structure.linear {
+        // One placement gives all outputs.
+        LinearGeometry::Dense { .. } => pooled.height,
+        LinearGeometry::Conv2d(_) => (fitting / pooled_row).max(1),
+    };
+    (0..pooled.height)
+        .step_by(rows)
         .map(|first| {
-            let range = first..(first + step).min(n_outputs);
-            Band { linear: range.clone(), outputs: range }
+            let last = (first + rows).min(pooled.height);
+            let linear = match &structure.linear {
+                LinearGeometry::Dense { n_out, .. } => 0..*n_out,
+                LinearGeometry::Conv2d(_) => {
+                    let end = (last - 1) * pool.stride.0 + pool.window.0;
+                    first * pool.stride.0 * row..end * row
+                }
+            };
+            let result = |output| {
+                let mut members = Vec::with_capacity(pool.n_terms());
+                pool.for_each_term(output, |input| members.push(index(input)));
+                activation(quadratic?, members)
+            };
+            let activated = (first * pooled_row..last * pooled_row).map(result).collect();
+            Band { linear, activated }
         })
         .collect()
+}
+
+/// The activation of outputs of one channel, summed. Outputs are channel-fastest.
+fn activation(quadratic: &[Quadratic], members: Vec<u32>) -> Option<PooledQuadratic> {
+    let channel = *members.first()? as usize % quadratic.len();
+    Some(PooledQuadratic { quadratic: *quadratic.get(channel)?, members })
+}
+
+/// Stage sizes are checked to stay below 2^22.
+fn index(output: usize) -> u32 {
+    u32::try_from(output).unwrap_or(u32::MAX)
 }
 
 /// A request on its way in: decodes whole ciphertexts as their bytes arrive.
 #[derive(Debug)]
 pub struct RequestReceiver {
-    block: CiphertextBlock,
-    seed: PublicSeed,
-    next: usize,
+    decoder: RequestDecoder,
     pending: Vec<u8>,
     received: u64,
     expected: u64,
@@ -267,15 +308,13 @@ impl RequestReceiver {
             });
         }
         self.pending.extend_from_slice(bytes);
-        let whole = self.pending.len() / self.ciphertext_bytes;
-        if whole == 0 {
+        let is_last = self.received == self.expected;
+        if self.pending.len() < DECODED_BYTES && !is_last {
             return Ok(());
         }
-        let taken = whole * self.ciphertext_bytes;
-        let ready = self.pending.get(..taken).unwrap_or_default();
-        bytes::read_request_into(&mut self.block, self.next, self.seed, ready)?;
-        self.next += whole;
-        self.pending.drain(..taken);
+        let whole = self.pending.len() / self.ciphertext_bytes * self.ciphertext_bytes;
+        self.decoder.push(self.pending.get(..whole).unwrap_or_default())?;
+        self.pending.drain(..whole);
         Ok(())
     }
 
@@ -285,7 +324,7 @@ impl RequestReceiver {
     /// [`Error::ByteCount`] when bytes are missing.
     pub fn finish(self) -> Result<CiphertextBlock> {
         if self.received == self.expected && self.pending.is_empty() {
-            return Ok(self.block);
+            return Ok(self.decoder.finish()?);
         }
         Err(Error::ByteCount {
             what: "request payload",
