@@ -178,7 +178,7 @@ fn slots(
     let phase = square_phase(demand, square, degree, t as f64);
     let needed = phase.log2_bound() + 1.0 + MARGIN_BITS;
     let layouts = [(1_u32, 1_u32), (1, 2), (2, 1), (2, 2)];
-    let mut best: Option<Candidate> = None;
+    let mut shapes = Vec::new();
     for (n_kept, n_dropped) in layouts {
         for kept in MIN_PRIME_BITS.max(t.ilog2())..=MAX_PRIME_BITS {
             let kept_bits = f64::from(kept * n_kept);
@@ -193,46 +193,44 @@ fn slots(
             let bits: Vec<u32> = core::iter::repeat_n(kept, n_kept as usize)
                 .chain(core::iter::repeat_n(dropped, n_dropped as usize))
                 .collect();
-            let Some(candidate) = slot_candidate(demand, degree, t, low, &bits, n_kept, phase)
-            else {
-                continue;
-            };
-            if best.as_ref().is_none_or(|best| candidate.bytes < best.bytes) {
-                best = Some(candidate);
-            }
+            shapes.push((slot_bytes(demand, degree, &bits, n_kept), bits, n_kept));
         }
     }
-    best
+    // Primes are searched (the slow part) from the cheapest shape on, until one works.
+    shapes.sort_by_key(|&(bytes, ..)| bytes);
+    shapes.iter().find_map(|(bytes, bits, n_kept)| {
+        slot_candidate(degree, t, low, (bits, *n_kept), *bytes, phase)
+    })
 }
 
+/// Bytes of a whole batch with primes of these bits, the first `n_kept` of which a reply carries.
+fn slot_bytes(demand: &SegmentDemand, degree: usize, bits: &[u32], n_kept: u32) -> u128 {
+    let width = |bits: &[u32]| u128::from(bits.iter().sum::<u32>());
+    let kept = bits.get(..n_kept as usize).unwrap_or_default();
+    let capacity = (degree as u64).saturating_sub(RESERVED_SLOTS).max(1);
+    let blocks = demand.expected_samples.max(1).div_ceil(capacity);
+    let per_slot =
+        u128::from(demand.n_inputs) * width(bits) + 3 * u128::from(demand.n_outputs) * width(kept);
+    u128::from(blocks) * per_slot * degree as u128 / 8
+}
+
+/// The candidate with primes of the given bits, if there are such primes and the noise fits.
 fn slot_candidate(
-    demand: &SegmentDemand,
     degree: usize,
     t: u64,
     low: i64,
-    bits: &[u32],
-    n_kept: u32,
+    (bits, n_kept): (&[u32], u32),
+    bytes: u128,
     phase: Phase,
 ) -> Option<Candidate> {
     let spec = ParamsSpec::with_bits(degree, u128::from(t), bits).ok()?;
     let noise = slot_noise(phase, degree, &spec.moduli, n_kept as usize);
-    let (kept, _) = spec.moduli.split_at(n_kept as usize);
-    if noise.margin_bits() < 0.0 {
-        return None;
-    }
-    let width = |moduli: &[u64]| -> u128 {
-        moduli.iter().map(|&q| u128::from(u64::BITS - q.leading_zeros())).sum()
-    };
-    let capacity = (degree as u64).saturating_sub(RESERVED_SLOTS).max(1);
-    let blocks = demand.expected_samples.max(1).div_ceil(capacity);
-    let bits = u128::from(demand.n_inputs) * width(&spec.moduli)
-        + 3 * u128::from(demand.n_outputs) * width(kept);
-    Some(Candidate {
+    (noise.margin_bits() >= 0.0).then_some(Candidate {
         reply_moduli: n_kept as usize,
         packing: Packing::Slots,
         window: Window { low, modulus: t },
         noise,
-        bytes: u128::from(blocks) * bits * degree as u128 / 8,
+        bytes,
         spec,
     })
 }
