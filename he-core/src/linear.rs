@@ -7,9 +7,9 @@ mod work;
 use core::ops::Range;
 
 use crate::{
-    CiphertextBlock, Error, Plaintext, Result,
+    Backend, CiphertextBlock, Error, Plaintext, Result,
     ring::Ring,
-    simd::{self, Packed},
+    simd::{self, Packed, amx::WideWeights},
 };
 
 pub use pooled::PooledQuadratic;
@@ -83,6 +83,8 @@ struct CompiledGroup {
     packed_weights: Vec<i32>,
     /// Pair ranges whose `Σ|w|` stays below 2^16 in every row.
     chunks: Vec<(usize, usize)>,
+    /// The weights as tiles, on machines that have them.
+    wide: Option<WideWeights>,
 }
 
 impl LinearMap {
@@ -263,7 +265,7 @@ impl LinearMap {
                 n_moduli: input.n_moduli(),
             });
         }
-        let work = Work::new(self, &outputs)?;
+        let work = Work::for_backend(self, &outputs, input.params().backend())?;
         // Every output is produced by exactly one placement, so every word is overwritten.
         out.reshape(input, outputs.len(), input.degree());
         let (n, row_len) = (input.params().ring_degree(), input.row_len());
@@ -369,7 +371,12 @@ impl CompiledGroup {
         let weights: Vec<i16> = group.weights.iter().map(|&w| w as i16).collect();
         let packed_weights = simd::pack_weights(&weights, group.n_rows, group.n_taps);
         let chunks = chunks(&group);
-        Self { group, packed_weights, chunks }
+        // The middle placement is the least likely to touch the padding.
+        let typical = group.placements.get(group.placements.len() / 2);
+        let wide = typical
+            .filter(|_| Backend::Amx.is_available() || cfg!(test))
+            .and_then(|p| WideWeights::new(&group.weights, group.n_rows, &p.inputs));
+        Self { group, packed_weights, chunks, wide }
     }
 }
 

@@ -12,8 +12,8 @@ use crate::{
     CiphertextBlock, Error, Quadratic, Result,
     ring::Ring,
     simd::{
-        self, Factor, Packed, ROW_BLOCK, Reducer, SQUARE_SUMS, SlabRows, TERMS_BEFORE_CARRY, Tile,
-        add_squares, carry, vectorize,
+        self, Factor, Packed, Reducer, SQUARE_SUMS, SlabRows, TERMS_BEFORE_CARRY, Tile,
+        add_squares, carry, row_blocks, vectorize,
     },
 };
 
@@ -129,18 +129,18 @@ fn units<'a>(
             }
         }
     }
-    let mut known: HashMap<(Vec<u32>, Option<usize>), usize> = HashMap::new();
+    let mut known: HashMap<(Vec<u32>, Option<Range<usize>>), usize> = HashMap::new();
     let mut units: Vec<Unit<'a>> = Vec::new();
     for (number, result) in (0_u32..).zip(results) {
         let places = places_of(&places, outputs, result)?;
         let mut tiles: Vec<u32> = places.iter().map(|&(tile, _)| tile).collect();
         tiles.sort_unstable();
         tiles.dedup();
-        let mut blocks = places.iter().map(|&(_, row)| row as usize / ROW_BLOCK);
-        let first = blocks.next();
-        let block = first.filter(|&first| blocks.all(|block| block == first));
+        let mut blocks = places.iter().map(|&place| block_of(work, place));
+        let first = blocks.next().flatten();
+        let block = first.filter(|first| blocks.all(|block| block.as_ref() == Some(first)));
         let index = *known.entry((tiles, block)).or_insert_with_key(|(tiles, block)| {
-            units.push(Unit::new(work, tiles, *block));
+            units.push(Unit::new(work, tiles, block.as_ref()));
             units.len() - 1
         });
         if let Some(unit) = units.get_mut(index) {
@@ -148,6 +148,12 @@ fn units<'a>(
         }
     }
     Ok(units)
+}
+
+/// The row block a place belongs to.
+fn block_of(work: &Work<'_>, (tile, row): Place) -> Option<Range<usize>> {
+    let n_rows = work.tiles.get(tile as usize)?.n_rows;
+    row_blocks(n_rows).find(|block| block.contains(&(row as usize)))
 }
 
 fn places_of(
@@ -174,25 +180,24 @@ fn places_of(
 
 impl<'a> Unit<'a> {
     /// A unit of one row block, or of whole tiles.
-    fn new(work: &Work<'a>, tiles: &[u32], block: Option<usize>) -> Self {
+    fn new(work: &Work<'a>, tiles: &[u32], block: Option<&Range<usize>>) -> Self {
         let cut = |&number: &u32| {
             let tile = work.tiles.get(number as usize)?;
-            let n_blocks = tile.n_rows.div_ceil(ROW_BLOCK);
-            let (first, end) = block.map_or((0, n_blocks), |block| (block, block + 1));
-            let first_row = first * ROW_BLOCK;
-            let words = tile.pairs.len() * ROW_BLOCK;
+            let rows = block.cloned().unwrap_or(0..tile.n_rows);
+            let n_pairs = tile.pairs.len();
             Some(UnitTile {
                 number,
-                first_row: u32::try_from(first_row).ok()?,
+                first_row: u32::try_from(rows.start).ok()?,
                 tile: Tile {
                     pairs: tile.pairs.clone(),
-                    weights: tile.weights.get(first * words..end * words)?,
-                    n_rows: tile.n_rows.min(end * ROW_BLOCK) - first_row,
+                    weights: tile.weights.get(rows.start * n_pairs..rows.end * n_pairs)?,
+                    n_rows: rows.len(),
                     first_output: 0,
                     output_stride: 1,
                     chunks: tile.chunks,
+                    wide: None,
                 },
-                first_output: tile.first_output + first_row * tile.output_stride,
+                first_output: tile.first_output + rows.start * tile.output_stride,
                 output_stride: tile.output_stride,
                 additions: Vec::new(),
             })
