@@ -86,6 +86,7 @@ mod linear;
 mod params;
 mod ring;
 mod sampling;
+mod scratch;
 mod simd;
 mod word_check;
 
