@@ -87,6 +87,7 @@ mod params;
 mod request;
 mod ring;
 mod sampling;
+mod scratch;
 mod simd;
 mod word_check;
 

@@ -11,23 +11,22 @@ use rayon::prelude::*;
 use zeroize::ZeroizeOnDrop;
 
 use crate::{
-    CiphertextBlock, Error, LinearMap, Params, Result, linear::Unit, ring::Ring, sampling,
-    simd::vectorize,
+    CiphertextBlock, Error, LinearMap, Params, Result,
+    linear::Unit,
+    sampling,
+    scratch::{Pool, written_zeros},
 };
 
-/// Columns that one task accumulates: the lazy sums of two rows stay in level-1 cache.
-const COLUMNS: usize = 512;
-/// Lazy 64-bit sums per column and row.
-const PARTS: usize = 3;
-/// Products added to a lazy sum between reductions: `2·(2^24)²·2^13 = 2^62` and
-/// `2^32·2^16·2^13 = 2^61`, and below `2^50·q` for every q since the products are also below `q²`.
-const MAX_TERMS: usize = 1 << 13;
-const _: () = assert!((MAX_TERMS as u64) << 49 < 1 << 63);
+mod products;
+
+pub(crate) use products::group_len;
 
 /// The secret state of one check: random rows, their combination with the map, running sums.
 ///
-/// Feed every request ciphertext ([`WordCheck::absorb_input`]) and every reply ciphertext
-/// ([`WordCheck::absorb_reply`]) once, in any order of blocks, then [`WordCheck::finish`].
+/// Feed every request ciphertext ([`WordCheck::absorb_input`], or as they are made:
+/// [`crate::BlockEncryptor::encrypt_packed`]) and every reply ciphertext
+/// ([`WordCheck::absorb_reply`], [`WordCheck::absorb_reply_bytes`]) once, in any order of blocks,
+/// then [`WordCheck::finish`].
 ///
 /// # Security
 /// One instance serves one block: reusing `r` would let a server learn from earlier verdicts.
@@ -35,18 +34,26 @@ const _: () = assert!((MAX_TERMS as u64) << 49 < 1 << 63);
 /// combination of its rows.
 pub struct WordCheck {
     params: Params,
-    limbs: Vec<Limb>,
+    /// `[limb][check row]`.
+    rows: Vec<Vec<Row>>,
     unit: Unit,
-    inputs_seen: Vec<bool>,
-    replies_seen: Vec<bool>,
+    requests: Side,
+    replies: Side,
 }
 
-/// The random rows of one prime.
+/// What was added on one side.
+struct Side {
+    seen: Vec<bool>,
+    /// Sums of the tasks that were at work at the same time: together `(rᵀW)·X`, or `-rᵀY`.
+    sums: Pool<Sums>,
+}
+
+/// Part of the sums of one side: `[limb][check row][2N]`.
 #[derive(ZeroizeOnDrop)]
-struct Limb {
-    rows: Vec<Row>,
-    /// `(rᵀW)·X - rᵀY` so far, reduced: `[chunk of columns][row][column]`.
-    sums: Vec<u64>,
+pub(crate) struct Sums {
+    words: Vec<i64>,
+    #[zeroize(skip)]
+    n_terms: usize,
 }
 
 /// One random row modulo one prime.
@@ -58,6 +65,13 @@ struct Row {
     outputs: Vec<u64>,
     /// `rᵀb`.
     constant: u64,
+}
+
+/// Which ciphertexts are added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Request,
+    Reply,
 }
 
 impl WordCheck {
@@ -87,15 +101,14 @@ impl WordCheck {
                 let outputs = r.iter().map(|&x| ring.negate(x)).collect();
                 rows.push(Row { inputs, outputs, constant });
             }
-            let sums = vec![0; n_rows * 2 * params.ring_degree()];
-            limbs.push(Limb { rows, sums });
+            limbs.push(rows);
         }
         Ok(Self {
             params: params.clone(),
-            limbs,
+            rows: limbs,
             unit: map.unit().clone(),
-            inputs_seen: vec![false; map.n_inputs()],
-            replies_seen: vec![false; map.n_outputs()],
+            requests: Side::new(map.n_inputs()),
+            replies: Side::new(map.n_outputs()),
         })
     }
 
@@ -103,8 +116,8 @@ impl WordCheck {
     #[must_use]
     pub fn soundness_bits(&self) -> f64 {
         #[expect(clippy::cast_precision_loss, reason = "moduli are below 2^47, rows few")]
-        let bits = |(&q, limb): (&u64, &Limb)| (q as f64).log2() * limb.rows.len() as f64;
-        self.params.moduli().iter().zip(&self.limbs).map(bits).fold(f64::INFINITY, f64::min)
+        let bits = |(&q, rows): (&u64, &Vec<Row>)| (q as f64).log2() * rows.len() as f64;
+        self.params.moduli().iter().zip(&self.rows).map(bits).fold(f64::INFINITY, f64::min)
     }
 
     /// Adds request ciphertexts `first, first + 1, …` (fresh: degree 1, all moduli).
@@ -113,13 +126,9 @@ impl WordCheck {
     /// - [`Error::ParamsMismatch`], [`Error::Form`] or [`Error::Index`] when the block does not fit.
     /// - [`Error::Length`] when one of them was absorbed before.
     pub fn absorb_input(&mut self, first: usize, block: &CiphertextBlock) -> Result<()> {
-        check_block(&self.params, first, block, &mut self.inputs_seen, "request ciphertext")?;
-        let range = first..first + block.count();
-        for ((index, limb), ring) in self.limbs.iter_mut().enumerate().zip(self.params.rings()) {
-            let factors = limb.rows.iter().map(|r| r.inputs.get(range.clone()).unwrap_or_default());
-            let factors: Vec<&[u64]> = factors.collect();
-            accumulate(ring, block, index, &factors, &mut limb.sums);
-        }
+        self.check_form(block)?;
+        self.claim_inputs(first, block.count())?;
+        self.absorb(Direction::Request, first, block);
         Ok(())
     }
 
@@ -128,15 +137,24 @@ impl WordCheck {
     /// # Errors
     /// As [`WordCheck::absorb_input`].
     pub fn absorb_reply(&mut self, first: usize, block: &CiphertextBlock) -> Result<()> {
-        check_block(&self.params, first, block, &mut self.replies_seen, "reply ciphertext")?;
-        let range = first..first + block.count();
-        for ((index, limb), ring) in self.limbs.iter_mut().enumerate().zip(self.params.rings()) {
-            let factors =
-                limb.rows.iter().map(|r| r.outputs.get(range.clone()).unwrap_or_default());
-            let factors: Vec<&[u64]> = factors.collect();
-            accumulate(ring, block, index, &factors, &mut limb.sums);
-        }
+        self.check_form(block)?;
+        self.replies.claim(first, block.count(), "reply ciphertext")?;
+        self.absorb(Direction::Reply, first, block);
         Ok(())
+    }
+
+    /// Forgets every reply ciphertext: back to the state before the first of them, for a reply that
+    /// is received again from its start.
+    ///
+    /// # Security
+    /// Says nothing about the part that is forgotten. The reply must answer the same request, and
+    /// whoever sends it must not have learnt a verdict.
+    pub fn restart_replies(&mut self) {
+        self.replies.seen.fill(false);
+        for sums in self.replies.sums.values_mut() {
+            sums.words.fill(0);
+            sums.n_terms = 0;
+        }
     }
 
     /// Compares, consuming the secret.
@@ -146,188 +164,184 @@ impl WordCheck {
     /// - [`Error::WordCheckFailed`] when any column differs.
     pub fn finish(mut self) -> Result<()> {
         for (what, seen) in [
-            ("request ciphertexts in the word check", &self.inputs_seen),
-            ("reply ciphertexts in the word check", &self.replies_seen),
+            ("request ciphertexts in the word check", &self.requests.seen),
+            ("reply ciphertexts in the word check", &self.replies.seen),
         ] {
             let actual = seen.iter().filter(|&&s| s).count();
             if actual != seen.len() {
                 return Err(Error::Length { what, expected: seen.len(), actual });
             }
         }
-        let n = self.params.ring_degree();
-        let columns = columns(n);
-        let mut failed = vec![false; 2 * n * self.limbs.len()];
-        let flags = failed.chunks_exact_mut(2 * n);
-        for (((index, limb), ring), flags) in
-            self.limbs.iter_mut().enumerate().zip(self.params.rings()).zip(flags)
-        {
-            let chunks = limb.sums.chunks_exact_mut(columns * limb.rows.len());
-            for ((chunk, sums), flags) in chunks.enumerate().zip(flags.chunks_exact_mut(columns)) {
-                let start = chunk * columns;
-                for (row, sums) in limb.rows.iter().zip(sums.chunks_exact_mut(columns)) {
-                    // The bias stands in c0 only.
-                    if start < n {
-                        self.unit.add(row.constant, index, ring, start, sums);
-                    }
-                    for (&sum, flag) in sums.iter().zip(flags.iter_mut()) {
-                        *flag |= sum != 0;
-                    }
-                }
+        let mut sums = Sums::new(&self.params, &self.rows);
+        for side in [&mut self.requests, &mut self.replies] {
+            for part in side.sums.values_mut() {
+                part.reduce(&self.params, &self.rows);
+                sums.merge(part, &self.params, &self.rows);
             }
         }
+        let failed = self.failed_columns(&sums);
         let n_columns = failed.iter().filter(|&&f| f).count();
         if n_columns == 0 {
             return Ok(());
         }
         Err(Error::WordCheckFailed { n_columns, n_total: failed.len() })
     }
-}
 
-/// Refuses blocks of another form or place, and marks the ciphertexts as seen.
-fn check_block(
-    params: &Params,
-    first: usize,
-    block: &CiphertextBlock,
-    seen: &mut [bool],
-    what: &'static str,
-) -> Result<()> {
-    params.check_same(block.params())?;
-    if block.degree() != 1 || block.n_moduli() != params.moduli().len() {
-        return Err(Error::Form {
-            operation: "the word check",
-            requirement: "degree 1 and all moduli",
-            degree: block.degree(),
-            n_moduli: block.n_moduli(),
+    /// Per limb and column, whether the total and the bias do not cancel in every check row.
+    fn failed_columns(&self, sums: &Sums) -> Vec<bool> {
+        let n = self.params.ring_degree();
+        let mut failed = vec![false; 2 * n * self.rows.len()];
+        let mut column = vec![0_u64; 2 * n];
+        let mut words = sums.words.chunks_exact(2 * n);
+        let limbs = self.rows.iter().zip(self.params.rings()).zip(failed.chunks_exact_mut(2 * n));
+        for (limb, ((rows, ring), flags)) in limbs.enumerate() {
+            for (row, sums) in rows.iter().zip(&mut words) {
+                for (x, &sum) in column.iter_mut().zip(sums) {
+                    *x = sum.cast_unsigned();
+                }
+                // The bias stands in c0 only.
+                let c0 = column.get_mut(..n).unwrap_or_default();
+                self.unit.add(row.constant, limb, ring, 0, c0);
+                for (&x, flag) in column.iter().zip(flags.iter_mut()) {
+                    *flag |= x != 0;
+                }
+            }
+        }
+        failed
+    }
+
+    /// Marks `count` request ciphertexts as added: the caller adds them with
+    /// [`WordCheck::add_inputs`].
+    pub(crate) fn claim_inputs(&mut self, first: usize, count: usize) -> Result<()> {
+        self.requests.claim(first, count, "request ciphertext")
+    }
+
+    pub(crate) fn check_params(&self, params: &Params) -> Result<()> {
+        self.params.check_same(params)
+    }
+
+    /// Lends sums of the request side to a task.
+    pub(crate) fn with_input_sums<R>(&self, work: impl FnOnce(&mut Sums) -> R) -> R {
+        self.requests.sums.with(|| Sums::new(&self.params, &self.rows), work)
+    }
+
+    /// Adds at most [`group_len`] request ciphertexts `first, first + 1, …`: their words in one limb.
+    pub(crate) fn add_inputs(&self, sums: &mut Sums, limb: usize, first: usize, words: &[u64]) {
+        self.add(Direction::Request, sums, limb, first, words);
+    }
+
+    fn add(&self, direction: Direction, sums: &mut Sums, limb: usize, first: usize, words: &[u64]) {
+        let row_len = 2 * self.params.ring_degree();
+        let count = words.len() / row_len;
+        let (Some(rows), Some(ring)) = (self.rows.get(limb), self.params.rings().get(limb)) else {
+            return;
+        };
+        sums.make_room(count, &self.params, &self.rows);
+        let start = self.rows.iter().take(limb).map(Vec::len).sum::<usize>();
+        let targets = sums.words.chunks_exact_mut(row_len).skip(start);
+        for (row, sums) in rows.iter().zip(targets) {
+            let factors = match direction {
+                Direction::Request => &row.inputs,
+                Direction::Reply => &row.outputs,
+            };
+            let factors = factors.get(first..first + count).unwrap_or_default();
+            products::add_products(ring, words, factors, sums);
+        }
+    }
+
+    fn absorb(&self, direction: Direction, first: usize, block: &CiphertextBlock) {
+        let row_len = block.row_len();
+        let group = group_len(row_len);
+        let side = match direction {
+            Direction::Request => &self.requests,
+            Direction::Reply => &self.replies,
+        };
+        (0..block.count().div_ceil(group)).into_par_iter().for_each(|number| {
+            side.sums.with(
+                || Sums::new(&self.params, &self.rows),
+                |sums| {
+                    for limb in 0..block.n_moduli() {
+                        let mut groups = block.limb(limb).chunks(group * row_len);
+                        let words = groups.nth(number).unwrap_or_default();
+                        self.add(direction, sums, limb, first + number * group, words);
+                    }
+                },
+            );
         });
     }
-    let (index, count) = (first.saturating_add(block.count()), seen.len());
-    let seen = seen.get_mut(first..index).ok_or(Error::Index { what, index, count })?;
-    if seen.iter().any(|&s| s) {
-        let what = "times a ciphertext entered the word check";
-        return Err(Error::Length { what, expected: 1, actual: 2 });
+
+    /// Refuses blocks of another form.
+    fn check_form(&self, block: &CiphertextBlock) -> Result<()> {
+        self.params.check_same(block.params())?;
+        if block.degree() != 1 || block.n_moduli() != self.params.moduli().len() {
+            return Err(Error::Form {
+                operation: "the word check",
+                requirement: "degree 1 and all moduli",
+                degree: block.degree(),
+                n_moduli: block.n_moduli(),
+            });
+        }
+        Ok(())
     }
-    seen.fill(true);
-    Ok(())
+}
+
+impl Side {
+    fn new(count: usize) -> Self {
+        Self { seen: vec![false; count], sums: Pool::new() }
+    }
+
+    /// Marks ciphertexts as seen; refuses those that do not exist or were seen before.
+    fn claim(&mut self, first: usize, count: usize, what: &'static str) -> Result<()> {
+        let (index, total) = (first.saturating_add(count), self.seen.len());
+        let seen = self.seen.get_mut(first..index);
+        let seen = seen.ok_or(Error::Index { what, index, count: total })?;
+        if seen.iter().any(|&s| s) {
+            let what = "times a ciphertext entered the word check";
+            return Err(Error::Length { what, expected: 1, actual: 2 });
+        }
+        seen.fill(true);
+        Ok(())
+    }
+}
+
+impl Sums {
+    fn new(params: &Params, rows: &[Vec<Row>]) -> Self {
+        let len = rows.iter().map(Vec::len).sum::<usize>() * 2 * params.ring_degree();
+        Self { words: written_zeros(len), n_terms: 0 }
+    }
+
+    /// Reduces if `count` more terms might not fit.
+    fn make_room(&mut self, count: usize, params: &Params, rows: &[Vec<Row>]) {
+        self.n_terms += count;
+        if self.n_terms >= products::MAX_TERMS {
+            self.reduce(params, rows);
+            self.n_terms = 1 + count;
+        }
+    }
+
+    fn reduce(&mut self, params: &Params, rows: &[Vec<Row>]) {
+        let mut words = self.words.chunks_exact_mut(2 * params.ring_degree());
+        for (rows, ring) in rows.iter().zip(params.rings()) {
+            words.by_ref().take(rows.len()).for_each(|words| products::reduce(ring, words));
+        }
+    }
+
+    /// Adds reduced sums to these, reduced as well.
+    fn merge(&mut self, other: &Self, params: &Params, rows: &[Vec<Row>]) {
+        let len = 2 * params.ring_degree();
+        let mut words = self.words.chunks_exact_mut(len).zip(other.words.chunks_exact(len));
+        for (rows, ring) in rows.iter().zip(params.rings()) {
+            let pairs = words.by_ref().take(rows.len());
+            pairs.for_each(|(words, others)| products::merge(ring, words, others));
+        }
+    }
 }
 
 impl core::fmt::Debug for WordCheck {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("WordCheck")
-            .field("n_inputs", &self.inputs_seen.len())
-            .field("n_outputs", &self.replies_seen.len())
+            .field("n_inputs", &self.requests.seen.len())
+            .field("n_outputs", &self.replies.seen.len())
             .finish_non_exhaustive()
     }
-}
-
-/// Columns per chunk: no chunk straddles two polynomials.
-fn columns(ring_degree: usize) -> usize {
-    COLUMNS.min(ring_degree)
-}
-
-/// Adds `Σ factor_i · row_i` for every check row, in one pass over the block.
-///
-/// Residues and factors are split so that 32-bit multiplications do the work; 64-bit sums collect
-/// the products by weight and are reduced at the end.
-fn accumulate(
-    ring: &Ring,
-    block: &CiphertextBlock,
-    limb: usize,
-    factors: &[&[u64]],
-    sums: &mut [u64],
-) {
-    let (words, row_len) = (block.limb(limb), block.row_len());
-    let columns = columns(block.params().ring_degree());
-    let len = columns * factors.len();
-    let scratch = || vec![0_u64; PARTS * len];
-    let chunks = sums.par_chunks_exact_mut(len).enumerate();
-    chunks.for_each_init(scratch, |parts, (chunk, sums)| {
-        for (number, rows) in words.chunks(row_len * MAX_TERMS).enumerate() {
-            parts.fill(0);
-            vectorize(
-                #[inline(always)]
-                || {
-                    for (i, row) in rows.chunks_exact(row_len).enumerate() {
-                        let x = row.get(chunk * columns..(chunk + 1) * columns).unwrap_or_default();
-                        for (parts, factors) in parts.chunks_exact_mut(PARTS * columns).zip(factors)
-                        {
-                            let factor = factors.get(number * MAX_TERMS + i).copied();
-                            add_products(ring, x, factor.unwrap_or_default(), parts);
-                        }
-                    }
-                },
-            );
-            for (parts, sums) in parts.chunks_exact(PARTS * columns).zip(sums.chunks_mut(columns)) {
-                reduce_parts(ring, parts, sums);
-            }
-        }
-    });
-}
-
-/// Whether residues fit 32 bits: then a factor alone is split.
-fn is_narrow(ring: &Ring) -> bool {
-    ring.bits() <= 32
-}
-
-/// Bits of the lower part of a factor, and of a wide residue.
-fn split_bits(ring: &Ring) -> u32 {
-    if is_narrow(ring) { 16 } else { 24 }
-}
-
-/// Words handled together: whole arrays vectorise although the compiler cannot see that the slices
-/// do not overlap.
-const LANES: usize = 8;
-
-/// Adds `factor·x` to lazy sums of weight `1`, `2^s` and (wide residues only) `2^2s`.
-#[inline(always)]
-fn add_products(ring: &Ring, x: &[u64], factor: u64, parts: &mut [u64]) {
-    const WORD: u64 = 0xFFFF_FFFF;
-    const HALF: u64 = (1 << 24) - 1;
-    let (low, rest) = parts.split_at_mut(x.len());
-    let (middle, high) = rest.split_at_mut(x.len());
-    let (x, _) = x.as_chunks::<LANES>();
-    let [low, middle, high] = [low, middle, high].map(|part| part.as_chunks_mut::<LANES>().0);
-    if is_narrow(ring) {
-        let (f0, f1) = (factor & 0xFFFF, (factor >> 16) & 0xFFFF);
-        for ((x, l), m) in x.iter().zip(low).zip(middle) {
-            *l = sum(*l, x.map(|x| (x & WORD) * f0));
-            *m = sum(*m, x.map(|x| (x & WORD) * f1));
-        }
-    } else {
-        let (f0, f1) = (factor & HALF, (factor >> 24) & HALF);
-        for (((x, l), m), h) in x.iter().zip(low).zip(middle).zip(high) {
-            let (x0, x1) = (x.map(|x| x & HALF), x.map(|x| (x >> 24) & HALF));
-            *l = sum(*l, x0.map(|x| x * f0));
-            *m = sum(*m, sum(x0.map(|x| x * f1), x1.map(|x| x * f0)));
-            *h = sum(*h, x1.map(|x| x * f1));
-        }
-    }
-}
-
-#[inline(always)]
-fn sum(a: [u64; LANES], b: [u64; LANES]) -> [u64; LANES] {
-    let mut out = a;
-    for (out, b) in out.iter_mut().zip(b) {
-        *out += b;
-    }
-    out
-}
-
-/// Adds the lazy sums, weighted and reduced, to the running sums.
-fn reduce_parts(ring: &Ring, parts: &[u64], sums: &mut [u64]) {
-    let reducer = ring.reducer();
-    let [middle_weight, high_weight] =
-        [1, 2].map(|i| reducer.factor(ring.residue_vartime(1 << (i * split_bits(ring)))));
-    let (low, rest) = parts.split_at(sums.len());
-    let (middle, high) = rest.split_at(sums.len());
-    vectorize(
-        #[inline(always)]
-        || {
-            for (((sum, &l), &m), &h) in sums.iter_mut().zip(low).zip(middle).zip(high) {
-                let [l, m, h] = [l, m, h].map(|x| reducer.reduce(x.cast_signed()));
-                let m = reducer.multiply(m.cast_signed(), middle_weight);
-                let h = reducer.multiply(h.cast_signed(), high_weight);
-                *sum = reducer.add(*sum, reducer.add(l, reducer.add(m, h)));
-            }
-        },
-    );
 }

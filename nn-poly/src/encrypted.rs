@@ -4,10 +4,10 @@
 //!
 //! ```text
 //!  client                                             server
-//!  encrypt_block ── seed + request bytes ──► RequestReceiver ─► CiphertextBlock
+//!  BlockEncryption ── seed + request bytes ─► RequestReceiver ─► CiphertextBlock
 //!    └ WordCheck (linear segments)                                  │ SegmentEvaluator
-//!  check_reply ◄──────── reply bytes ◄── write ◄── switch ◄── pool ◄┘ band by band
-//!  decrypt_reply ─► one vector of values per output neuron
+//!  ReplyCheckStream ◄─── reply bytes ◄── write ◄── switch ◄── pool ◄┘ band by band
+//!  ReplyDecryption ─► one vector of values per output neuron
 //! ```
 //!
 //! A ciphertext holds one neuron for all samples of a block, so nothing here rotates or needs an
@@ -22,8 +22,8 @@ pub mod parameters;
 mod pool;
 
 pub use client::{
-    ClientTimes, EncryptedBlock, RowMismatch, check_reply, decrypt_reply, encrypt_block,
-    locate_mismatches,
+    BlockEncryption, ClientTimes, EncryptedBlock, ReplyCheckStream, ReplyDecryption, RowMismatch,
+    check_reply, decrypt_reply, encrypt_block, locate_mismatches,
 };
 pub use context::{SegmentContext, SegmentKey};
 pub use error::{Error, Result};

@@ -9,6 +9,8 @@
 //!      ▼
 //!  Exchange ─ what may be sent and received when (no I/O)
 //! ```
+//! A request may be sent while it is still being encrypted ([`payload`]), and its reply taken while
+//! it arrives ([`reply`]).
 //! A request is stateless and idempotent: every attempt sends the bytes of the first one, to the
 //! same server or to another.
 
@@ -17,6 +19,8 @@ pub mod connection;
 pub mod endpoint;
 pub mod evaluator;
 pub mod exchange;
+pub mod payload;
+pub mod reply;
 pub mod retry;
 
 use std::fmt;
@@ -25,7 +29,9 @@ pub use self::blocking::BlockingEvaluator;
 pub use self::connection::Connection;
 pub use self::endpoint::{Connect, Endpoint};
 pub use self::evaluator::{ClientOptions, RemoteEvaluator, Traffic};
-pub use self::exchange::{Exchange, PreparedRequest, Reply, RequestProgress};
+pub use self::exchange::{Delivery, Exchange, PreparedRequest, Reply, RequestProgress};
+pub use self::payload::{PayloadWriter, RequestPayload};
+pub use self::reply::{ReplyEvent, ReplySender, ReplyStream, reply_queue};
 pub use self::retry::RetryPolicy;
 
 /// What a client is doing, in progress reports and errors.

@@ -266,6 +266,16 @@ pub enum ResourceError {
         /// Bytes asked for.
         n_bytes: u64,
     },
+    /// Whoever makes the request's payload stopped before the end.
+    #[error(
+        "the request's payload ended after {available} of {expected} bytes: what produces it has failed"
+    )]
+    PayloadAbandoned {
+        /// Bytes of the whole payload.
+        expected: u64,
+        /// Bytes that exist.
+        available: u64,
+    },
     /// The caller stopped the request.
     #[error("the request was cancelled")]
     Cancelled,
@@ -298,6 +308,12 @@ pub enum InternalError {
     Randomness {
         /// The system's reason.
         source: Source,
+    },
+    /// Something that was complete is gone.
+    #[error("{what} was complete and is gone (please report)")]
+    Lost {
+        /// What is gone.
+        what: &'static str,
     },
     /// The runtime could not be started.
     #[error("the network threads cannot be started")]

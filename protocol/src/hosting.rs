@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use nn_poly::encrypted::{self, SegmentEvaluator, StoragePool};
 use nn_poly::plan::Plan;
 
@@ -255,9 +256,9 @@ impl RequestReceiver for HostedRequest {
             .map_err(|source| ServiceError::Malformed { source: Box::new(source) })?;
         let mut turn = Some(Turn::take(&lane));
         let flow = evaluator
-            .evaluate(&block, &mut |bytes| {
+            .evaluate(&block, &mut |piece| {
                 busy += turn.take().map(Turn::end).unwrap_or_default();
-                let flow = sink(&bytes);
+                let flow = sink(Bytes::from(piece));
                 if flow.is_continue() {
                     turn = Some(Turn::take(&lane));
                 }

@@ -19,6 +19,7 @@ pub mod service;
 mod admission;
 mod driver;
 mod job;
+mod scribe;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -63,7 +63,8 @@ fn observe(plan: &Plan) -> Value {
     let owner = ClientPlan::new(plan.clone(), options, &formula(plan, 3)).unwrap();
     let session = seeded_session(&owner, &formula(plan, N_SAMPLES), SEED).unwrap();
     let block = session.prepare(0).unwrap();
-    let (header, payload) = (block.request().header(), block.request().payload());
+    let header = block.request().header();
+    let payload = block.request().payload().to_bytes().unwrap();
     let reply = answer(&*shelf(plan), block.request());
     let public = plan.public().to_bytes().unwrap();
     assert_eq!(PublicPlan::from_bytes(&public).unwrap(), *plan.public());
@@ -78,8 +79,8 @@ fn observe(plan: &Plan) -> Value {
         "request_id": hex(&header.request_id.0),
         "request_seed": hex(&header.seed),
         "request_bytes": payload.len(),
-        "request_payload": digest(payload),
-        "request_hash": block.request().hash().to_string(),
+        "request_payload": digest(&payload),
+        "request_hash": block.request().hash().unwrap().to_string(),
         "reply_bytes": reply.len(),
         "reply_payload": digest(&reply),
     })

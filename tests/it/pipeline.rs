@@ -203,7 +203,7 @@ fn requests(plan: &Plan, seed: u64) -> Vec<(Vec<u8>, Vec<u8>)> {
             let header = request.header();
             let mut sent = header.seed.to_vec();
             sent.extend_from_slice(&header.request_id.0);
-            sent.extend_from_slice(request.payload());
+            sent.extend_from_slice(&request.payload().to_bytes().unwrap());
             (sent, answer(&*host, request))
         })
         .collect()

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fingerprint::Verdict;
 use nn_poly::integer::IntegerMatrix;
 use protocol::client::{PreparedRequest, RemoteEvaluator};
@@ -98,10 +99,11 @@ pub fn answer(host: &dyn PlanHost, request: &PreparedRequest) -> Vec<u8> {
     let header = request.header();
     let service = host.segment(&header.plan, header.segment).expect("the host has the segment");
     let mut receiver = service.begin(header.seed).expect("the request can be started");
-    receiver.push(request.payload()).expect("the payload is a block of the plan");
+    let payload = request.payload().to_bytes().expect("the payload is complete");
+    receiver.push(&payload).expect("the payload is a block of the plan");
     let mut reply = Vec::new();
-    let mut sink = |bytes: &[u8]| {
-        reply.extend_from_slice(bytes);
+    let mut sink = |piece: Bytes| {
+        reply.extend_from_slice(&piece);
         ControlFlow::Continue(())
     };
     receiver.evaluate(&mut sink).expect("the host answers");

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use nn_poly::encrypted::{self, SegmentEvaluator};
 use nn_poly::integer::{StageOutput, StageStructure, StageWeights};
 use nn_poly::plan::Plan;
@@ -284,7 +285,7 @@ impl RequestReceiver for DishonestRequest {
             evaluate(&inner.honest, &request)
         };
         for piece in reply.chunks(10_007) {
-            if sink(piece).is_break() {
+            if sink(Bytes::copy_from_slice(piece)).is_break() {
                 return Err(ServiceError::Stopped);
             }
         }

@@ -9,7 +9,8 @@ use tokio::runtime::{Builder, Runtime};
 use super::connection::OnProgress;
 use super::endpoint::Endpoint;
 use super::evaluator::{ClientOptions, RemoteEvaluator, Traffic};
-use super::exchange::{PreparedRequest, Reply};
+use super::exchange::{Delivery, PreparedRequest, Reply};
+use super::reply::ReplySender;
 use crate::error::{InternalError, Result};
 use crate::identifiers::Digest;
 use crate::message::ModelCard;
@@ -56,6 +57,19 @@ impl BlockingEvaluator {
         on_progress: &mut OnProgress<'_>,
     ) -> Result<Reply> {
         self.wait_for(self.evaluator.evaluate(request, on_progress))
+    }
+
+    /// As [`RemoteEvaluator::evaluate_streaming`]; payload and reply belong to other threads.
+    ///
+    /// # Errors
+    /// As [`RemoteEvaluator::evaluate_streaming`].
+    pub fn evaluate_streaming(
+        &self,
+        request: &PreparedRequest,
+        sink: ReplySender,
+        on_progress: &mut OnProgress<'_>,
+    ) -> Result<Delivery> {
+        self.wait_for(self.evaluator.evaluate_streaming(request, sink, on_progress))
     }
 
     /// As [`RemoteEvaluator::list_models`].

@@ -9,12 +9,15 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Stage;
-use super::exchange::{Exchange, PreparedRequest, Reply, RequestProgress, Step};
+use super::exchange::{Delivery, Exchange, PreparedRequest, Reply, RequestProgress, Step};
+use super::payload::RequestPayload;
+use super::reply::{ReplySender, reply_queue};
 use crate::error::{Error, LinkError, Misuse, PeerFault, ResourceError, Result};
 use crate::frame::Frame;
 use crate::identifiers::{Digest, Label};
 use crate::limits::{CHUNK_BYTES, ClientTimeouts, MAX_FRAME_BYTES};
 use crate::message::{ClientMessage, ModelCard, Refusal, ServerMessage, Welcome};
+use crate::transcript::VerifiedReceipt;
 use crate::transport::{BoxedStream, FrameReader, FrameWriter, TransportError, split};
 
 /// Called whenever a request gets on; `Break` cancels it.
@@ -112,23 +115,52 @@ impl Connection {
     /// Send one request and receive its reply, once.
     ///
     /// # Errors
-    /// - [`Misuse::AboveServerLimit`]: the server takes no request or reply of this size.
-    /// - [`PeerFault`], [`Malformed`](crate::error::Malformed): see [`Exchange::receive`].
-    /// - [`LinkError`]: lost or silent.
-    /// - [`ResourceError::Cancelled`]: `on_progress` said `Break`.
+    /// - [`ResourceError::Memory`]: the reply does not fit.
+    /// - As [`evaluate_streaming`](Self::evaluate_streaming).
     pub async fn evaluate(
         &mut self,
         request: &PreparedRequest,
         on_progress: &mut OnProgress<'_>,
     ) -> Result<Reply> {
+        let (sink, stream) = reply_queue(QUEUED_FRAMES);
+        let exchange = async {
+            // Moved in, so that the end of the exchange ends the stream.
+            let mut sink = sink;
+            self.evaluate_streaming(request, &mut sink, on_progress).await
+        };
+        let reply = stream.collect(request.reply_shape().payload_bytes);
+        let (receipt, bytes) = tokio::join!(exchange, reply);
+        Reply::new(Delivery { receipt: receipt?, attempts: 1 }, bytes?)
+    }
+
+    /// Send one request, as far as its payload exists and then as it grows, and hand the reply's
+    /// pieces to `sink` as they arrive; once.
+    ///
+    /// The sink gets [`Verified`](super::ReplyEvent::Verified) when the receipt is good.
+    ///
+    /// # Errors
+    /// - [`Misuse::AboveServerLimit`]: the server takes no request or reply of this size.
+    /// - [`PeerFault`], [`Malformed`](crate::error::Malformed): see [`Exchange::receive`].
+    /// - [`LinkError`]: lost or silent.
+    /// - [`ResourceError::PayloadAbandoned`]: the payload's writer gave up.
+    /// - [`ResourceError::Cancelled`]: `on_progress` said `Break`.
+    pub async fn evaluate_streaming(
+        &mut self,
+        request: &PreparedRequest,
+        sink: &mut ReplySender,
+        on_progress: &mut OnProgress<'_>,
+    ) -> Result<VerifiedReceipt> {
         self.admitted = false;
         self.check_size(request)?;
         self.begin("evaluate")?;
+        sink.begin_attempt();
         let announced = usize::try_from(self.welcome.limits.max_chunk_bytes).unwrap_or(CHUNK_BYTES);
         let identity = self.welcome.identity;
         let mut exchange =
             Exchange::new(request.clone(), identity, CHUNK_BYTES.min(announced.max(1)));
-        self.run(&mut exchange, on_progress).await
+        let receipt = self.run(&mut exchange, request.payload(), sink, on_progress).await?;
+        sink.finish(receipt.clone()).await;
+        Ok(receipt)
     }
 
     /// Say goodbye. Errors do not matter any more.
@@ -142,8 +174,10 @@ impl Connection {
     async fn run(
         &mut self,
         exchange: &mut Exchange,
+        payload: &RequestPayload,
+        sink: &mut ReplySender,
         on_progress: &mut OnProgress<'_>,
-    ) -> Result<Reply> {
+    ) -> Result<VerifiedReceipt> {
         let mut last_sign = Instant::now();
         let mut give_up = None;
         loop {
@@ -153,18 +187,25 @@ impl Connection {
             }
             let stage = exchange.stage();
             self.admitted |= stage.is_admitted();
+            // Only with room in the queue: else the bytes may be there and merely wait their turn.
+            let has_room = self.writer.n_queued() < QUEUED_FRAMES;
+            let awaited = exchange.awaited_payload().filter(|_| has_room);
             let deadline = give_up.unwrap_or(last_sign + self.timeouts.silence);
+            // While something is being sent, the writer has its own limit; while the client itself
+            // computes, nothing is expected of the server.
+            let is_servers_turn = self.writer.is_flushed() && !sink.is_full() && awaited.is_none();
             tokio::select! {
                 flushed = self.writer.flush(), if !self.writer.is_flushed() => match flushed {
                     Ok(()) => {}
                     Err(error) => return Err(self.reason(exchange, error.during(stage)).await),
                 },
-                frame = self.reader.next() => {
+                frame = self.reader.next(), if !sink.is_full() => {
                     match exchange.receive(expect_frame(frame, stage)?)? {
                         Step::Continue => {}
-                        Step::Finished(reply) => {
+                        Step::Piece(bytes) => sink.piece(bytes),
+                        Step::Finished(receipt) => {
                             self.in_step = true;
-                            return Ok(*reply);
+                            return Ok(*receipt);
                         }
                         Step::Refused(refusal) => {
                             // Payload may be on its way to a server that has stopped reading.
@@ -177,8 +218,9 @@ impl Connection {
                         }
                     }
                 }
-                // While something is being sent, the writer has its own limit.
-                () = sleep_until(deadline), if give_up.is_some() || self.writer.is_flushed() => {
+                () = sink.room(), if sink.is_full() => {}
+                () = payload.when_available(awaited.unwrap_or(0)), if awaited.is_some() => {}
+                () = sleep_until(deadline), if give_up.is_some() || is_servers_turn => {
                     if give_up.is_some() {
                         return Err(ResourceError::Cancelled.into());
                     }
@@ -189,6 +231,7 @@ impl Connection {
             last_sign = Instant::now();
             if on_progress(&exchange.progress()).is_break() && give_up.is_none() {
                 exchange.cancel()?;
+                sink.discard();
                 give_up = Some(Instant::now() + self.timeouts.cancel);
             }
         }
@@ -202,7 +245,7 @@ impl Connection {
                 match self.reader.next().await {
                     Ok(Some(frame)) => match exchange.receive(frame) {
                         Ok(Step::Refused(refusal)) => return Some(refused(refusal)),
-                        Ok(Step::Continue) => {}
+                        Ok(Step::Continue | Step::Piece(_)) => {}
                         Ok(Step::Finished(_) | Step::Cancelled) | Err(_) => return None,
                     },
                     Ok(None) | Err(_) => return None,

@@ -14,13 +14,18 @@ use tracing::{debug, warn};
 use super::Stage;
 use super::connection::{Connection, OnProgress};
 use super::endpoint::Endpoint;
-use super::exchange::{PreparedRequest, Reply, RequestProgress};
+use super::exchange::{Delivery, PreparedRequest, Reply, RequestProgress};
+use super::reply::{ReplySender, reply_queue};
 use super::retry::{Decision, RetryClock, RetryPolicy};
 use crate::error::{ConfigError, Error, PeerFault, ResourceError, Result};
 use crate::identifiers::{Digest, Label, RequestId};
 use crate::identity::PublicIdentity;
 use crate::limits::{ClientTimeouts, in_range};
 use crate::message::ModelCard;
+use crate::transcript::VerifiedReceipt;
+
+/// Pieces of a reply between its connection and a buffer that takes all of it.
+const QUEUED_PIECES: usize = 2;
 
 /// How a client presents itself and how patient it is.
 #[derive(Debug, Clone)]
@@ -117,18 +122,46 @@ impl RemoteEvaluator {
     /// - [`ResourceError::GaveUp`]: the patience of the policy is used up.
     /// - [`ResourceError::DeadlineExceeded`]: the request took too long.
     /// - [`ResourceError::Cancelled`]: `on_progress` said `Break`.
+    /// - [`ResourceError::Memory`]: the reply does not fit.
     pub async fn evaluate(
         &self,
         request: &PreparedRequest,
         on_progress: &mut OnProgress<'_>,
     ) -> Result<Reply> {
+        let (sink, stream) = reply_queue(QUEUED_PIECES);
+        let exchange = self.evaluate_streaming(request, sink, on_progress);
+        let reply = stream.collect(request.reply_shape().payload_bytes);
+        let (delivery, bytes) = tokio::join!(exchange, reply);
+        Reply::new(delivery?, bytes?)
+    }
+
+    /// As [`evaluate`](Self::evaluate), for a request whose payload may still be growing and a
+    /// reply that is opened while it arrives.
+    ///
+    /// The pieces of the reply go to `sink` in order; a full sink holds back the connection. An
+    /// attempt that follows one which has delivered pieces begins with
+    /// [`Restart`](super::ReplyEvent::Restart); the last event of a good reply is
+    /// [`Verified`](super::ReplyEvent::Verified), and without it nothing of the reply counts. A
+    /// stream that was dropped changes nothing for the server: the rest of the reply is received
+    /// and dropped.
+    ///
+    /// # Errors
+    /// - [`ResourceError::PayloadAbandoned`]: the payload's writer gave up.
+    /// - As [`evaluate`](Self::evaluate).
+    pub async fn evaluate_streaming(
+        &self,
+        request: &PreparedRequest,
+        mut sink: ReplySender,
+        on_progress: &mut OnProgress<'_>,
+    ) -> Result<Delivery> {
         let mut clock = self.clock(request.header().request_id);
         let attempts = async {
             loop {
                 let attempt = clock.n_failures().saturating_add(1);
-                let (outcome, admitted) = self.attempt(request, attempt, on_progress).await;
+                let (outcome, admitted) =
+                    self.attempt(request, attempt, &mut sink, on_progress).await;
                 match outcome {
-                    Ok(reply) => return Ok(Reply { attempts: attempt, ..reply }),
+                    Ok(receipt) => return Ok(Delivery { receipt, attempts: attempt }),
                     Err(error) => self.pause(&mut clock, error, admitted).await?,
                 }
                 if on_progress(&waiting(request, attempt)).is_break() {
@@ -209,8 +242,9 @@ impl RemoteEvaluator {
         &self,
         request: &PreparedRequest,
         attempt: u32,
+        sink: &mut ReplySender,
         on_progress: &mut OnProgress<'_>,
-    ) -> (Result<Reply>, bool) {
+    ) -> (Result<VerifiedReceipt>, bool) {
         loop {
             let mut loan = match self.borrow_connection(attempt - 1).await {
                 Ok(loan) => loan,
@@ -219,7 +253,7 @@ impl RemoteEvaluator {
             let numbered = &mut |progress: &RequestProgress| -> ControlFlow<()> {
                 on_progress(&RequestProgress { attempt, ..*progress })
             };
-            let outcome = loan.connection.evaluate(request, numbered).await;
+            let outcome = loan.connection.evaluate_streaming(request, sink, numbered).await;
             let admitted = loan.connection.was_admitted();
             let reused = loan.reused;
             self.give_back(loan);

@@ -1,4 +1,4 @@
-//! One request's life as a state machine: frames in, frames out, no I/O.
+//! One request's life as a state machine: frames in, frames and pieces of the reply out, no I/O.
 //!
 //! ```text
 //! Start ──Evaluate──► AwaitingAdmission ──Admitted──► Sending ──last chunk──► AwaitingReply
@@ -12,7 +12,8 @@
 use bytes::Bytes;
 
 use super::Stage;
-use crate::error::{Misuse, PeerFault, ResourceError, Result};
+use super::payload::{PayloadWriter, RequestPayload};
+use crate::error::{InternalError, Misuse, PeerFault, Result};
 use crate::frame::{Frame, PayloadFrame};
 use crate::identifiers::{Digest, RequestId};
 use crate::identity::PublicIdentity;
@@ -20,15 +21,14 @@ use crate::limits::MAX_CHUNK_BYTES;
 use crate::message::{
     ClientMessage, EvaluateHeader, Progress, Receipt, Refusal, ReplyHeader, ServerMessage,
 };
-use crate::transcript::{ReplyShape, ReplyTranscript, RequestTranscript, VerifiedReceipt};
+use crate::transcript::{ReplyShape, ReplyTranscript, VerifiedReceipt};
 
 /// A request with everything a retry needs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct PreparedRequest {
     header: EvaluateHeader,
-    payload: Bytes,
+    payload: RequestPayload,
     reply: ReplyShape,
-    hash: Digest,
 }
 
 impl PreparedRequest {
@@ -40,18 +40,25 @@ impl PreparedRequest {
     /// - [`Misuse::PayloadLength`]: the header announces another length.
     /// - [`Misuse::EmptyBlock`]: no ciphertexts or no bytes, in the request or the reply.
     pub fn new(header: EvaluateHeader, payload: Bytes, reply: ReplyShape) -> Result<Self> {
-        let actual = payload.len() as u64;
-        if header.payload_bytes != actual {
-            return Err(Misuse::PayloadLength { announced: header.payload_bytes, actual }.into());
-        }
+        let (request, mut writer) = Self::growing(header, reply)?;
+        writer.append(payload)?;
+        writer.finish()?;
+        Ok(request)
+    }
+
+    /// A request whose payload is still to be written, by the writer that comes with it. It can be
+    /// sent at once: a connection sends what there is and waits for the rest.
+    ///
+    /// # Errors
+    /// - [`Misuse::EmptyBlock`]: no ciphertexts or no bytes, in the request or the reply.
+    pub fn growing(header: EvaluateHeader, reply: ReplyShape) -> Result<(Self, PayloadWriter)> {
         if [header.n_ciphertexts, reply.n_ciphertexts].contains(&0)
             || [header.payload_bytes, reply.payload_bytes].contains(&0)
         {
             return Err(Misuse::EmptyBlock.into());
         }
-        let mut transcript = RequestTranscript::new(&header);
-        transcript.update(&payload);
-        Ok(Self { header, payload, reply, hash: transcript.finish() })
+        let (payload, writer) = RequestPayload::growing(&header);
+        Ok((Self { header, payload, reply }, writer))
     }
 
     /// The header.
@@ -62,7 +69,7 @@ impl PreparedRequest {
 
     /// The payload.
     #[must_use]
-    pub const fn payload(&self) -> &Bytes {
+    pub const fn payload(&self) -> &RequestPayload {
         &self.payload
     }
 
@@ -72,10 +79,10 @@ impl PreparedRequest {
         &self.reply
     }
 
-    /// Hash of header and payload.
+    /// Hash of header and payload; `None` until the payload is complete.
     #[must_use]
-    pub const fn hash(&self) -> &Digest {
-        &self.hash
+    pub fn hash(&self) -> Option<Digest> {
+        self.payload.hash()
     }
 }
 
@@ -85,6 +92,24 @@ pub struct Reply {
     /// The payload.
     pub bytes: Vec<u8>,
     /// The server's signed statement about it.
+    pub receipt: VerifiedReceipt,
+    /// Attempts it took.
+    pub attempts: u32,
+}
+
+impl Reply {
+    /// A delivered reply with its bytes, which a delivered reply has.
+    pub(crate) fn new(delivery: Delivery, bytes: Option<Vec<u8>>) -> Result<Self> {
+        let Delivery { receipt, attempts } = delivery;
+        let bytes = bytes.ok_or(InternalError::Lost { what: "a reply" })?;
+        Ok(Self { bytes, receipt, attempts })
+    }
+}
+
+/// A reply that was handed over completely, with its verified receipt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The server's signed statement about the reply.
     pub receipt: VerifiedReceipt,
     /// Attempts it took.
     pub attempts: u32,
@@ -114,8 +139,10 @@ pub struct RequestProgress {
 pub enum Step {
     /// The request goes on.
     Continue,
-    /// The reply is complete and its receipt is good.
-    Finished(Box<Reply>),
+    /// The next bytes of the reply. They mean nothing before the receipt.
+    Piece(Bytes),
+    /// The pieces were the whole reply and its receipt is good.
+    Finished(Box<VerifiedReceipt>),
     /// The server refused.
     Refused(Refusal),
     /// The server has stopped, as asked.
@@ -137,7 +164,7 @@ enum State {
 
 #[derive(Debug)]
 struct Inbound {
-    bytes: Vec<u8>,
+    received: u64,
     transcript: ReplyTranscript,
 }
 
@@ -190,7 +217,7 @@ impl Exchange {
             State::Sending { sent } => (*sent, 0),
             State::AwaitingReply => (request_bytes, 0),
             State::Receiving(inbound) | State::AwaitingReceipt(inbound) => {
-                (request_bytes, inbound.bytes.len() as u64)
+                (request_bytes, inbound.received)
             }
             State::Over => (request_bytes, self.request.reply.payload_bytes),
         };
@@ -205,10 +232,13 @@ impl Exchange {
         }
     }
 
-    /// The next frame to send; `None` while it is the server's turn.
+    /// The next frame to send; `None` while it is the server's turn, or while the payload lacks
+    /// bytes of its next chunk (see [`awaited_payload`](Self::awaited_payload)).
     ///
     /// # Errors
-    /// A message that does not encode ([`InternalError`](crate::error::InternalError)).
+    /// - A message that does not encode ([`InternalError`](crate::error::InternalError)).
+    /// - [`ResourceError::PayloadAbandoned`](crate::error::ResourceError::PayloadAbandoned): the
+    ///   payload will never be complete.
     pub fn next_frame(&mut self) -> Result<Option<Frame>> {
         match self.state {
             State::Start => {
@@ -216,7 +246,7 @@ impl Exchange {
                 let message = ClientMessage::Evaluate(self.request.header);
                 Ok(Some(Frame::Control(message.encode()?)))
             }
-            State::Sending { sent } => Ok(Some(self.next_chunk(sent))),
+            State::Sending { sent } => self.next_chunk(sent),
             State::CancelDue => {
                 self.state = State::Cancelling;
                 let message = ClientMessage::Cancel { request_id: self.id() };
@@ -228,6 +258,23 @@ impl Exchange {
             | State::AwaitingReceipt(_)
             | State::Cancelling
             | State::Over => Ok(None),
+        }
+    }
+
+    /// How many bytes the payload must have before [`next_frame`](Self::next_frame) can go on;
+    /// `None` if it does not wait for the payload.
+    #[must_use]
+    pub fn awaited_payload(&self) -> Option<u64> {
+        match self.state {
+            State::Sending { sent } => Some(self.chunk_end(sent)),
+            State::Start
+            | State::AwaitingAdmission
+            | State::AwaitingReply
+            | State::Receiving(_)
+            | State::AwaitingReceipt(_)
+            | State::CancelDue
+            | State::Cancelling
+            | State::Over => None,
         }
     }
 
@@ -265,9 +312,9 @@ impl Exchange {
             Frame::Control(bytes) => {
                 ServerMessage::decode(&bytes).and_then(|message| self.message(message))
             }
-            Frame::Payload(frame) => self.payload(&frame),
+            Frame::Payload(frame) => self.payload(frame),
         };
-        if !matches!(step, Ok(Step::Continue)) {
+        if !matches!(step, Ok(Step::Continue | Step::Piece(_))) {
             self.state = State::Over;
         }
         step
@@ -277,17 +324,23 @@ impl Exchange {
         self.request.header.request_id
     }
 
-    fn next_chunk(&mut self, sent: u64) -> Frame {
-        // The payload is in memory, so positions fit; a chunk is never empty while sending.
-        let start = usize::try_from(sent).unwrap_or(usize::MAX).min(self.request.payload.len());
-        let end = start.saturating_add(self.chunk_bytes).min(self.request.payload.len());
-        self.state = if end == self.request.payload.len() {
+    /// The chunk at this position of the payload, if all of it exists: the division into frames does
+    /// not depend on how the payload grows.
+    fn next_chunk(&mut self, sent: u64) -> Result<Option<Frame>> {
+        let end = self.chunk_end(sent);
+        // At most the longest chunk, so it fits.
+        let length = usize::try_from(end - sent).unwrap_or(self.chunk_bytes);
+        let Some(data) = self.request.payload.piece(sent, length)? else { return Ok(None) };
+        self.state = if end == self.request.header.payload_bytes {
             State::AwaitingReply
         } else {
-            State::Sending { sent: end as u64 }
+            State::Sending { sent: end }
         };
-        let data = self.request.payload.slice(start..end);
-        Frame::Payload(PayloadFrame { tag: self.id().tag(), offset: sent, data })
+        Ok(Some(Frame::Payload(PayloadFrame { tag: self.id().tag(), offset: sent, data })))
+    }
+
+    fn chunk_end(&self, sent: u64) -> u64 {
+        sent.saturating_add(self.chunk_bytes as u64).min(self.request.header.payload_bytes)
     }
 
     fn message(&mut self, message: ServerMessage) -> Result<Step> {
@@ -362,14 +415,10 @@ impl Exchange {
         }
         match self.state {
             State::AwaitingReply => {
-                let n_bytes = usize::try_from(expected.payload_bytes).unwrap_or(usize::MAX);
-                let mut bytes = Vec::new();
-                // The size is the plan's, not the server's; still no reason to abort over it.
-                bytes
-                    .try_reserve_exact(n_bytes)
-                    .map_err(|_| ResourceError::Memory { n_bytes: expected.payload_bytes })?;
-                let transcript = ReplyTranscript::new(&self.request.hash, &expected);
-                self.state = State::Receiving(Inbound { bytes, transcript });
+                // The last chunk was sent, so the payload is complete and has its hash.
+                let hash = self.request.hash().ok_or_else(|| self.unexpected("ReplyHeader"))?;
+                let transcript = ReplyTranscript::new(&hash, &expected);
+                self.state = State::Receiving(Inbound { received: 0, transcript });
                 Ok(Step::Continue)
             }
             State::CancelDue | State::Cancelling => Ok(Step::Continue),
@@ -382,7 +431,7 @@ impl Exchange {
         }
     }
 
-    fn payload(&mut self, frame: &PayloadFrame) -> Result<Step> {
+    fn payload(&mut self, frame: PayloadFrame) -> Result<Step> {
         let request_id = self.id();
         if frame.tag != request_id.tag() {
             return Err(PeerFault::WrongTag { expected: request_id }.into());
@@ -404,7 +453,7 @@ impl Exchange {
             }
         };
         let announced = self.request.reply.payload_bytes;
-        let expected = inbound.bytes.len() as u64;
+        let expected = inbound.received;
         if frame.offset != expected {
             return Err(PeerFault::WrongOffset { expected, actual: frame.offset }.into());
         }
@@ -413,13 +462,13 @@ impl Exchange {
             return Err(PeerFault::PayloadTooLong { announced }.into());
         }
         inbound.transcript.update(&frame.data);
-        inbound.bytes.extend_from_slice(&frame.data);
+        inbound.received = end;
         self.state = if end == announced {
             State::AwaitingReceipt(inbound)
         } else {
             State::Receiving(inbound)
         };
-        Ok(Step::Continue)
+        Ok(Step::Piece(frame.data))
     }
 
     fn receipt(&mut self, receipt: &Receipt) -> Result<Step> {
@@ -427,9 +476,9 @@ impl Exchange {
             State::AwaitingReceipt(inbound) => {
                 let reply_hash = inbound.transcript.finish();
                 let header = &self.request.header;
-                let receipt =
-                    receipt.verify(header, &self.request.hash, &reply_hash, &self.identity)?;
-                Ok(Step::Finished(Box::new(Reply { bytes: inbound.bytes, receipt, attempts: 1 })))
+                let hash = self.request.hash().ok_or_else(|| self.unexpected("Receipt"))?;
+                let receipt = receipt.verify(header, &hash, &reply_hash, &self.identity)?;
+                Ok(Step::Finished(Box::new(receipt)))
             }
             // It crossed our `Cancel` on the way.
             State::CancelDue | State::Cancelling => {

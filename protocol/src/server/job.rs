@@ -1,15 +1,17 @@
-//! One admitted request on its blocking thread: hash and decode what comes, evaluate, hand out the
-//! reply in chunks.
+//! One admitted request on its blocking thread: decode what comes, evaluate; a second thread hashes
+//! and hands out the reply in chunks ([`super::scribe`]).
 //!
-//! The connection's driver feeds the thread through a bounded channel and takes the reply from
-//! another, so a slow client holds back the evaluation, not the memory. When the driver drops its
+//! The connection's driver feeds the first through a bounded channel and takes the reply from the
+//! second through another, so a slow client holds back the evaluation, not the memory. When the driver drops its
 //! end or calls [`JobHandle::stop`], the next push or the next reply byte ends the job.
 
 use std::future::pending;
 use std::ops::ControlFlow;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Instant;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -18,10 +20,10 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use super::Shared;
 use super::admission::Permit;
 use super::event::Finished;
+use super::scribe::{Hashes, Page, Scribe, pages};
 use super::service::{SegmentService, ServiceError};
-use crate::identifiers::Digest;
 use crate::message::EvaluateHeader;
-use crate::transcript::{ReplyShape, ReplyTranscript, RequestTranscript};
+use crate::transcript::ReplyShape;
 
 /// Chunks waiting between driver and thread, in each direction.
 const QUEUED_CHUNKS: usize = 2;
@@ -171,108 +173,70 @@ struct Job {
 }
 
 impl Job {
-    fn run(mut self) -> Result<Finished, ServiceError> {
-        let mut receiver = self.service.begin(self.header.seed)?;
-        let mut request = RequestTranscript::new(&self.header);
-        let mut missing = self.header.payload_bytes;
+    fn run(self) -> Result<Finished, ServiceError> {
+        let Self { header, shape, service, chunk_bytes, chunks, outbox, meter } = self;
+        let (pages, inbox) = pages();
+        let scribe = Scribe { header: &header, shape: &shape, chunk_bytes, outbox: &outbox };
+        std::thread::scope(|scope| {
+            let scribe = scope.spawn(move || scribe.run(inbox));
+            let work = Work { pages, meter: &meter, declared: shape.payload_bytes, produced: 0 };
+            // Ends the pages in any case, and with them the scribe.
+            let busy = work.run(&*service, &header, chunks);
+            let hashes = scribe.join().unwrap_or_else(|panic| resume_unwind(panic));
+            let busy = busy?;
+            let Hashes { request, reply } = hashes.ok_or(ServiceError::Stopped)?;
+            Ok(Finished { request_hash: request, reply_hash: reply, busy })
+        })
+    }
+}
+
+/// The request's thread: decodes and evaluates, and leaves everything else to the scribe.
+struct Work<'a> {
+    pages: SyncSender<Page>,
+    meter: &'a Meter,
+    declared: u64,
+    produced: u64,
+}
+
+impl Work<'_> {
+    /// Busy time of the evaluation.
+    fn run(
+        mut self,
+        service: &dyn SegmentService,
+        header: &EvaluateHeader,
+        mut chunks: mpsc::Receiver<Bytes>,
+    ) -> Result<Duration, ServiceError> {
+        let mut receiver = service.begin(header.seed)?;
+        let mut missing = header.payload_bytes;
         while missing > 0 {
             // Closed: the client is gone.
-            let chunk = self.chunks.blocking_recv().ok_or(ServiceError::Stopped)?;
-            request.update(&chunk);
-            receiver.push(&chunk)?;
+            let chunk = chunks.blocking_recv().ok_or(ServiceError::Stopped)?;
             let length = chunk.len() as u64;
+            let page = Page::Received(chunk.clone());
+            self.pages.send(page).map_err(|_| ServiceError::Stopped)?;
+            receiver.push(&chunk)?;
             missing = missing.saturating_sub(length);
             self.meter.done.fetch_add(length, Ordering::Relaxed);
         }
-        let request_hash = request.finish();
-        let mut out = ReplyChunks {
-            transcript: ReplyTranscript::new(&request_hash, &self.shape),
-            buffer: Vec::new(),
-            chunk_bytes: self.chunk_bytes,
-            produced: 0,
-            declared: self.shape.payload_bytes,
-            outbox: &self.outbox,
-            meter: &self.meter,
-        };
-        let evaluated = receiver.evaluate(&mut |bytes| out.write(bytes));
-        let busy = evaluated.map_err(|error| out.explain(error))?.busy;
-        // A service that went on after `Break`, or that ended early, must not pass for finished.
-        let reply_hash = out.finish()?;
-        Ok(Finished { request_hash, reply_hash, busy })
+        let evaluated = receiver.evaluate(&mut |piece| self.produce(piece));
+        // A service stopped for producing too much says only that it was stopped; one that went on
+        // after `Break`, or that ended early, must not pass for finished.
+        if self.produced > self.declared || (evaluated.is_ok() && self.produced < self.declared) {
+            let Self { declared, produced, .. } = self;
+            return Err(ServiceError::WrongReplyLength { declared, produced });
+        }
+        Ok(evaluated?.busy)
     }
-}
 
-/// Cuts the reply into chunks of equal size, whatever pieces it comes in.
-struct ReplyChunks<'a> {
-    transcript: ReplyTranscript,
-    buffer: Vec<u8>,
-    chunk_bytes: usize,
-    produced: u64,
-    declared: u64,
-    outbox: &'a mpsc::Sender<JobEvent>,
-    meter: &'a Meter,
-}
-
-impl ReplyChunks<'_> {
-    fn write(&mut self, mut bytes: &[u8]) -> ControlFlow<()> {
-        self.produced = self.produced.saturating_add(bytes.len() as u64);
-        if self.produced > self.declared || self.stopped() {
+    fn produce(&mut self, piece: Bytes) -> ControlFlow<()> {
+        self.produced = self.produced.saturating_add(piece.len() as u64);
+        if self.produced > self.declared || self.meter.stop.load(Ordering::Relaxed) {
             return ControlFlow::Break(());
         }
-        self.transcript.update(bytes);
-        self.meter.done.fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        while !bytes.is_empty() {
-            if self.buffer.is_empty() {
-                self.buffer.reserve_exact(self.chunk_bytes.min(self.missing(bytes.len())));
-            }
-            let room = self.chunk_bytes - self.buffer.len();
-            let (now, later) = bytes.split_at(room.min(bytes.len()));
-            self.buffer.extend_from_slice(now);
-            bytes = later;
-            if self.buffer.len() == self.chunk_bytes {
-                self.send()?;
-            }
-        }
-        ControlFlow::Continue(())
-    }
-
-    /// Bytes still to come, with the `present` ones just counted as produced.
-    fn missing(&self, present: usize) -> usize {
-        let after = self.declared.saturating_sub(self.produced);
-        usize::try_from(after).unwrap_or(usize::MAX).saturating_add(present)
-    }
-
-    fn stopped(&self) -> bool {
-        self.meter.stop.load(Ordering::Relaxed)
-    }
-
-    fn send(&mut self) -> ControlFlow<()> {
-        let chunk = Bytes::from(std::mem::take(&mut self.buffer));
-        match self.outbox.blocking_send(JobEvent::Chunk(chunk)) {
+        self.meter.done.fetch_add(piece.len() as u64, Ordering::Relaxed);
+        match self.pages.send(Page::Produced(piece)) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }
-    }
-
-    /// A service stopped for producing too much says only that it was stopped.
-    fn explain(&self, error: ServiceError) -> ServiceError {
-        if self.produced > self.declared { self.wrong_length() } else { error }
-    }
-
-    const fn wrong_length(&self) -> ServiceError {
-        ServiceError::WrongReplyLength { declared: self.declared, produced: self.produced }
-    }
-
-    fn finish(mut self) -> Result<Digest, ServiceError> {
-        if self.stopped() {
-            return Err(ServiceError::Stopped);
-        }
-        if self.produced != self.declared {
-            return Err(self.wrong_length());
-        }
-        if !self.buffer.is_empty() && self.send().is_break() {
-            return Err(ServiceError::Stopped);
-        }
-        Ok(self.transcript.finish())
     }
 }

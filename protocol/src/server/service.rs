@@ -8,12 +8,17 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::error::Source;
 use crate::identifiers::Digest;
 use crate::message::{ModelCard, Refusal, RefusalCode};
 
 /// Where a reply's bytes go, in order. `Break` means: nobody wants them any more, stop.
-pub type ReplySink<'a> = dyn FnMut(&[u8]) -> ControlFlow<()> + 'a;
+///
+/// Returns as soon as the piece is queued, so that the service can go on while it is hashed and
+/// sent; waits only while the piece before last is still there. Pieces of some megabytes cost least.
+pub type ReplySink<'a> = dyn FnMut(Bytes) -> ControlFlow<()> + 'a;
 
 /// The plans of a server. Called from blocking threads, so it may read files.
 pub trait PlanHost: Send + Sync {
@@ -44,8 +49,8 @@ pub trait SegmentService: Send + Sync {
     /// Ciphertexts of a reply.
     fn n_outputs(&self) -> u32;
 
-    /// Peak memory of one request in bytes, from its first payload byte to its last reply byte.
-    /// Admission counts with it.
+    /// Peak memory of one request in bytes, from its first payload byte to its last reply byte,
+    /// with three pieces of the reply that wait to be sent. Admission counts with it.
     fn memory_bytes(&self) -> u64;
 
     /// Start one request. `seed` expands to the uniform half of its ciphertexts.

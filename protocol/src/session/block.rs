@@ -220,14 +220,19 @@ impl BatchSession {
         }
         let segment = self.plan.segment(self.segment)?;
         let seed = request.header().seed;
-        let bytes_up = (request.payload().len() + seed.len()) as u64;
+        let bytes_up = request.payload().total_bytes() + seed.len() as u64;
         let (observation, result) = match evidence {
             Evidence::Words(check) => {
                 if check_reply(&segment.context, check, reply, &mut times)? {
                     drop(request);
                     (None, self.open_words(segment, index, reply, &mut times)?)
                 } else {
-                    let finding = locate(segment, seed, request.payload(), reply)?;
+                    let finding = locate(
+                        segment,
+                        seed,
+                        &request.payload().to_bytes().unwrap_or_default(),
+                        reply,
+                    )?;
                     (None, BlockResult::Unopened(finding))
                 }
             }

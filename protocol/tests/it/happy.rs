@@ -39,7 +39,7 @@ async fn requests_over_tls_are_answered_with_a_signed_receipt() {
         assert_eq!(reply.attempts, 1);
         let receipt = reply.receipt.receipt();
         assert_eq!(receipt.evaluate_micros, 1234);
-        assert_eq!(receipt.request_hash, *request.hash());
+        assert_eq!(receipt.request_hash, request.hash().unwrap());
         assert_eq!(*reply.receipt.identity(), identity);
         assert_eq!(last_sent, request.header().payload_bytes);
         assert_eq!(last_received, request.reply_shape().payload_bytes);

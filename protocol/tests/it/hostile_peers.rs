@@ -168,7 +168,7 @@ async fn a_client_that_takes_no_reply_is_dropped() {
     let mut hand = Hand::greeted(&server).await;
     hand.say(&ClientMessage::Evaluate(*request.header())).await;
     assert!(matches!(hand.hear().await, Some(ServerMessage::Admitted { .. })));
-    for (i, data) in request.payload().chunks(4096).enumerate() {
+    for (i, data) in request.payload().to_bytes().unwrap().chunks(4096).enumerate() {
         let (tag, offset) = (request.header().request_id.tag(), i as u64 * 4096);
         let data = data.to_vec().into();
         hand.writer.push(Frame::Payload(PayloadFrame { tag, offset, data }));

@@ -52,7 +52,7 @@ pub(crate) fn reply() -> Vec<u8> {
 }
 
 pub(crate) fn finished() -> Finished {
-    let request_hash = *request().hash();
+    let request_hash = request().hash().unwrap();
     let mut transcript = ReplyTranscript::new(&request_hash, &SHAPE);
     transcript.update(&reply());
     Finished { request_hash, reply_hash: transcript.finish(), busy: Duration::from_micros(77) }
@@ -111,11 +111,15 @@ pub(crate) fn is_progress(frame: &Frame) -> bool {
 /// Feed frames to a client that sends whenever it may. `None`: it still waits.
 pub(crate) fn converse(frames: impl IntoIterator<Item = Frame>) -> Result<Option<Reply>> {
     let mut exchange = Exchange::new(request(), identity().public(), CHUNK);
+    let mut bytes = Vec::new();
     for frame in frames {
         while exchange.next_frame().unwrap().is_some() {}
         match exchange.receive(frame)? {
             Step::Continue => {}
-            Step::Finished(reply) => return Ok(Some(*reply)),
+            Step::Piece(piece) => bytes.extend_from_slice(&piece),
+            Step::Finished(receipt) => {
+                return Ok(Some(Reply { bytes, receipt: *receipt, attempts: 1 }));
+            }
             Step::Refused(refusal) => {
                 let retry_after = refusal.retry_after();
                 return Err(PeerFault::Refused { code: refusal.code, retry_after }.into());
@@ -158,7 +162,7 @@ pub(crate) fn hello() -> ClientMessage {
 
 /// The request's payload from `offset` on, in a frame.
 pub(crate) fn upload(offset: usize, length: usize) -> ServerEvent {
-    let data = request().payload().slice(offset..offset + length);
+    let data = request().payload().piece(offset as u64, length).unwrap().unwrap();
     ServerEvent::Frame(Frame::Payload(PayloadFrame { tag: ID.tag(), offset: offset as u64, data }))
 }
 

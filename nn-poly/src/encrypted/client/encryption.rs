@@ -1,0 +1,129 @@
+//! A request, encrypted chunk by chunk.
+
+use std::time::Instant;
+
+use he_core::{BlockEncryptor, LinearMap, Plaintext, WordCheck, bytes};
+use rand::CryptoRng;
+use rayon::prelude::*;
+use zeroize::Zeroizing;
+
+use super::{ClientTimes, busy};
+use crate::encrypted::{
+    context::{SegmentContext, SegmentKey},
+    error::{Error, Result},
+};
+
+/// Ciphertexts of a chunk: enough to keep every core busy, few enough to be sent early.
+const CHUNK: usize = 64;
+
+/// Encrypts one block, a few ciphertexts at a time: input neuron `i` is ciphertext `i`.
+///
+/// Draws its seed, its errors and the rows of its check once, in [`BlockEncryption::new`]; the
+/// chunks, one after the other, are the payload [`super::encrypt_block`] makes of the same
+/// generator, byte for byte. A retry must send the same bytes: keep them.
+#[derive(Debug)]
+pub struct BlockEncryption<'a> {
+    context: &'a SegmentContext,
+    encryptor: BlockEncryptor<'a>,
+    check: Option<WordCheck>,
+    next: usize,
+    times: ClientTimes,
+}
+
+impl<'a> BlockEncryption<'a> {
+    /// Draws seeds and, with a `check` (the map of a linear segment and a number of rows), that many
+    /// secret rows per modulus; the check is fed with every ciphertext as it is made.
+    ///
+    /// # Errors
+    /// [`Error::Arithmetic`] when the check has no rows, or the map belongs to another context.
+    pub fn new(
+        context: &'a SegmentContext,
+        key: &'a SegmentKey,
+        check: Option<(&LinearMap, usize)>,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> Result<Self> {
+        let started = Instant::now();
+        let check = check
+            .map(|(map, rows)| WordCheck::new(map, context.params(), rows, rng))
+            .transpose()?;
+        let times = ClientTimes { check: busy(started), ..ClientTimes::default() };
+        let encryptor = BlockEncryptor::new(key.secret(), rng);
+        Ok(Self { context, encryptor, check, next: 0, times })
+    }
+
+    /// Public seed of the `c_1` polynomials: sent with the payload.
+    #[must_use]
+    pub fn seed(&self) -> [u8; 32] {
+        self.encryptor.seed().0
+    }
+
+    /// Ciphertexts still to come.
+    #[must_use]
+    pub fn remaining(&self) -> usize {
+        self.context.n_inputs() - self.next
+    }
+
+    /// Encrypts the next few ciphertexts, in parallel, and returns their packed bytes: `None` after
+    /// the last.
+    ///
+    /// `fill(i, row)` writes the values of input neuron `i` into a zeroed row of
+    /// [`SegmentContext::capacity`] values.
+    ///
+    /// # Errors
+    /// - [`Error::Arithmetic`] when a value does not fit the packing.
+    /// - whatever `fill` returns.
+    ///
+    /// The block is lost after an error.
+    pub fn next_chunk<E: From<Error> + Send>(
+        &mut self,
+        fill: &(impl Fn(usize, &mut [i64]) -> core::result::Result<(), E> + Sync),
+    ) -> core::result::Result<Option<Vec<u8>>, E> {
+        let mut chunk = Vec::new();
+        Ok(self.append_chunk(fill, &mut chunk)?.then_some(chunk))
+    }
+
+    /// As [`BlockEncryption::next_chunk`], appending to `out`. Returns whether there was a chunk.
+    pub(super) fn append_chunk<E: From<Error> + Send>(
+        &mut self,
+        fill: &(impl Fn(usize, &mut [i64]) -> core::result::Result<(), E> + Sync),
+        out: &mut Vec<u8>,
+    ) -> core::result::Result<bool, E> {
+        let count = self.remaining().min(CHUNK);
+        if count == 0 {
+            return Ok(false);
+        }
+        let first = self.next;
+        let started = Instant::now();
+        let plaintexts = (first..first + count)
+            .into_par_iter()
+            .map(|input| {
+                let mut row = Zeroizing::new(vec![0_i64; self.context.capacity()]);
+                fill(input, &mut row)?;
+                Ok(self.context.encode(&row)?)
+            })
+            .collect::<core::result::Result<Vec<Plaintext>, E>>()?;
+        self.times.encode += busy(started);
+        let started = Instant::now();
+        let block = self.encryptor.encrypt_next(&plaintexts).map_err(Error::from)?;
+        bytes::write_request(&block, out);
+        if let Some(check) = &mut self.check {
+            check.absorb_input(first, &block).map_err(Error::from)?;
+        }
+        self.times.encrypt += busy(started);
+        self.next += count;
+        Ok(true)
+    }
+
+    /// The prepared check of a linear segment, and the time spent.
+    ///
+    /// # Errors
+    /// [`Error::ByteCount`] when ciphertexts are still to come.
+    pub fn finish(self) -> Result<(Option<WordCheck>, ClientTimes)> {
+        super::check_length(
+            "request payload",
+            self.context.request_bytes(),
+            self.next * self.context.request_ciphertext_bytes(),
+        )?;
+        Ok((self.check, self.times))
+    }
+}

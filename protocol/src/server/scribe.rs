@@ -1,0 +1,207 @@
+//! Hashes what a request's thread receives and produces, and cuts the reply into chunks, on a thread
+//! of its own: the evaluation goes on meanwhile.
+//!
+//! ```text
+//!  request thread ══ one page ══► scribe ══ two chunks ══► driver
+//!    decodes, evaluates            hashes, cuts
+//! ```
+//! A slow client holds back the scribe and, through the queue, the evaluation.
+
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
+
+use super::job::JobEvent;
+use crate::identifiers::Digest;
+use crate::message::EvaluateHeader;
+use crate::transcript::{ReplyShape, ReplyTranscript, RequestTranscript};
+
+/// Pages between the request's thread and its scribe, besides one at hand on each side.
+const QUEUED_PAGES: usize = 1;
+
+/// What a scribe is given, in order: the request, then the reply.
+#[derive(Debug)]
+pub(super) enum Page {
+    Received(Bytes),
+    Produced(Bytes),
+}
+
+/// What the receipt is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Hashes {
+    pub(super) request: Digest,
+    pub(super) reply: Digest,
+}
+
+/// A queue to a scribe; dropping the sender ends the transcript.
+pub(super) fn pages() -> (SyncSender<Page>, Receiver<Page>) {
+    sync_channel(QUEUED_PAGES)
+}
+
+/// Turns pages into chunks of equal size and hashes.
+pub(super) struct Scribe<'a> {
+    pub(super) header: &'a EvaluateHeader,
+    pub(super) shape: &'a ReplyShape,
+    pub(super) chunk_bytes: usize,
+    pub(super) outbox: &'a mpsc::Sender<JobEvent>,
+}
+
+impl Scribe<'_> {
+    /// Work until the pages end. `None`: the reply was not complete, or nobody takes it any more.
+    pub(super) fn run(self, pages: Receiver<Page>) -> Option<Hashes> {
+        let mut request = RequestTranscript::new(self.header);
+        let first = loop {
+            match pages.recv().ok()? {
+                Page::Received(bytes) => request.update(&bytes),
+                Page::Produced(bytes) => break bytes,
+            }
+        };
+        let request = request.finish();
+        let mut reply = ReplyTranscript::new(&request, self.shape);
+        let mut cutter = Cutter {
+            open: BytesMut::new(),
+            chunk_bytes: self.chunk_bytes,
+            missing: self.shape.payload_bytes,
+            outbox: self.outbox,
+        };
+        let rest = pages.iter().filter_map(|page| match page {
+            Page::Produced(bytes) => Some(bytes),
+            Page::Received(_) => None,
+        });
+        for piece in std::iter::once(first).chain(rest) {
+            reply.update(&piece);
+            if cutter.take(piece).is_break() {
+                return None;
+            }
+        }
+        (cutter.missing == 0).then(|| Hashes { request, reply: reply.finish() })
+    }
+}
+
+/// Cuts the reply into chunks of equal size, whatever pieces it comes in. Copies only where a chunk
+/// has bytes of several pieces.
+struct Cutter<'a> {
+    /// The beginning of a chunk whose end has not come yet.
+    open: BytesMut,
+    chunk_bytes: usize,
+    /// Bytes of the reply that have not come yet.
+    missing: u64,
+    outbox: &'a mpsc::Sender<JobEvent>,
+}
+
+impl Cutter<'_> {
+    fn take(&mut self, mut piece: Bytes) -> ControlFlow<()> {
+        while !piece.is_empty() {
+            // The last chunk of a reply may be short.
+            let left = usize::try_from(self.missing).unwrap_or(usize::MAX);
+            let chunk = self.chunk_bytes.min(self.open.len().saturating_add(left));
+            let wanted = chunk - self.open.len();
+            if wanted == 0 {
+                return ControlFlow::Break(());
+            }
+            let part = piece.split_to(wanted.min(piece.len()));
+            self.missing = self.missing.saturating_sub(part.len() as u64);
+            if part.len() == chunk {
+                self.send(part)?;
+                continue;
+            }
+            if self.open.is_empty() {
+                self.open.reserve(chunk);
+            }
+            self.open.extend_from_slice(&part);
+            if self.open.len() == chunk {
+                let whole = std::mem::take(&mut self.open).freeze();
+                self.send(whole)?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn send(&self, chunk: Bytes) -> ControlFlow<()> {
+        match self.outbox.blocking_send(JobEvent::Chunk(chunk)) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(_) => ControlFlow::Break(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+    use crate::identifiers::RequestId;
+
+    fn header() -> EvaluateHeader {
+        EvaluateHeader {
+            plan: Digest([1; 32]),
+            segment: 0,
+            request_id: RequestId([2; 16]),
+            seed: [3; 32],
+            n_ciphertexts: 1,
+            payload_bytes: 10,
+        }
+    }
+
+    /// The chunks and the hashes of a reply that comes in pieces of these lengths.
+    fn cut(lengths: &[usize], declared: usize) -> (Vec<Bytes>, Option<Hashes>) {
+        let reply: Bytes = (0..lengths.iter().sum()).map(|i: usize| i as u8).collect();
+        let shape = ReplyShape { n_ciphertexts: 1, payload_bytes: declared as u64 };
+        let (outbox, mut events) = mpsc::channel(1000);
+        let (pages, inbox) = pages();
+        let hashes = std::thread::scope(|scope| {
+            let (header, shape, outbox) = (header(), shape, outbox);
+            let scribe = scope.spawn(move || {
+                Scribe { header: &header, shape: &shape, chunk_bytes: 10, outbox: &outbox }
+                    .run(inbox)
+            });
+            pages.send(Page::Received(Bytes::from_static(b"0123456789"))).unwrap();
+            let mut rest = reply.clone();
+            for &length in lengths {
+                let _ = pages.send(Page::Produced(rest.split_to(length)));
+            }
+            drop(pages);
+            scribe.join().unwrap()
+        });
+        let chunks = std::iter::from_fn(|| match events.blocking_recv()? {
+            JobEvent::Chunk(chunk) => Some(chunk),
+            JobEvent::Finished(_) | JobEvent::Failed(_) => None,
+        });
+        let chunks: Vec<Bytes> = chunks.collect();
+        let sent: Vec<u8> = chunks.iter().flatten().copied().collect();
+        assert_eq!(sent, reply[..sent.len()]);
+        (chunks, hashes)
+    }
+
+    #[test]
+    fn chunks_and_hashes_do_not_depend_on_the_pieces() {
+        let (chunks, hashes) = cut(&[35], 35);
+        assert_eq!(chunks.iter().map(Bytes::len).collect::<Vec<_>>(), [10, 10, 10, 5]);
+        assert!(hashes.is_some());
+        for lengths in [&[1; 35][..], &[34, 1], &[9, 2, 24], &[10, 10, 10, 5], &[15, 0, 20]] {
+            assert_eq!(cut(lengths, 35), (chunks.clone(), hashes), "{lengths:?}");
+        }
+    }
+
+    #[test]
+    fn an_incomplete_or_overlong_reply_has_no_hashes() {
+        assert_eq!(cut(&[20, 14], 35).1, None);
+        assert_eq!(cut(&[20, 16], 35).1, None);
+        assert_eq!(cut(&[], 35).1, None);
+    }
+
+    #[test]
+    fn whole_chunks_are_not_copied() {
+        let (outbox, mut events) = mpsc::channel(10);
+        let mut cutter =
+            Cutter { open: BytesMut::new(), chunk_bytes: 10, missing: 25, outbox: &outbox };
+        let piece = Bytes::from(vec![7; 25]);
+        let start = piece.as_ptr();
+        assert!(cutter.take(piece).is_continue());
+        for i in 0..3 {
+            let Some(JobEvent::Chunk(chunk)) = events.blocking_recv() else { panic!("a chunk") };
+            assert_eq!(chunk.as_ptr(), start.wrapping_add(10 * i));
+        }
+    }
+}
