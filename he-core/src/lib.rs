@@ -87,6 +87,7 @@ mod params;
 mod ring;
 mod sampling;
 mod simd;
+mod transform;
 mod word_check;
 
 pub use block::CiphertextBlock;
