@@ -1,5 +1,7 @@
 //! The command line as people type it. [`crate::options`] checks what the types here cannot.
 
+mod bench;
+
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -7,6 +9,11 @@ use std::str::FromStr;
 
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+pub(crate) use bench::{
+    BenchCommand, FiguresArguments, KernelsArguments, NetworkArguments, PeersArguments,
+    TransportName,
+};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Cyan.on_default().bold())
@@ -27,6 +34,7 @@ Examples:
   securedl serve --plans plans --listen 127.0.0.1:7443 --tls tls
   securedl infer --plan plans/mnist.plan --data mnist --samples 8000 \\
                  --server localhost:7443 --tls tls --out predictions.csv --json report.json
+  securedl bench network --network cryptonets --activation client
 
 Exit codes:
   0  intact, or the command succeeded
@@ -56,6 +64,9 @@ pub(crate) enum Command {
     Tls(TlsCommand),
     Serve(ServeArguments),
     Infer(InferArguments),
+    /// Measure this machine: kernels, whole networks, and another library beside them.
+    #[command(subcommand, arg_required_else_help = true)]
+    Bench(BenchCommand),
 }
 
 /// Show everything on this machine: train, serve over TLS, classify encrypted, catch a cheat.

@@ -49,5 +49,6 @@ fn run(command: Command) -> Result<Outcome> {
         Command::Tls(TlsCommand::Init(arguments)) => commands::tls::init(&arguments),
         Command::Serve(arguments) => commands::serve::run(&arguments),
         Command::Infer(arguments) => commands::infer::run(&arguments),
+        Command::Bench(command) => commands::bench::run(&command),
     }
 }

@@ -3,10 +3,13 @@
 //! Results go to standard output, progress and logs to standard error. Nothing here computes
 //! anything but figures for people.
 
+pub(crate) mod figures;
 pub(crate) mod layers;
+pub(crate) mod machine;
 pub(crate) mod memory;
 pub(crate) mod picture;
 pub(crate) mod predictions;
+pub(crate) mod process;
 pub(crate) mod progress;
 pub(crate) mod run;
 pub(crate) mod segments;

@@ -89,6 +89,7 @@ mod ring;
 mod sampling;
 mod scratch;
 mod simd;
+mod transform;
 mod word_check;
 
 pub use block::{CiphertextBlock, Storage};

@@ -41,6 +41,14 @@ impl Progress {
         }
     }
 
+    /// Shows nothing: for work that is repeated and has a bar of its own.
+    pub(crate) fn silent() -> Self {
+        Self {
+            bars: MultiProgress::with_draw_target(ProgressDrawTarget::hidden()),
+            is_heard: Arc::new(AtomicBool::new(false)),
+        }
+    }
+
     /// A bar of `length` steps, named `name`.
     pub(crate) fn bar(&self, name: impl Into<String>, length: u64) -> Bar {
         self.start(ProgressBar::new(length), BAR, name.into())

@@ -1,0 +1,88 @@
+//! Repeating work and taking the median.
+
+use std::time::{Duration, Instant};
+
+/// Fewest repetitions behind a figure, unless one alone takes too long.
+const LEAST_RUNS: usize = 3;
+/// Work that takes longer than this per run is not repeated for the sake of [`LEAST_RUNS`].
+const TOO_LONG: Duration = Duration::from_secs(2);
+/// Shortest stretch that is timed: below, the clock itself shows.
+const STRETCH: Duration = Duration::from_micros(20);
+
+/// A measured time.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Timing {
+    /// Median wall time of one run, seconds.
+    pub(super) seconds: f64,
+    /// Stretches the median was taken of.
+    pub(super) runs: usize,
+}
+
+/// Repeat `work` for about `seconds`, after one run that warms up; short work is timed in stretches
+/// of several runs.
+///
+/// # Errors
+/// The first failure of `work`.
+pub(super) fn measure<E>(
+    seconds: f64,
+    mut work: impl FnMut() -> Result<(), E>,
+) -> Result<Timing, E> {
+    let started = Instant::now();
+    work()?;
+    let first = started.elapsed();
+    let per_stretch = STRETCH.as_nanos().div_ceil(first.as_nanos().max(1));
+    let per_stretch = u32::try_from(per_stretch).unwrap_or(u32::MAX);
+    let limit = Duration::from_secs_f64(seconds);
+    let started = Instant::now();
+    let mut times = Vec::new();
+    loop {
+        let stretch = Instant::now();
+        for _ in 0..per_stretch {
+            work()?;
+        }
+        times.push(stretch.elapsed().as_secs_f64() / f64::from(per_stretch));
+        let enough = times.len() >= LEAST_RUNS || first > TOO_LONG;
+        if enough && started.elapsed() >= limit {
+            break;
+        }
+    }
+    let runs = times.len();
+    Ok(Timing { seconds: median(&mut times), runs })
+}
+
+/// The median; of an even number the mean of the middle two. 0 of nothing.
+pub(super) fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let at = |i: usize| values.get(i).copied().unwrap_or(0.0);
+    if values.len() % 2 == 1 {
+        at(middle)
+    } else {
+        (at(middle.saturating_sub(1)) + at(middle)) / 2.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_are_in_the_middle() {
+        assert_eq!(median(&mut []), 0.0);
+        assert_eq!(median(&mut [3.0]), 3.0);
+        assert_eq!(median(&mut [9.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&mut [4.0, 1.0, 3.0, 2.0]), 2.5);
+    }
+
+    #[test]
+    fn work_is_repeated_and_its_failure_told() {
+        let mut runs = 0_u32;
+        let timing = measure(1e-3, || {
+            runs += 1;
+            Ok::<(), ()>(())
+        });
+        let timing = timing.unwrap();
+        assert!(timing.runs >= LEAST_RUNS && runs as usize > timing.runs, "{timing:?} {runs}");
+        assert_eq!(measure(1.0, || Err("no")), Err("no"));
+    }
+}
