@@ -45,7 +45,7 @@ unsafe impl Vector for __m512i {
     }
 }
 
-/// As [`super::multiply`]: eight rows of all digits, 24 sums of 32 registers at most.
+/// As [`super::multiply`]: five rows of all digits, 15 sums at most.
 ///
 /// # Safety
 /// AVX-512 F, BW, DQ and VNNI must be available; pair indices, weights and chunks must fit their
@@ -60,8 +60,8 @@ pub(super) unsafe fn multiply(
     // SAFETY: the caller's promise is passed on; the features are enabled here.
     unsafe {
         match packed.digits {
-            2 => digits::multiply::<__m512i, 2, 2, 8>(tile, packed, reducer, out),
-            _ => digits::multiply::<__m512i, 3, 3, 8>(tile, packed, reducer, out),
+            2 => digits::multiply::<__m512i, 2, 2>(tile, packed, reducer, out),
+            _ => digits::multiply::<__m512i, 3, 3>(tile, packed, reducer, out),
         }
     }
 }

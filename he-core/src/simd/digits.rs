@@ -1,8 +1,8 @@
 //! What the vector kernels on 16-bit digits share: the order of work, the sums of a row block in
 //! registers, and the recombination of digits.
 //!
-//! A kernel is a [`Vector`] and the shape of its register block: `ROWS` rows of `VECTORS` vectors of
-//! a packed line. When a line is longer than `VECTORS` vectors, it takes several passes.
+//! A kernel is a [`Vector`] and the width of its register block: `VECTORS` vectors of a packed line by
+//! the rows of a row block. A line longer than `VECTORS` vectors takes several passes.
 
 use super::{
     GROUP, Packed, Reducer, SlabRows, Tile,
@@ -59,19 +59,14 @@ pub(super) unsafe trait Vector: Copy {
     unsafe fn store(self, target: *mut i32);
 }
 
-/// As [`super::multiply`], with register blocks of `ROWS × VECTORS` sums.
+/// As [`super::multiply`], with `VECTORS` vectors of a line at a time.
 ///
 /// # Safety
 /// The vector's instruction set must be enabled in the caller, pair indices, weights and chunks must
 /// fit their buffers, and `packed` must hold `DIGITS` digits.
 #[inline(always)]
 #[expect(clippy::indexing_slicing, reason = "a panic here is a broken invariant of the caller")]
-pub(super) unsafe fn multiply<
-    V: Vector,
-    const DIGITS: usize,
-    const VECTORS: usize,
-    const ROWS: usize,
->(
+pub(super) unsafe fn multiply<V: Vector, const DIGITS: usize, const VECTORS: usize>(
     tile: &Tile<'_>,
     packed: &Packed,
     reducer: Reducer,
@@ -95,7 +90,7 @@ pub(super) unsafe fn multiply<
                     };
                     // SAFETY: the caller's promise is passed on; `part` holds every line that its
                     // pairs name and a weight for each pair and row.
-                    unsafe { part.sum_into::<V, DIGITS, VECTORS, ROWS>(&mut sums) }
+                    unsafe { part.sum_into::<V, DIGITS, VECTORS>(&mut sums) }
                     for (row, sums) in rows.clone().zip(&sums.0) {
                         let row = out.row_mut(tile.first_output + row * tile.output_stride);
                         let target = &mut row[group * GROUP..(group + 1) * GROUP];
@@ -123,54 +118,43 @@ impl Part<'_> {
     /// # Safety
     /// As [`multiply`]; every pair has a line in `lanes` and `n_rows` weights.
     #[inline(always)]
-    unsafe fn sum_into<V: Vector, const DIGITS: usize, const VECTORS: usize, const ROWS: usize>(
+    unsafe fn sum_into<V: Vector, const DIGITS: usize, const VECTORS: usize>(
         &self,
         sums: &mut BlockSums,
     ) {
-        // Equal parts: eight rows in passes of five are two passes of four.
-        let per_pass = self.n_rows.div_ceil(self.n_rows.div_ceil(ROWS));
-        for first in (0..self.n_rows).step_by(per_pass) {
-            let n_rows = per_pass.min(self.n_rows - first);
-            for offset in (0..DIGITS * GROUP).step_by(VECTORS * V::LANES) {
-                // SAFETY: the caller's promise is passed on; a pass reads `VECTORS·LANES` lanes of
-                // every line at `offset` and writes as many sums to each of its rows.
-                unsafe {
-                    match n_rows {
-                        1 => self.pass::<V, DIGITS, VECTORS, 1>(first, offset, sums),
-                        2 => self.pass::<V, DIGITS, VECTORS, 2>(first, offset, sums),
-                        3 => self.pass::<V, DIGITS, VECTORS, 3>(first, offset, sums),
-                        4 => self.pass::<V, DIGITS, VECTORS, 4>(first, offset, sums),
-                        5 => self.pass::<V, DIGITS, VECTORS, 5>(first, offset, sums),
-                        6 if ROWS > 5 => self.pass::<V, DIGITS, VECTORS, 6>(first, offset, sums),
-                        7 if ROWS > 5 => self.pass::<V, DIGITS, VECTORS, 7>(first, offset, sums),
-                        _ => self.pass::<V, DIGITS, VECTORS, ROWS>(first, offset, sums),
-                    }
+        for offset in (0..DIGITS * GROUP).step_by(VECTORS * V::LANES) {
+            // SAFETY: the caller's promise is passed on; a pass reads `VECTORS·LANES` lanes of every
+            // line at `offset` and writes as many sums to each row.
+            unsafe {
+                match self.n_rows {
+                    1 => self.pass::<V, DIGITS, VECTORS, 1>(offset, sums),
+                    2 => self.pass::<V, DIGITS, VECTORS, 2>(offset, sums),
+                    3 => self.pass::<V, DIGITS, VECTORS, 3>(offset, sums),
+                    4 => self.pass::<V, DIGITS, VECTORS, 4>(offset, sums),
+                    _ => self.pass::<V, DIGITS, VECTORS, ROW_BLOCK>(offset, sums),
                 }
             }
         }
     }
 
-    /// Multiplies part of every line by `ROWS` rows, from row `first` of the block.
+    /// Multiplies part of every line by the `ROWS` rows of the block.
     ///
     /// # Safety
-    /// As [`Part::sum_into`]; `first + ROWS <= n_rows` and `VECTORS` vectors lie in a line from
-    /// `offset` on.
+    /// As [`Part::sum_into`]; `ROWS` is `n_rows`, and `VECTORS` vectors lie in a line from `offset`
+    /// on.
     #[inline(always)]
-    #[expect(clippy::indexing_slicing, reason = "rows of a block, checked before the sums")]
     unsafe fn pass<V: Vector, const DIGITS: usize, const VECTORS: usize, const ROWS: usize>(
         &self,
-        first: usize,
         offset: usize,
         sums: &mut BlockSums,
     ) {
-        let targets = &mut sums.0[first..first + ROWS];
         // SAFETY: as the caller promises, every pair has a line of `DIGITS·GROUP` lanes in `lanes`,
-        // which holds `VECTORS` vectors from `offset` on, and `n_rows` weights, of which `ROWS` from
-        // `first` on are read; a row of sums is as long as the longest line.
+        // which holds `VECTORS` vectors from `offset` on, and `ROWS` weights; a row of sums is as long
+        // as the longest line.
         unsafe {
             let mut acc = [[V::zero(); VECTORS]; ROWS];
             let lanes = self.lanes.as_ptr().add(offset);
-            let mut weights = self.weights.as_ptr().add(first);
+            let mut weights = self.weights.as_ptr();
             for &pair in self.pairs {
                 let source = lanes.add(pair as usize * (DIGITS * GROUP));
                 let mut inputs = [V::zero(); VECTORS];
@@ -183,9 +167,9 @@ impl Part<'_> {
                         *sum = V::dot(*sum, input, weight);
                     }
                 }
-                weights = weights.wrapping_add(self.n_rows);
+                weights = weights.add(ROWS);
             }
-            for (target, acc) in targets.iter_mut().zip(acc) {
+            for (target, acc) in sums.0.iter_mut().zip(acc) {
                 let target = target.as_mut_ptr().add(offset);
                 for (v, sum) in acc.into_iter().enumerate() {
                     sum.store(target.add(v * V::LANES));

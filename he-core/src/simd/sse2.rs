@@ -61,8 +61,8 @@ pub(super) unsafe fn multiply(
     // SAFETY: the caller's promise is passed on; SSE2 is enabled here.
     unsafe {
         match packed.digits {
-            2 => digits::multiply::<__m128i, 2, 2, 5>(tile, packed, reducer, out),
-            _ => digits::multiply::<__m128i, 3, 2, 5>(tile, packed, reducer, out),
+            2 => digits::multiply::<__m128i, 2, 2>(tile, packed, reducer, out),
+            _ => digits::multiply::<__m128i, 3, 2>(tile, packed, reducer, out),
         }
     }
 }
