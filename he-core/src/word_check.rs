@@ -230,14 +230,7 @@ impl WordCheck {
         self.add(Direction::Request, sums, limb, first, words);
     }
 
-    fn add(
-        &self,
-        direction: Direction,
-        sums: &mut Sums,
-        limb: usize,
-        first: usize,
-        words: &[u64],
-    ) {
+    fn add(&self, direction: Direction, sums: &mut Sums, limb: usize, first: usize, words: &[u64]) {
         let row_len = 2 * self.params.ring_degree();
         let count = words.len() / row_len;
         let (Some(rows), Some(ring)) = (self.rows.get(limb), self.params.rings().get(limb)) else {

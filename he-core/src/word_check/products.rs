@@ -158,9 +158,14 @@ mod tests {
                 }
                 reduce(&ring, &mut sums);
                 for (column, &sum) in sums.iter().enumerate() {
-                    let term = |i: usize| u128::from(words[64 * i + column]) * u128::from(factors[i]);
+                    let term =
+                        |i: usize| u128::from(words[64 * i + column]) * u128::from(factors[i]);
                     let total = u128::from(q) - 1 + 3 * (0..count).map(term).sum::<u128>();
-                    assert_eq!(u128::from(sum.cast_unsigned()), total % u128::from(q), "{bits} bits");
+                    assert_eq!(
+                        u128::from(sum.cast_unsigned()),
+                        total % u128::from(q),
+                        "{bits} bits"
+                    );
                 }
             }
         }
