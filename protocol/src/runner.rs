@@ -1,28 +1,40 @@
 //! Drives sessions over a connection: batches, rounds, blocks in flight.
 //!
-//! Encryption of one block, transport of another and decryption of a third overlap; at most
-//! [`RunOptions::connections`] blocks are in flight, which bounds the memory. A lost connection is
-//! the business of [`RemoteEvaluator`]: it sends the same bytes again, and finished rounds stay
-//! finished.
+//! ```text
+//!  worker thread        encrypt ▒▒▒▒▒▒                    check, decrypt ▒▒▒▒▒▒
+//!  connection            upload  ▒▒▒▒▒▒▒            download ▒▒▒▒▒▒▒▒
+//!  server                 decode  ▒▒▒▒▒▒ evaluate ▒▒▒▒▒▒▒▒▒▒▒
+//! ```
+//! A block is sent while it is encrypted, and opened while its reply arrives; other blocks fill the
+//! gaps. At most [`RunOptions::connections`] blocks are in flight, which bounds the memory. A lost
+//! connection is the business of [`RemoteEvaluator`]: it sends the same bytes again, the block's
+//! opening starts over, and finished rounds stay finished.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use fingerprint::Verdict;
 use ndarray::{Axis, Slice};
 use nn_poly::integer::{IntegerMatrix, ScoreMatrix};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::sync::{Semaphore, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
 
-use crate::client::RemoteEvaluator;
+use crate::client::{PreparedRequest, RemoteEvaluator, ReplySender, reply_queue};
+use crate::error::{Error as ProtocolError, ResourceError};
 use crate::session::{
-    BatchResult, BatchSession, ClientPlan, OpenedBlock, Result, Round, SessionError, Tally,
+    BatchResult, BatchSession, ClientPlan, Lane, OpenedBlock, PreparedBlock, Result, Round,
+    SessionError, Tally,
 };
 
 /// Largest number of samples of one batch.
 const MAX_BATCH: usize = 1 << 20;
-/// Largest number of blocks in flight.
+/// Largest number of blocks, and of batches, in flight.
 const MAX_CONNECTIONS: usize = 64;
+
+/// Pieces of a reply that wait for their block's turn to compute, besides the one at hand: a piece
+/// is one frame.
+const QUEUED_PIECES: usize = 4;
 
 /// How a run is cut and how much of it is in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,13 +42,17 @@ pub struct RunOptions {
     /// Most samples of one batch (one key per segment, one verdict per round); batches are cut at
     /// whole blocks below it, see [`ClientPlan::samples_per_batch`]. Default 8,192.
     pub samples_per_batch: usize,
-    /// Blocks in flight. Default 2.
+    /// Blocks in flight, over all batches. Default 2.
     pub connections: usize,
+    /// Batches under way at the same time: one batch can only wait at the end of its rounds, another
+    /// one computes meanwhile. Results, verdicts and the bytes of each batch do not depend on it.
+    /// Default 1.
+    pub batches_in_flight: usize,
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { samples_per_batch: 8192, connections: 2 }
+        Self { samples_per_batch: 8192, connections: 2, batches_in_flight: 1 }
     }
 }
 
@@ -111,24 +127,25 @@ pub struct RunResult {
     pub tally: Tally,
     /// Number of batches.
     pub batches: usize,
-    /// Time blocks spent between sending and the last byte of their reply, without the server's own
-    /// evaluation; blocks in flight together count each.
+    /// Wall time in which a complete request was on its way or its reply was, and neither side
+    /// computed: an estimate from the client's clock and the server's busy time, see
+    /// [`IdleTimes::network`](crate::session::IdleTimes::network), with as many threads at the
+    /// server as here. Blocks in flight together count once.
     pub network: Duration,
     /// Busy time of evaluation as the server reported it.
     pub evaluate: Duration,
 }
 
-/// Times of transport, summed over blocks.
-#[derive(Debug, Default)]
-struct Transport {
-    network: Duration,
-    evaluate: Duration,
-}
-
 /// Runs any number of samples: `inputs` has one row per input neuron, one column per sample.
 ///
+/// With several batches in flight the calls of `progress` for one batch mix with those for others.
+///
+/// Memory: the values of the batches in flight; per block in flight its request, which is kept for
+/// another attempt, and of its reply either all (linear segments, until the word check and the
+/// receipt allow to decrypt it) or five frames (segments with a square).
+///
 /// # Errors
-/// - [`SessionError::Setting`] for a batch size or number of connections out of range.
+/// - [`SessionError::Setting`] for a batch size, or numbers of connections or batches, out of range.
 /// - [`SessionError::EmptyBatch`] without samples.
 /// - [`SessionError::Protocol`] when the server cannot be reached, refuses, or breaks the protocol.
 /// - those of [`BatchSession`].
@@ -141,138 +158,288 @@ pub async fn run(
 ) -> Result<RunOutcome> {
     check_setting("samples per batch", options.samples_per_batch, MAX_BATCH)?;
     check_setting("number of connections", options.connections, MAX_CONNECTIONS)?;
+    check_setting("number of batches in flight", options.batches_in_flight, MAX_CONNECTIONS)?;
     let n_samples = inputs.ncols();
     if n_samples == 0 {
         return Err(SessionError::EmptyBatch);
     }
     let per_batch = plan.samples_per_batch(options.samples_per_batch);
     let n_batches = n_samples.div_ceil(per_batch);
-    let transport = Arc::new(Mutex::new(Transport::default()));
+    let columns = |batch: usize| batch * per_batch..((batch + 1) * per_batch).min(n_samples);
+    let shared = Shared {
+        plan: Arc::clone(plan),
+        remote: Arc::clone(remote),
+        in_flight: Arc::new(Semaphore::new(options.connections)),
+        encrypting: Arc::new(Semaphore::new(1)),
+        lane: Arc::new(Lane::default()),
+        server_busy: Arc::default(),
+        progress: Arc::clone(progress),
+        n_batches,
+    };
     let mut total = Tally::default();
     let mut scores = ScoreMatrix::zeros((plan.network().n_scores(), n_samples));
     let mut out_of_calibration = Vec::with_capacity(n_samples);
     let mut verdict: Option<Verdict> = None;
+    // Taken in order, so that the outcome is that of one batch after the other; what is still under
+    // way when the run ends early ends with the queue.
+    let mut under_way = VecDeque::new();
+    let mut next = 0;
     for batch in 0..n_batches {
-        let first = batch * per_batch;
-        let columns = first..(first + per_batch).min(n_samples);
-        let samples = inputs.slice_axis(Axis(1), Slice::from(columns.clone())).to_owned();
-        let mut session = BatchSession::new(plan, samples)?;
-        let result = loop {
-            let n_segments = plan.plan().public().segments.len();
-            let (segment, n_blocks) = (session.segment(), session.n_blocks());
-            progress.round_started(batch, n_batches, segment, n_segments, n_blocks);
-            let (back, blocks) =
-                run_round(session, remote, options.connections, &transport, progress).await?;
-            let round = blocking(move || back.finish_round(blocks)).await?;
-            progress.round_finished();
-            match round {
-                Round::Continue(next) => session = *next,
-                Round::Finished(result) => break result,
-                Round::Rejected { verdict, tally } => {
-                    total.add(&tally);
-                    let transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
-                    return Ok(RunOutcome::Rejected {
-                        verdict,
-                        batch,
-                        tally: total,
-                        network: transport.network,
-                        evaluate: transport.evaluate,
-                    });
-                }
+        while next < n_batches && under_way.len() < options.batches_in_flight {
+            let samples = inputs.slice_axis(Axis(1), Slice::from(columns(next))).to_owned();
+            under_way.push_back(Task::spawn(shared.clone().run_batch(next, samples)));
+            next += 1;
+        }
+        let Some(task) = under_way.pop_front() else { break };
+        match task.join().await? {
+            BatchOutcome::Finished(result) => {
+                let BatchResult {
+                    scores: of_batch,
+                    out_of_calibration: flags,
+                    verdict: found,
+                    tally,
+                } = *result;
+                scores.slice_axis_mut(Axis(1), Slice::from(columns(batch))).assign(&of_batch);
+                out_of_calibration.extend(flags);
+                total.add(&tally);
+                verdict = Some(match verdict {
+                    Some(earlier) => weaker(earlier, found),
+                    None => found,
+                });
             }
-        };
-        let BatchResult { scores: of_batch, out_of_calibration: flags, verdict: found, tally } =
-            result;
-        scores.slice_axis_mut(Axis(1), Slice::from(columns)).assign(&of_batch);
-        out_of_calibration.extend(flags);
-        total.add(&tally);
-        verdict = Some(match verdict {
-            Some(earlier) => weaker(earlier, found),
-            None => found,
-        });
+            BatchOutcome::Rejected { verdict, tally } => {
+                total.add(&tally);
+                let (network, evaluate) = shared.times();
+                return Ok(RunOutcome::Rejected {
+                    verdict,
+                    batch,
+                    tally: total,
+                    network,
+                    evaluate,
+                });
+            }
+        }
     }
-    let transport = transport.lock().unwrap_or_else(PoisonError::into_inner);
+    let (network, evaluate) = shared.times();
     Ok(RunOutcome::Verified(RunResult {
         scores,
         out_of_calibration,
         verdict: verdict.ok_or(SessionError::EmptyBatch)?,
         tally: total,
         batches: n_batches,
-        network: transport.network,
-        evaluate: transport.evaluate,
+        network,
+        evaluate,
     }))
 }
 
-/// Sends every block of a round and opens every reply; gives the session back for judgement.
-async fn run_round(
-    session: BatchSession,
-    remote: &Arc<RemoteEvaluator>,
-    connections: usize,
-    transport: &Arc<Mutex<Transport>>,
-    progress: &Arc<dyn RunProgress>,
-) -> Result<(BatchSession, Vec<OpenedBlock>)> {
-    let session = Arc::new(session);
-    let in_flight = Arc::new(Semaphore::new(connections));
-    // Cryptography uses every core by itself: one block at a time keeps memory and times honest.
-    let lane = Arc::new(Semaphore::new(1));
-    let mut tasks = JoinSet::new();
-    for index in 0..session.n_blocks() {
-        let task = BlockTask {
-            session: Arc::clone(&session),
-            remote: Arc::clone(remote),
-            in_flight: Arc::clone(&in_flight),
-            lane: Arc::clone(&lane),
-            transport: Arc::clone(transport),
-            progress: Arc::clone(progress),
-        };
-        tasks.spawn(task.run(index));
-    }
-    let mut blocks = Vec::with_capacity(session.n_blocks());
-    while let Some(joined) = tasks.join_next().await {
-        blocks.push(joined.map_err(|_| panicked())??);
-    }
-    let session = Arc::into_inner(session).ok_or_else(panicked)?;
-    Ok((session, blocks))
+enum BatchOutcome {
+    Finished(Box<BatchResult>),
+    Rejected { verdict: Verdict, tally: Tally },
 }
 
-struct BlockTask {
-    session: Arc<BatchSession>,
+/// What the tasks of a run share. Cheap to clone.
+#[derive(Clone)]
+struct Shared {
+    plan: Arc<ClientPlan>,
     remote: Arc<RemoteEvaluator>,
     in_flight: Arc<Semaphore>,
-    lane: Arc<Semaphore>,
-    transport: Arc<Mutex<Transport>>,
+    /// One block is encrypted at a time: the server can start with a whole one sooner than with
+    /// halves of two.
+    encrypting: Arc<Semaphore>,
+    lane: Arc<Lane>,
+    server_busy: Arc<Mutex<Duration>>,
     progress: Arc<dyn RunProgress>,
+    n_batches: usize,
 }
 
-impl BlockTask {
-    async fn run(self, index: usize) -> Result<OpenedBlock> {
-        let _place = self.in_flight.acquire().await.map_err(|_| panicked())?;
-        let session = Arc::clone(&self.session);
-        let lane = self.lane.acquire().await.map_err(|_| panicked())?;
-        let block = blocking(move || session.prepare(index)).await?;
-        drop(lane);
-
-        let started = Instant::now();
-        let mut on_progress = |_: &_| std::ops::ControlFlow::Continue(());
-        let reply = self.remote.evaluate(block.request(), &mut on_progress).await?;
-        let evaluate = Duration::from_micros(reply.receipt.receipt().evaluate_micros);
-        {
-            let mut transport = self.transport.lock().unwrap_or_else(PoisonError::into_inner);
-            transport.evaluate += evaluate;
-            transport.network += started.elapsed().saturating_sub(evaluate);
+impl Shared {
+    async fn run_batch(self, batch: usize, samples: IntegerMatrix) -> Result<BatchOutcome> {
+        let plan = Arc::clone(&self.plan);
+        let mut session = blocking(move || BatchSession::new(&plan, samples)).await?;
+        let n_segments = self.plan.plan().public().segments.len();
+        loop {
+            let (segment, n_blocks) = (session.segment(), session.n_blocks());
+            self.progress.round_started(batch, self.n_batches, segment, n_segments, n_blocks);
+            let (back, blocks) = self.run_round(session).await?;
+            let lane = Arc::clone(&self.lane);
+            let round = blocking(move || {
+                let _turn = lane.turn();
+                back.finish_round(blocks)
+            })
+            .await?;
+            self.progress.round_finished();
+            match round {
+                Round::Continue(next) => session = *next,
+                Round::Finished(result) => return Ok(BatchOutcome::Finished(Box::new(result))),
+                Round::Rejected { verdict, tally } => {
+                    return Ok(BatchOutcome::Rejected { verdict, tally });
+                }
+            }
         }
+    }
 
-        let session = Arc::clone(&self.session);
-        let lane = self.lane.acquire().await.map_err(|_| panicked())?;
-        let opened = blocking(move || {
-            let opened = session.open(block, &reply.bytes);
-            drop(session);
-            opened
-        })
-        .await?;
-        drop(lane);
+    /// Sends every block of a round and opens every reply; gives the session back for judgement.
+    async fn run_round(&self, session: BatchSession) -> Result<(BatchSession, Vec<OpenedBlock>)> {
+        let session = Arc::new(session);
+        let mut tasks = JoinSet::new();
+        for index in 0..session.n_blocks() {
+            tasks.spawn(self.clone().run_block(Arc::clone(&session), index));
+        }
+        let mut blocks = Vec::with_capacity(session.n_blocks());
+        while let Some(joined) = tasks.join_next().await {
+            blocks.push(joined.map_err(|_| panicked())??);
+        }
+        let session = Arc::into_inner(session).ok_or_else(panicked)?;
+        Ok((session, blocks))
+    }
+
+    /// One block from its first ciphertext to the values in its reply: encryption, upload,
+    /// evaluation, download and opening overlap.
+    async fn run_block(self, session: Arc<BatchSession>, index: usize) -> Result<OpenedBlock> {
+        let _place = self.in_flight.acquire().await.map_err(|_| panicked())?;
+        let turn = Arc::clone(&self.encrypting).acquire_owned().await.map_err(|_| panicked())?;
+        let (announce, announced) = oneshot::channel();
+        let awaited = Awaited::new(&self.lane);
+        let encryption = {
+            let (session, lane) = (Arc::clone(&session), Arc::clone(&self.lane));
+            let awaited = awaited.clone();
+            Task::spawn_blocking(move || {
+                let block = encrypt(&session, index, &lane, announce);
+                awaited.begin();
+                drop((session, turn));
+                block
+            })
+        };
+        // Without an announcement the encryption has failed and says why.
+        let Ok(request) = announced.await else { return Err(encryption.failure().await) };
+        let (sink, stream) = reply_queue(QUEUED_PIECES);
+        let exchange = self.exchange(&request, sink, &awaited);
+        let opening = async {
+            let block = encryption.join().await?;
+            let lane = Arc::clone(&self.lane);
+            blocking(move || {
+                let opened = session.open_stream(block, stream, &lane);
+                drop(session);
+                opened
+            })
+            .await
+        };
+        tokio::pin!(exchange, opening);
+        let opened = tokio::select! {
+            sent = &mut exchange => match sent {
+                Ok(()) => opening.await?,
+                // What ended the payload is the cause.
+                Err(ProtocolError::Resource(ResourceError::PayloadAbandoned { .. })) => {
+                    opening.await?
+                }
+                Err(error) => return Err(error.into()),
+            },
+            opened = &mut opening => {
+                let opened = opened?;
+                exchange.await?;
+                opened
+            }
+        };
+        let opened = opened.ok_or_else(panicked)?;
         self.progress.block_finished();
         Ok(opened)
+    }
+
+    async fn exchange(
+        &self,
+        request: &PreparedRequest,
+        sink: ReplySender,
+        awaited: &Awaited,
+    ) -> Result<(), ProtocolError> {
+        let mut on_progress = |_: &_| std::ops::ControlFlow::Continue(());
+        let outcome = self.remote.evaluate_streaming(request, sink, &mut on_progress).await;
+        awaited.end();
+        let receipt = outcome?.receipt;
+        let busy = Duration::from_micros(receipt.receipt().evaluate_micros);
+        *self.server_busy.lock().unwrap_or_else(PoisonError::into_inner) += busy;
+        Ok(())
+    }
+
+    /// Network time and the server's busy time so far.
+    fn times(&self) -> (Duration, Duration) {
+        let busy = *self.server_busy.lock().unwrap_or_else(PoisonError::into_inner);
+        (self.lane.idle_times().network(busy, rayon::current_num_threads()), busy)
+    }
+}
+
+/// Encrypts a block in turns of the lane; announces its request before the first one.
+fn encrypt(
+    session: &BatchSession,
+    index: usize,
+    lane: &Lane,
+    announce: oneshot::Sender<PreparedRequest>,
+) -> Result<PreparedBlock> {
+    let mut block = session.begin(index)?;
+    // Nobody listens any more: the run has ended.
+    announce.send(block.request().clone()).map_err(|_| panicked())?;
+    loop {
+        let _turn = lane.turn();
+        if !block.encrypt_next()? {
+            return block.finish();
+        }
+    }
+}
+
+/// Whether one request is complete and not answered; counted once, whichever side is first.
+#[derive(Clone)]
+struct Awaited {
+    lane: Arc<Lane>,
+    /// Whether it began, and whether it ended.
+    state: Arc<Mutex<(bool, bool)>>,
+}
+
+impl Awaited {
+    fn new(lane: &Arc<Lane>) -> Self {
+        Self { lane: Arc::clone(lane), state: Arc::default() }
+    }
+
+    fn begin(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *state == (false, false) {
+            self.lane.note_request();
+        }
+        state.0 = true;
+    }
+
+    fn end(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if *state == (true, false) {
+            self.lane.note_answer();
+        }
+        state.1 = true;
+    }
+}
+
+/// A task that ends when nobody waits for it any more; work on a thread cannot be ended and runs out.
+struct Task<T>(JoinHandle<Result<T>>);
+
+impl<T: Send + 'static> Task<T> {
+    fn spawn(work: impl Future<Output = Result<T>> + Send + 'static) -> Self {
+        Self(tokio::spawn(work))
+    }
+
+    fn spawn_blocking(work: impl FnOnce() -> Result<T> + Send + 'static) -> Self {
+        Self(tokio::task::spawn_blocking(work))
+    }
+
+    async fn join(mut self) -> Result<T> {
+        (&mut self.0).await.map_err(|_| panicked())?
+    }
+
+    /// Why it failed.
+    async fn failure(self) -> SessionError {
+        self.join().await.err().unwrap_or_else(panicked)
+    }
+}
+
+impl<T> Drop for Task<T> {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 

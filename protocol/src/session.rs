@@ -21,12 +21,17 @@
 //! (or, in tests, from an injected one), never from a user's seed.
 
 mod block;
+mod encrypting;
 mod error;
+mod lane;
+mod opening;
 mod secret;
 mod setup;
 
 pub use block::{OpenedBlock, PreparedBlock};
+pub use encrypting::GrowingBlock;
 pub use error::{Result, SessionError};
+pub use lane::{IdleTimes, Lane, Turn};
 pub use setup::{ClientPlan, SessionOptions};
 
 use std::ops::Range;

@@ -78,7 +78,11 @@ fn check(case: &Case) {
         Size::Blocks(blocks, more) => owner.samples_per_block()[0] * blocks + more,
     };
     let inputs = samples(&plan, n, 77);
-    let run_options = RunOptions { samples_per_batch: case.samples_per_batch, connections: 2 };
+    let run_options = RunOptions {
+        samples_per_batch: case.samples_per_batch,
+        connections: 2,
+        batches_in_flight: 1,
+    };
     let silent: Arc<dyn RunProgress> = Arc::new(Silent);
     let go = async |remote: &Arc<RemoteEvaluator>| {
         run(&owner, &inputs, remote, &run_options, &silent).await.unwrap()

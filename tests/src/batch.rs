@@ -61,7 +61,7 @@ pub async fn run_on(
         for index in 0..session.n_blocks() {
             let block = session.prepare(index)?;
             let reply = evaluate(remote, block.request()).await?;
-            blocks.push(session.open(block, &reply)?);
+            blocks.push(session.open(block, reply)?);
         }
         match session.finish_round(blocks)? {
             Round::Continue(next) => session = *next,

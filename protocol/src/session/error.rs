@@ -115,7 +115,7 @@ pub enum SessionError {
 }
 
 /// Result of sessions and runs.
-pub type Result<T> = core::result::Result<T, SessionError>;
+pub type Result<T, E = SessionError> = core::result::Result<T, E>;
 
 /// What only a mistake in this crate can cause.
 pub(super) const INVARIANT: SessionError =
