@@ -111,6 +111,57 @@ pub fn read_reply_into(block: &mut CiphertextBlock, first: usize, bytes: &[u8]) 
     read(block, first, count, &layout, bytes)
 }
 
+/// Decodes one reply ciphertext into words `[limb][polynomial][N]`.
+///
+/// # Errors
+/// [`Error::Residue`] (of ciphertext 0) when a residue is not below its modulus.
+pub(crate) fn read_ciphertext(
+    params: &Params,
+    degree: usize,
+    n_moduli: usize,
+    bytes: &[u8],
+    words: &mut [u64],
+) -> Result<()> {
+    let n = params.ring_degree();
+    let polynomial = polynomial_bytes(params, n_moduli);
+    let mut offset = 0;
+    for (ring, row) in params.rings().iter().zip(words.chunks_exact_mut((degree + 1) * n)) {
+        let len = limb_bytes(n, ring);
+        for (words, bytes) in row.chunks_exact_mut(n).zip(bytes.chunks_exact(polynomial)) {
+            let bytes = bytes.get(offset..offset + len).unwrap_or_default();
+            if !unpack(bytes, ring.bits(), ring.value(), words) {
+                return Err(Error::Residue { ciphertext: 0, modulus: ring.value() });
+            }
+        }
+        offset += len;
+    }
+    Ok(())
+}
+
+/// Decodes one limb of linear reply ciphertexts over all moduli into rows of `2N` words.
+///
+/// # Errors
+/// [`Error::Residue`] when a residue is not below its modulus.
+pub(crate) fn read_limb(
+    params: &Params,
+    limb: usize,
+    bytes: &[u8],
+    words: &mut [u64],
+) -> Result<()> {
+    let n = params.ring_degree();
+    let polynomial = polynomial_bytes(params, params.moduli().len());
+    let offset = polynomial_bytes(params, limb);
+    let Some(ring) = params.rings().get(limb) else { return Ok(()) };
+    let pieces = words.chunks_exact_mut(n).zip(bytes.chunks_exact(polynomial));
+    for (index, (words, bytes)) in pieces.enumerate() {
+        let bytes = bytes.get(offset..offset + limb_bytes(n, ring)).unwrap_or_default();
+        if !unpack(bytes, ring.bits(), ring.value(), words) {
+            return Err(Error::Residue { ciphertext: index / 2, modulus: ring.value() });
+        }
+    }
+    Ok(())
+}
+
 /// Where the parts of one ciphertext lie in its bytes.
 struct Layout {
     n_polynomials: usize,
