@@ -13,6 +13,8 @@
 
 #[path = "cli/bad_input.rs"]
 mod bad_input;
+#[path = "cli/bench.rs"]
+mod bench;
 #[path = "cli/cheating.rs"]
 mod cheating;
 #[path = "cli/fixture.rs"]

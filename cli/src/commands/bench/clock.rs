@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 /// Fewest repetitions behind a figure, unless one alone takes too long.
 const LEAST_RUNS: usize = 3;
-/// Work that takes longer than this per run is not repeated for the sake of [`LEAST_RUNS`].
-const TOO_LONG: Duration = Duration::from_secs(2);
+/// Work that takes longer than this and than its whole time is not repeated for the sake of
+/// [`LEAST_RUNS`].
+const LONG: Duration = Duration::from_millis(50);
 /// Shortest stretch that is timed: below, the clock itself shows.
 const STRETCH: Duration = Duration::from_micros(20);
 
@@ -41,7 +42,7 @@ pub(super) fn measure<E>(
             work()?;
         }
         times.push(stretch.elapsed().as_secs_f64() / f64::from(per_stretch));
-        let enough = times.len() >= LEAST_RUNS || first > TOO_LONG;
+        let enough = times.len() >= LEAST_RUNS || first > limit.max(LONG);
         if enough && started.elapsed() >= limit {
             break;
         }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::super::network::{Case, NetworkFigures, limit_threads};
 use super::super::workload::Workload;
 use super::super::{Output, clock};
-use super::bfv::{self, CONVOLUTION_TAPS, N_PLAINTEXT_MODULI, RING_DEGREE, Steps};
+use super::bfv::{self, CONVOLUTION_TAPS, DENSE_TAPS, N_PLAINTEXT_MODULI, RING_DEGREE, Steps};
 use crate::args::{PeersArguments, TransportName};
 use crate::failure::Outcome;
 use crate::report::figures::{Figures, or_dash, three_digits};
@@ -136,7 +136,7 @@ fn measure_peer(part: usize, progress: &crate::report::progress::Progress) -> Re
             N_MAPS * N_HIDDEN,
             "product",
             of(|s| s.dense_product),
-            format!("{part} × {part} weights"),
+            format!("{part} rows of {DENSE_TAPS} weights"),
         ),
         ("square", N_HIDDEN, "ciphertext", squares, outputs(N_HIDDEN)),
         (
@@ -144,7 +144,7 @@ fn measure_peer(part: usize, progress: &crate::report::progress::Progress) -> Re
             N_HIDDEN * N_OUTPUTS,
             "product",
             of(|s| s.dense_product),
-            format!("{part} × {part} weights"),
+            format!("{part} rows of {DENSE_TAPS} weights"),
         ),
         ("decryption", N_OUTPUTS, "ciphertext", of(|s| s.decrypt), format!("{part} ciphertexts")),
     ];
