@@ -23,8 +23,6 @@ const N_OUTPUTS: usize = 10;
 /// Multiply-accumulates of its convolution without those on padding: 5 maps lose one row and one
 /// column of taps at the edge.
 const CONVOLUTION_PRODUCTS: usize = N_MAPS * CONVOLUTION_TAPS - 5 * (2 * 13 * 5 - 1);
-/// Runs of ours, to take medians of.
-const REPEAT: usize = 3;
 
 #[derive(Debug, Serialize)]
 struct PeersReport {
@@ -77,7 +75,8 @@ pub(super) fn run(arguments: &PeersArguments) -> Result<Outcome> {
     let ours = [ActivationSide::Client, ActivationSide::Server]
         .into_iter()
         .map(|side| {
-            let case = Case { side, transport: TransportName::Pipe, repeat: REPEAT };
+            let repeat = arguments.repeat.into();
+            let case = Case { side, transport: TransportName::Pipe, repeat };
             case.measure(&workload, progress)
         })
         .collect::<Result<Vec<_>>>()?;
