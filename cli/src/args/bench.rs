@@ -108,8 +108,11 @@ pub(crate) struct PeersArguments {
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) part: u16,
     /// Samples of our batch; the peer fills its slots.
-    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    #[arg(long, value_name = "N", default_value_t = 8000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) samples: u32,
+    /// How often to repeat our batch; figures are medians.
+    #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) repeat: u16,
     #[command(flatten)]
     pub(crate) figures: FiguresArguments,
 }

@@ -136,10 +136,10 @@ fn transforms(segment: &Segment) -> BTreeMap<u64, u64> {
         add(modulus, polynomials);
         kept.iter().chain(dropped.iter().take(position)).for_each(|&left| add(left, polynomials));
     }
-    if segment.packing == Packing::Slots {
-        if let Ok(t) = u64::try_from(ring.plaintext_modulus) {
-            add(t, inputs + outputs);
-        }
+    if segment.packing == Packing::Slots
+        && let Ok(t) = u64::try_from(ring.plaintext_modulus)
+    {
+        add(t, inputs + outputs);
     }
     found
 }

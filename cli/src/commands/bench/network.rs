@@ -29,9 +29,6 @@ use crate::report::machine::Machine;
 use crate::report::progress::Progress;
 use crate::report::{memory, process, units};
 
-/// Fewest runs of one image alone: they are short.
-const LEAST_SINGLE_RUNS: usize = 5;
-
 /// Measure and print.
 pub(super) fn run(arguments: &NetworkArguments) -> Result<Outcome> {
     let output = Output::new(&arguments.figures)?;
@@ -111,7 +108,8 @@ impl Case {
         let stage = Stage { runtime: &runtime, serving: &serving.endpoint, settings, progress };
         let batch = stage.repeat(&plan, &inputs, self.repeat)?;
         let one = inputs.slice_axis(ndarray::Axis(1), (..1).into()).to_owned();
-        let alone = stage.repeat(&single, &one, self.repeat.max(LEAST_SINGLE_RUNS))?;
+        // One image is quick, and the first is slower than the others.
+        let alone = stage.repeat(&single, &one, 2 * self.repeat - 1)?;
         runtime.block_on(serving.stop())?;
         let segments = segments(&plan, host.as_ref(), n_samples)?;
         let blocks: Vec<u64> = segments.iter().map(|segment| segment.blocks).collect();

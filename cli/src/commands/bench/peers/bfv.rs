@@ -31,6 +31,9 @@ pub(super) const N_PLAINTEXT_MODULI: usize = 3;
 const MAX_WEIGHT: u32 = 7;
 const MAX_INPUT: u32 = 15;
 
+/// Taps of one measured row of a dense layer. The part's ciphertexts take turns: rows as short as the
+/// part would count each row's fixed cost too often.
+pub(super) const DENSE_TAPS: usize = 100;
 /// Taps of one output of the convolution.
 pub(super) const CONVOLUTION_TAPS: usize = 25;
 
@@ -41,7 +44,7 @@ pub(super) struct Steps {
     pub(super) encrypt: f64,
     /// One product of a ciphertext and a constant, and its sum, in a row of 25.
     pub(super) convolution_product: f64,
-    /// The same in rows as long as the part.
+    /// The same in a row of [`DENSE_TAPS`].
     pub(super) dense_product: f64,
     /// One square with relinearization.
     pub(super) square: f64,
@@ -89,8 +92,8 @@ impl Problem {
             (0..n_rows).map(|_| (0..n_taps).map(|_| weight()).collect()).collect()
         };
         let convolution = rows(part, CONVOLUTION_TAPS);
-        let dense = rows(part, part);
-        let last = rows(part, part);
+        let dense = rows(part, DENSE_TAPS);
+        let last = rows(part, DENSE_TAPS);
         Self { inputs, convolution, dense, last }
     }
 
@@ -99,7 +102,8 @@ impl Problem {
         let t = i128::from(t);
         let apply = |rows: &Rows, x: &[i128]| -> Vec<i128> {
             let dot = |row: &Vec<i64>| {
-                row.iter().zip(x).map(|(&w, &x)| i128::from(w) * x).sum::<i128>().rem_euclid(t)
+                let products = row.iter().zip(x.iter().cycle()).map(|(&w, &x)| i128::from(w) * x);
+                products.sum::<i128>().rem_euclid(t)
             };
             rows.iter().map(dot).collect()
         };
@@ -144,7 +148,7 @@ impl Machine {
         Ok(self.key.try_encrypt(&plaintext, &mut self.rng)?)
     }
 
-    /// `Σ w·x` for every row.
+    /// `Σ w·x` for every row; inputs take turns.
     fn apply(&self, rows: &Rows, inputs: &[Ciphertext]) -> Result<Vec<Ciphertext>> {
         rows.iter().map(|row| self.dot(row, inputs)).collect()
     }
@@ -152,7 +156,7 @@ impl Machine {
     fn dot(&self, row: &[i64], inputs: &[Ciphertext]) -> Result<Ciphertext> {
         let side = |sign: i64| -> Result<Option<Ciphertext>> {
             let mut factors = Vec::with_capacity(row.len());
-            for (&weight, input) in row.iter().zip(inputs) {
+            for (&weight, input) in row.iter().zip(inputs.iter().cycle()) {
                 let constant =
                     usize::try_from(sign * weight - 1).ok().and_then(|i| self.constants.get(i));
                 factors.extend(constant.map(|constant| (input, constant)));
@@ -201,7 +205,7 @@ pub(super) fn measure(t: u64, part: usize) -> Result<Steps> {
 
     let started = Instant::now();
     let hidden = machine.apply(&problem.dense, &hidden)?;
-    let dense_product = started.elapsed().as_secs_f64() / (part * part) as f64;
+    let dense_product = started.elapsed().as_secs_f64() / (part * DENSE_TAPS) as f64;
 
     let started = Instant::now();
     let hidden = machine.square(&hidden)?;
@@ -243,6 +247,7 @@ fn check(problem: &Problem, decoded: &[Vec<u64>], t: u64) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::cast_precision_loss, clippy::indexing_slicing, reason = "tests")]
     use super::*;
 
     #[test]

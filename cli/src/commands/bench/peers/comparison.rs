@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::super::network::{Case, NetworkFigures, limit_threads};
 use super::super::workload::Workload;
 use super::super::{Output, clock};
-use super::bfv::{self, CONVOLUTION_TAPS, N_PLAINTEXT_MODULI, RING_DEGREE, Steps};
+use super::bfv::{self, CONVOLUTION_TAPS, DENSE_TAPS, N_PLAINTEXT_MODULI, RING_DEGREE, Steps};
 use crate::args::{PeersArguments, TransportName};
 use crate::failure::Outcome;
 use crate::report::figures::{Figures, or_dash, three_digits};
@@ -23,8 +23,6 @@ const N_OUTPUTS: usize = 10;
 /// Multiply-accumulates of its convolution without those on padding: 5 maps lose one row and one
 /// column of taps at the edge.
 const CONVOLUTION_PRODUCTS: usize = N_MAPS * CONVOLUTION_TAPS - 5 * (2 * 13 * 5 - 1);
-/// Runs of ours, to take medians of.
-const REPEAT: usize = 3;
 
 #[derive(Debug, Serialize)]
 struct PeersReport {
@@ -77,7 +75,8 @@ pub(super) fn run(arguments: &PeersArguments) -> Result<Outcome> {
     let ours = [ActivationSide::Client, ActivationSide::Server]
         .into_iter()
         .map(|side| {
-            let case = Case { side, transport: TransportName::Pipe, repeat: REPEAT };
+            let repeat = arguments.repeat.into();
+            let case = Case { side, transport: TransportName::Pipe, repeat };
             case.measure(&workload, progress)
         })
         .collect::<Result<Vec<_>>>()?;
@@ -136,7 +135,7 @@ fn measure_peer(part: usize, progress: &crate::report::progress::Progress) -> Re
             N_MAPS * N_HIDDEN,
             "product",
             of(|s| s.dense_product),
-            format!("{part} × {part} weights"),
+            format!("{part} rows of {DENSE_TAPS} weights"),
         ),
         ("square", N_HIDDEN, "ciphertext", squares, outputs(N_HIDDEN)),
         (
@@ -144,7 +143,7 @@ fn measure_peer(part: usize, progress: &crate::report::progress::Progress) -> Re
             N_HIDDEN * N_OUTPUTS,
             "product",
             of(|s| s.dense_product),
-            format!("{part} × {part} weights"),
+            format!("{part} rows of {DENSE_TAPS} weights"),
         ),
         ("decryption", N_OUTPUTS, "ciphertext", of(|s| s.decrypt), format!("{part} ciphertexts")),
     ];
