@@ -28,8 +28,8 @@ pub struct RowMismatch {
 /// without telling anything about the key. Cost: what the server spends on the block.
 ///
 /// # Errors
-/// - [`Error::ByteCount`] when request or reply have another length.
-/// - [`Error::Arithmetic`] when a residue is not below its modulus.
+/// - [`Error::ByteCount`](crate::encrypted::Error::ByteCount) when request or reply have another length.
+/// - [`Error::Arithmetic`](crate::encrypted::Error::Arithmetic) when a residue is not below its modulus.
 pub fn locate_mismatches(
     context: &SegmentContext,
     map: &LinearMap,

@@ -31,8 +31,8 @@ impl ReplyCheckStream {
     /// Takes the next bytes of the reply. In parallel over ciphertexts.
     ///
     /// # Errors
-    /// - [`Error::ByteCount`] when the reply becomes too long.
-    /// - [`Error::Arithmetic`] when a residue is not below its modulus.
+    /// - [`Error::ByteCount`](crate::encrypted::Error::ByteCount) when the reply becomes too long.
+    /// - [`Error::Arithmetic`](crate::encrypted::Error::Arithmetic) when a residue is not below its modulus.
     ///
     /// Nothing but [`ReplyCheckStream::restart`] makes sense after an error.
     pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
@@ -60,8 +60,8 @@ impl ReplyCheckStream {
     /// Whether the reply is what the map gives, in every word.
     ///
     /// # Errors
-    /// - [`Error::ByteCount`] when the reply is incomplete.
-    /// - [`Error::Arithmetic`] when the request was.
+    /// - [`Error::ByteCount`](crate::encrypted::Error::ByteCount) when the reply is incomplete.
+    /// - [`Error::Arithmetic`](crate::encrypted::Error::Arithmetic) when the request was.
     pub fn finish(self) -> Result<bool> {
         self.bytes.finish()?;
         match self.check.finish() {
