@@ -105,7 +105,7 @@ impl<'a> GrowingBlock<'a> {
     /// there were any.
     ///
     /// # Errors
-    /// [`SessionError::Encrypted`], [`SessionError::Fingerprint`] for broken invariants.
+    /// [`SessionError::Encrypted`](crate::session::SessionError::Encrypted), [`SessionError::Fingerprint`](crate::session::SessionError::Fingerprint) for broken invariants.
     pub fn encrypt_next(&mut self) -> Result<bool> {
         let sources = &self.sources;
         let chunk = match &self.content {
@@ -138,8 +138,8 @@ impl<'a> GrowingBlock<'a> {
     /// The block, completely encrypted; evaluates the random points while the request travels.
     ///
     /// # Errors
-    /// - [`SessionError::Protocol`] when ciphertexts are still to come.
-    /// - [`SessionError::Encrypted`], [`SessionError::Network`] for broken invariants.
+    /// - [`SessionError::Protocol`](crate::session::SessionError::Protocol) when ciphertexts are still to come.
+    /// - [`SessionError::Encrypted`](crate::session::SessionError::Encrypted), [`SessionError::Network`](crate::session::SessionError::Network) for broken invariants.
     pub fn finish(self) -> Result<PreparedBlock> {
         let Self { session, segment, index, encryption, content, request, writer, .. } = self;
         writer.finish()?;
