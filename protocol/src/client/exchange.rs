@@ -236,7 +236,7 @@ impl Exchange {
     /// bytes of its next chunk (see [`awaited_payload`](Self::awaited_payload)).
     ///
     /// # Errors
-    /// - A message that does not encode ([`InternalError`](crate::error::InternalError)).
+    /// - A message that does not encode ([`InternalError`]).
     /// - [`ResourceError::PayloadAbandoned`](crate::error::ResourceError::PayloadAbandoned): the
     ///   payload will never be complete.
     pub fn next_frame(&mut self) -> Result<Option<Frame>> {
