@@ -257,7 +257,7 @@ mod tests {
     }
 
     fn text(n: usize) -> Bytes {
-        (0..n).map(|i| (i % 251) as u8).collect()
+        (0..=250).cycle().take(n).collect()
     }
 
     fn is_abandoned(result: &Result<Option<Bytes>>) -> bool {

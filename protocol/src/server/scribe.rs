@@ -146,7 +146,7 @@ mod tests {
 
     /// The chunks and the hashes of a reply that comes in pieces of these lengths.
     fn cut(lengths: &[usize], declared: usize) -> (Vec<Bytes>, Option<Hashes>) {
-        let reply: Bytes = (0..lengths.iter().sum()).map(|i: usize| i as u8).collect();
+        let reply: Bytes = (0..=250).cycle().take(lengths.iter().sum()).collect();
         let shape = ReplyShape { n_ciphertexts: 1, payload_bytes: declared as u64 };
         let (outbox, mut events) = mpsc::channel(1000);
         let (pages, inbox) = pages();

@@ -62,7 +62,7 @@ impl<'a> Opening<'a> {
         let bytes_up = request.payload().total_bytes() + seed.len() as u64;
         let reply = match evidence {
             Evidence::Words(check) => {
-                let check = ReplyCheckStream::new(&segment.context, check);
+                let check = Box::new(ReplyCheckStream::new(&segment.context, check));
                 Reply::Words { check, pieces: Vec::new(), request }
             }
             Evidence::Slots { layout, points } => Reply::Slots(Box::new(Slots {
