@@ -7,7 +7,8 @@ use fingerprint::{
     BlockObservation, RandomPoints, RowDifference, RowExtent, SlotLayout, WordCheckFinding,
 };
 use nn_poly::encrypted::{
-    ClientTimes, ReplyCheck, check_reply, decrypt_reply, encrypt_block, locate_mismatches,
+    ClientTimes, ReplyCheck, ReplyDecryption, check_reply, decrypt_reply, encrypt_block,
+    locate_mismatches,
 };
 use nn_poly::integer::{IntegerMatrix, Refreshed, RefreshedScores, Refresher};
 use zeroize::Zeroizing;
@@ -259,10 +260,13 @@ impl BatchSession {
     ) -> Result<BlockResult> {
         let n_samples = self.sample_range(index).len();
         let mut refresher = self.plan.plan().refresher(self.segment, n_samples)?;
-        decrypt_reply(&segment.context, &self.key, reply, times, |output, values| {
-            let values = values.get(..n_samples).unwrap_or_default();
-            Ok::<(), SessionError>(refresher.absorb(output, values)?)
+        let mut decryption = ReplyDecryption::new(&segment.context, &self.key);
+        let capacity = segment.context.capacity();
+        decryption.push_rows(reply, |first, rows| {
+            Ok::<(), SessionError>(refresher.absorb_rows(first, rows, capacity)?)
         })?;
+        times.decrypt += decryption.busy();
+        decryption.finish()?;
         finish(segment, refresher, &self.plan)
     }
 
