@@ -18,8 +18,12 @@ use rayon::prelude::*;
 
 use crate::{
     CiphertextBlock, Error, Params, PublicSeed, Result, ring::Ring,
-    sampling::MAX_CIPHERTEXTS_PER_SEED, simd::vectorize,
+    sampling::MAX_CIPHERTEXTS_PER_SEED,
 };
+
+mod packing;
+
+pub(crate) use packing::{pack, unpack};
 
 /// Bytes of one polynomial over the first `n_moduli` moduli.
 #[must_use]
@@ -107,6 +111,57 @@ pub fn read_reply_into(block: &mut CiphertextBlock, first: usize, bytes: &[u8]) 
     read(block, first, count, &layout, bytes)
 }
 
+/// Decodes one reply ciphertext into words `[limb][polynomial][N]`.
+///
+/// # Errors
+/// [`Error::Residue`] (of ciphertext 0) when a residue is not below its modulus.
+pub(crate) fn read_ciphertext(
+    params: &Params,
+    degree: usize,
+    n_moduli: usize,
+    bytes: &[u8],
+    words: &mut [u64],
+) -> Result<()> {
+    let n = params.ring_degree();
+    let polynomial = polynomial_bytes(params, n_moduli);
+    let mut offset = 0;
+    for (ring, row) in params.rings().iter().zip(words.chunks_exact_mut((degree + 1) * n)) {
+        let len = limb_bytes(n, ring);
+        for (words, bytes) in row.chunks_exact_mut(n).zip(bytes.chunks_exact(polynomial)) {
+            let bytes = bytes.get(offset..offset + len).unwrap_or_default();
+            if !unpack(bytes, ring.bits(), ring.value(), words) {
+                return Err(Error::Residue { ciphertext: 0, modulus: ring.value() });
+            }
+        }
+        offset += len;
+    }
+    Ok(())
+}
+
+/// Decodes one limb of linear reply ciphertexts over all moduli into rows of `2N` words.
+///
+/// # Errors
+/// [`Error::Residue`] when a residue is not below its modulus.
+pub(crate) fn read_limb(
+    params: &Params,
+    limb: usize,
+    bytes: &[u8],
+    words: &mut [u64],
+) -> Result<()> {
+    let n = params.ring_degree();
+    let polynomial = polynomial_bytes(params, params.moduli().len());
+    let offset = polynomial_bytes(params, limb);
+    let Some(ring) = params.rings().get(limb) else { return Ok(()) };
+    let pieces = words.chunks_exact_mut(n).zip(bytes.chunks_exact(polynomial));
+    for (index, (words, bytes)) in pieces.enumerate() {
+        let bytes = bytes.get(offset..offset + limb_bytes(n, ring)).unwrap_or_default();
+        if !unpack(bytes, ring.bits(), ring.value(), words) {
+            return Err(Error::Residue { ciphertext: index / 2, modulus: ring.value() });
+        }
+    }
+    Ok(())
+}
+
 /// Where the parts of one ciphertext lie in its bytes.
 struct Layout {
     n_polynomials: usize,
@@ -151,7 +206,8 @@ impl Layout {
     }
 }
 
-fn limb_bytes(n: usize, ring: &Ring) -> usize {
+/// Bytes of N residues modulo one prime.
+pub(crate) fn limb_bytes(n: usize, ring: &Ring) -> usize {
     n / 32 * 4 * ring.bits() as usize
 }
 
@@ -200,90 +256,4 @@ fn read(
             })?;
     }
     Ok(())
-}
-
-/// Packs N residues of `bits` bits vertically.
-fn pack(values: &[u64], bits: u32, out: &mut [u8]) {
-    let lanes = values.len() / 32;
-    vectorize(
-        #[inline(always)]
-        || {
-            if bits <= 32 {
-                pack_words(values, lanes, bits, 0, out);
-            } else {
-                let (low, high) = out.split_at_mut(128 * lanes);
-                pack_words(values, lanes, 32, 0, low);
-                pack_words(values, lanes, bits - 32, 32, high);
-            }
-        },
-    );
-}
-
-/// Packs bits `[shift, shift + bits)` of every value, `bits <= 32`.
-#[inline(always)]
-fn pack_words(values: &[u64], lanes: usize, bits: u32, shift: u32, out: &mut [u8]) {
-    let mask = u64::MAX >> (64 - bits);
-    let mut line = vec![0_u32; lanes];
-    for (w, out) in (0_u32..).zip(out.chunks_exact_mut(4 * lanes)) {
-        line.fill(0);
-        let first = 32 * w / bits;
-        let last = (32 * w + 31) / bits;
-        for j in first..=last.min(31) {
-            let values = values.get(j as usize * lanes..(j as usize + 1) * lanes);
-            let values = values.unwrap_or_default();
-            let start = i64::from(j * bits) - i64::from(32 * w);
-            let (left, right) = (start.max(0).unsigned_abs(), (-start).max(0).unsigned_abs());
-            for (word, &x) in line.iter_mut().zip(values) {
-                let part = ((x >> shift) & mask) >> right << left;
-                #[expect(clippy::cast_possible_truncation, reason = "the word keeps its 32 bits")]
-                {
-                    *word |= part as u32;
-                }
-            }
-        }
-        for (bytes, &word) in out.chunks_exact_mut(4).zip(&line) {
-            bytes.copy_from_slice(&word.to_le_bytes());
-        }
-    }
-}
-
-/// Unpacks N residues; returns whether all are below `modulus`, and if not leaves zeros.
-fn unpack(bytes: &[u8], bits: u32, modulus: u64, out: &mut [u64]) -> bool {
-    let lanes = out.len() / 32;
-    let good = vectorize(
-        #[inline(always)]
-        || {
-            if bits <= 32 {
-                unpack_words::<false>(bytes, lanes, bits, out);
-            } else {
-                let (low, high) = bytes.split_at(128 * lanes);
-                unpack_words::<false>(low, lanes, 32, out);
-                unpack_words::<true>(high, lanes, bits - 32, out);
-            }
-            out.iter().fold(true, |good, &x| good & (x < modulus))
-        },
-    );
-    if !good {
-        out.fill(0);
-    }
-    good
-}
-
-/// Unpacks `bits <= 32` bits per value: into the low half, or (`HIGH`) onto the high half.
-#[inline(always)]
-fn unpack_words<const HIGH: bool>(bytes: &[u8], lanes: usize, bits: u32, out: &mut [u64]) {
-    let mask = u64::MAX >> (64 - bits);
-    let word = |w: usize| bytes.get(w * 4 * lanes..(w + 1) * 4 * lanes).unwrap_or_default();
-    for (j, out) in (0_u32..).zip(out.chunks_exact_mut(lanes)) {
-        let (w, offset) = ((j * bits / 32) as usize, j * bits % 32);
-        let spans = offset + bits > 32;
-        let next = if spans { word(w + 1) } else { word(w) };
-        let keep = if spans { u64::MAX } else { 0 };
-        for ((x, a), b) in out.iter_mut().zip(word(w).chunks_exact(4)).zip(next.chunks_exact(4)) {
-            let a = u64::from(u32::from_le_bytes(a.try_into().unwrap_or_default()));
-            let b = u64::from(u32::from_le_bytes(b.try_into().unwrap_or_default())) & keep;
-            let value = ((a | b << 32) >> offset) & mask;
-            *x = if HIGH { *x | value << 32 } else { value };
-        }
-    }
 }

@@ -171,6 +171,18 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// The same error for pieces that start at ciphertext `first` of a whole: indices of malformed
+    /// ciphertexts count from the start of the whole.
+    #[must_use]
+    pub fn offset_by(self, first: usize) -> Self {
+        if let Self::Residue { ciphertext, modulus } = self {
+            return Self::Residue { ciphertext: first + ciphertext, modulus };
+        }
+        self
+    }
+}
+
 /// A number of tenths, displayed with one decimal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tenths(pub u32);

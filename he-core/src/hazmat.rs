@@ -12,7 +12,7 @@ use crate::{CiphertextBlock, Decryptor, Result, SecretKey};
 /// The result depends on the key and the message: measure, do not publish.
 pub fn measure_phase(key: &SecretKey, block: &CiphertextBlock, index: usize) -> Result<(f64, f64)> {
     let message = Decryptor::new(key).decrypt(block, index)?;
-    let phase = &message.phase;
+    let phase = message.phase();
     #[expect(clippy::cast_precision_loss, reason = "a measurement")]
     let values: Vec<f64> = (0..phase.len()).map(|i| phase.coefficient(i) as f64).collect();
     let largest = values.iter().fold(0.0_f64, |m, x| m.max(x.abs()));

@@ -2,12 +2,9 @@
 
 use rand_core::CryptoRng;
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, Zeroizing};
+use zeroize::Zeroizing;
 
-use crate::{Params, ring::Ring, sampling};
-
-/// Highest degree whose powers of the secret are precomputed.
-const PRECOMPUTED_POWERS: usize = 2;
+use crate::{Params, ring::Ring, sampling, scratch::written_zeros, simd::vectorize};
 
 /// A uniform ternary secret in evaluation form, zeroized on drop.
 ///
@@ -15,30 +12,25 @@ const PRECOMPUTED_POWERS: usize = 2;
 /// Never printed, never serialised, compared in constant time only.
 pub struct SecretKey {
     params: Params,
-    /// `-s`, then `s`, `s²`, each `[limb][N]`.
+    /// `s`, then `-s`: what decryption and encryption multiply by, each `[limb][N]`.
+    secret: Zeroizing<Vec<u64>>,
     negated: Zeroizing<Vec<u64>>,
-    powers: Vec<Zeroizing<Vec<u64>>>,
 }
 
 impl SecretKey {
-    /// Draws a fresh key. Cost: about as much as encrypting two ciphertexts.
+    /// Draws a fresh key. Cost: one transform per modulus, and about as much for the ternary draws.
     pub fn generate(params: &Params, rng: &mut (impl CryptoRng + ?Sized)) -> Self {
-        let coefficients = sampling::sample_ternary(params.ring_degree(), rng);
         let n = params.ring_degree();
-        let mut first = Zeroizing::new(Vec::with_capacity(n * params.moduli().len()));
-        let mut negated = Zeroizing::new(Vec::with_capacity(n * params.moduli().len()));
-        for ring in params.rings() {
-            let mut s = Zeroizing::new(lift_ternary(&coefficients, ring));
-            ring.forward(&mut s);
-            negated.extend(s.iter().map(|&x| ring.negate(x)));
-            first.extend_from_slice(&s);
+        let coefficients = sampling::sample_ternary(n, rng);
+        let mut secret = Zeroizing::new(written_zeros(n * params.moduli().len()));
+        let mut negated = Zeroizing::new(written_zeros(n * params.moduli().len()));
+        let limbs = secret.chunks_exact_mut(n).zip(negated.chunks_exact_mut(n));
+        for (ring, (secret, negated)) in params.rings().iter().zip(limbs) {
+            lift_ternary(&coefficients, ring, secret);
+            ring.forward(secret);
+            negate(ring, secret, negated);
         }
-        let mut powers = vec![first];
-        for _ in 1..PRECOMPUTED_POWERS {
-            let next = multiply_last(params, &powers);
-            powers.push(next);
-        }
-        Self { params: params.clone(), negated, powers }
+        Self { params: params.clone(), secret, negated }
     }
 
     /// The parameters the key belongs to.
@@ -52,20 +44,9 @@ impl SecretKey {
         limb_of(&self.negated, limb, self.params.ring_degree())
     }
 
-    /// `s^power` modulo one limb; powers beyond the precomputed ones come from [`Self::extend`].
-    pub(crate) fn power(&self, power: usize, limb: usize) -> &[u64] {
-        let powers = self.powers.get(power - 1).map_or(&[][..], |p| p.as_slice());
-        limb_of(powers, limb, self.params.ring_degree())
-    }
-
-    /// A copy with powers of the secret up to `degree`.
-    pub(crate) fn extend(&self, degree: usize) -> Vec<Zeroizing<Vec<u64>>> {
-        let mut powers = self.powers.clone();
-        while powers.len() < degree {
-            let next = multiply_last(&self.params, &powers);
-            powers.push(next);
-        }
-        powers
+    /// `s` modulo one limb.
+    pub(crate) fn secret(&self, limb: usize) -> &[u64] {
+        limb_of(&self.secret, limb, self.params.ring_degree())
     }
 }
 
@@ -80,13 +61,6 @@ impl PartialEq for SecretKey {
     }
 }
 
-impl Drop for SecretKey {
-    fn drop(&mut self) {
-        self.negated.zeroize();
-        self.powers.iter_mut().for_each(Zeroize::zeroize);
-    }
-}
-
 impl core::fmt::Debug for SecretKey {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("SecretKey").field("params", &self.params).finish_non_exhaustive()
@@ -98,24 +72,30 @@ fn limb_of(words: &[u64], limb: usize, n: usize) -> &[u64] {
 }
 
 /// Residues of a ternary polynomial, without branching on it.
-fn lift_ternary(coefficients: &[i8], ring: &Ring) -> Vec<u64> {
-    let q = ring.value();
-    coefficients
-        .iter()
-        .map(|&c| {
-            let c = i64::from(c);
-            (c + ((c >> 63) & q.cast_signed())).cast_unsigned()
-        })
-        .collect()
+fn lift_ternary(coefficients: &[i8], ring: &Ring, out: &mut [u64]) {
+    let q = ring.value().cast_signed();
+    vectorize(
+        #[inline(always)]
+        || {
+            for (x, &c) in out.iter_mut().zip(coefficients) {
+                let c = i64::from(c);
+                *x = (c + ((c >> 63) & q)).cast_unsigned();
+            }
+        },
+    );
 }
 
-fn multiply_last(params: &Params, powers: &[Zeroizing<Vec<u64>>]) -> Zeroizing<Vec<u64>> {
-    let n = params.ring_degree();
-    let mut next = Zeroizing::new(vec![0; n * params.moduli().len()]);
-    if let (Some(first), Some(last)) = (powers.first(), powers.last()) {
-        for (limb, (ring, out)) in params.rings().iter().zip(next.chunks_exact_mut(n)).enumerate() {
-            ring.multiply_accumulate(out, limb_of(first, limb, n), limb_of(last, limb, n));
-        }
-    }
-    next
+/// `out = -x mod q`, without branching on it.
+fn negate(ring: &Ring, x: &[u64], out: &mut [u64]) {
+    let q = ring.value();
+    vectorize(
+        #[inline(always)]
+        || {
+            for (y, &x) in out.iter_mut().zip(x) {
+                // q itself becomes zero; anything smaller wraps to a larger number.
+                let negated = q - x;
+                *y = negated.min(negated.wrapping_sub(q));
+            }
+        },
+    );
 }

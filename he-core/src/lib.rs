@@ -77,6 +77,7 @@ pub mod security;
 pub mod hazmat;
 
 mod block;
+mod decryption;
 mod encoding;
 mod encryption;
 mod error;
@@ -91,8 +92,9 @@ mod simd;
 mod word_check;
 
 pub use block::CiphertextBlock;
-pub use encoding::{CoefficientEncoder, Plaintext, SlotEncoder};
-pub use encryption::{BlockEncryptor, Decryptor, Message};
+pub use decryption::{Decryptor, Message};
+pub use encoding::{CoefficientEncoder, Encoder, Plaintext, SlotEncoder};
+pub use encryption::BlockEncryptor;
 pub use error::{Error, Result};
 pub use evaluator::Quadratic;
 pub use keys::SecretKey;

@@ -25,6 +25,8 @@ pub(crate) struct Ring {
     plan: tfhe_ntt::prime64::Plan,
     psi: u64,
     reducer: simd::Reducer,
+    /// `1/N`, which [`Ring::inverse_unscaled`] leaves out.
+    scale: simd::Factor,
 }
 
 impl core::fmt::Debug for Ring {
@@ -49,7 +51,10 @@ impl Ring {
         x[1] = 1;
         plan.fwd(&mut x);
         let psi = x[0];
-        Some(Self { modulus, plan, psi, reducer: simd::Reducer::new(q) })
+        let reducer = simd::Reducer::new(q);
+        // N is a power of two below q or equal to its residue: invertible modulo an odd prime.
+        let scale = reducer.factor(modulus.pow(degree as u64 % q, q - 2));
+        Some(Self { modulus, plan, psi, reducer, scale })
     }
 
     /// The modulus q.
@@ -81,6 +86,17 @@ impl Ring {
     pub(crate) fn inverse(&self, values: &mut [u64]) {
         self.plan.inv(values);
         self.plan.normalize(values);
+    }
+
+    /// As [`Ring::inverse`] but N times too large: for callers that multiply by [`Ring::scale`] in
+    /// their next pass.
+    pub(crate) fn inverse_unscaled(&self, values: &mut [u64]) {
+        self.plan.inv(values);
+    }
+
+    /// `1/N mod q`.
+    pub(crate) fn scale(&self) -> simd::Factor {
+        self.scale
     }
 
     /// `accumulator += a ∘ b`, point by point; all below q.

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use zeroize::ZeroizeOnDrop;
 
 use crate::{
-    CiphertextBlock, Error, LinearMap, Params, Result,
+    CiphertextBlock, Error, LinearMap, Params, Result, bytes,
     linear::Unit,
     sampling,
     scratch::{Pool, written_zeros},
@@ -39,6 +39,8 @@ pub struct WordCheck {
     unit: Unit,
     requests: Side,
     replies: Side,
+    /// Words of a few reply ciphertexts in one limb: scratch of tasks, public.
+    words: Pool<Vec<u64>>,
 }
 
 /// What was added on one side.
@@ -109,6 +111,7 @@ impl WordCheck {
             unit: map.unit().clone(),
             requests: Side::new(map.n_inputs()),
             replies: Side::new(map.n_outputs()),
+            words: Pool::new(),
         })
     }
 
@@ -141,6 +144,48 @@ impl WordCheck {
         self.replies.claim(first, block.count(), "reply ciphertext")?;
         self.absorb(Direction::Reply, first, block);
         Ok(())
+    }
+
+    /// Adds reply ciphertexts `first, first + 1, …` from their bytes, in parallel: as
+    /// [`crate::bytes::read_reply_into`] and [`WordCheck::absorb_reply`], without a block in between.
+    ///
+    /// # Errors
+    /// - [`Error::Malformed`] unless the bytes are whole ciphertexts of degree 1 over all moduli.
+    /// - [`Error::Index`] or [`Error::Length`] as [`WordCheck::absorb_input`].
+    /// - [`Error::Residue`] when a residue is not below its modulus: only
+    ///   [`WordCheck::restart_replies`] makes sense then.
+    pub fn absorb_reply_bytes(&mut self, first: usize, bytes: &[u8]) -> Result<()> {
+        let params = &self.params;
+        let n_moduli = params.moduli().len();
+        let size = bytes::reply_bytes(params, 1, n_moduli);
+        let count = bytes.len() / size;
+        if !bytes.len().is_multiple_of(size) {
+            let (expected, actual) = ((count * size) as u64, bytes.len() as u64);
+            return Err(Error::Malformed { what: "bytes of whole ciphertexts", expected, actual });
+        }
+        self.replies.claim(first, count, "reply ciphertext")?;
+        let row_len = 2 * params.ring_degree();
+        let group = group_len(row_len);
+        let this = &*self;
+        bytes.par_chunks(group * size).enumerate().try_for_each(|(number, bytes)| {
+            let start = number * group;
+            this.replies.sums.with(
+                || Sums::new(params, &this.rows),
+                |sums| {
+                    let make = || written_zeros(group * row_len);
+                    this.words.with(make, |words: &mut Vec<u64>| {
+                        let words = words.get_mut(..bytes.len() / size * row_len);
+                        let words = words.unwrap_or_default();
+                        for limb in 0..n_moduli {
+                            bytes::read_limb(params, limb, bytes, words)
+                                .map_err(|e| e.offset_by(start))?;
+                            this.add(Direction::Reply, sums, limb, first + start, words);
+                        }
+                        Ok(())
+                    })
+                },
+            )
+        })
     }
 
     /// Forgets every reply ciphertext: back to the state before the first of them, for a reply that
@@ -230,14 +275,7 @@ impl WordCheck {
         self.add(Direction::Request, sums, limb, first, words);
     }
 
-    fn add(
-        &self,
-        direction: Direction,
-        sums: &mut Sums,
-        limb: usize,
-        first: usize,
-        words: &[u64],
-    ) {
+    fn add(&self, direction: Direction, sums: &mut Sums, limb: usize, first: usize, words: &[u64]) {
         let row_len = 2 * self.params.ring_degree();
         let count = words.len() / row_len;
         let (Some(rows), Some(ring)) = (self.rows.get(limb), self.params.rings().get(limb)) else {

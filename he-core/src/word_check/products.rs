@@ -112,21 +112,27 @@ fn add_wide(reducer: Reducer, words: &[u64], factors: &[u64], sums: &mut [i64]) 
 /// Brings every sum below q.
 pub(super) fn reduce(ring: &Ring, sums: &mut [i64]) {
     let reducer = ring.reducer();
-    vectorize(|| {
-        for sum in sums {
-            *sum = reducer.reduce(*sum).cast_signed();
-        }
-    });
+    vectorize(
+        #[inline(always)]
+        || {
+            for sum in sums {
+                *sum = reducer.reduce(*sum).cast_signed();
+            }
+        },
+    );
 }
 
 /// Adds reduced sums to reduced sums.
 pub(super) fn merge(ring: &Ring, sums: &mut [i64], others: &[i64]) {
     let reducer = ring.reducer();
-    vectorize(|| {
-        for (sum, &other) in sums.iter_mut().zip(others) {
-            *sum = reducer.add(sum.cast_unsigned(), other.cast_unsigned()).cast_signed();
-        }
-    });
+    vectorize(
+        #[inline(always)]
+        || {
+            for (sum, &other) in sums.iter_mut().zip(others) {
+                *sum = reducer.add(sum.cast_unsigned(), other.cast_unsigned()).cast_signed();
+            }
+        },
+    );
 }
 
 #[cfg(test)]
@@ -158,9 +164,14 @@ mod tests {
                 }
                 reduce(&ring, &mut sums);
                 for (column, &sum) in sums.iter().enumerate() {
-                    let term = |i: usize| u128::from(words[64 * i + column]) * u128::from(factors[i]);
+                    let term =
+                        |i: usize| u128::from(words[64 * i + column]) * u128::from(factors[i]);
                     let total = u128::from(q) - 1 + 3 * (0..count).map(term).sum::<u128>();
-                    assert_eq!(u128::from(sum.cast_unsigned()), total % u128::from(q), "{bits} bits");
+                    assert_eq!(
+                        u128::from(sum.cast_unsigned()),
+                        total % u128::from(q),
+                        "{bits} bits"
+                    );
                 }
             }
         }

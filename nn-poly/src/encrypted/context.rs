@@ -1,11 +1,10 @@
 //! Ciphertext parameters of one segment, rebuilt and checked from its public description.
 
 use he_core::{
-    CiphertextBlock, CoefficientEncoder, LinearMap, Message, Params, ParamsSpec, Plaintext,
-    SecretKey, SlotEncoder,
+    CiphertextBlock, CoefficientEncoder, Encoder, LinearMap, Params, ParamsSpec, SecretKey,
+    SlotEncoder,
 };
 use rand::CryptoRng;
-use zeroize::Zeroizing;
 
 use super::error::{Error, Result};
 use crate::plan::{Packing, Segment, Window};
@@ -23,13 +22,6 @@ pub struct SegmentContext {
     n_outputs: usize,
     reply_degree: usize,
     reply_moduli: usize,
-}
-
-#[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "one per segment, built once")]
-enum Encoder {
-    Slots(SlotEncoder),
-    Coefficients(CoefficientEncoder),
 }
 
 /// The secret key of one segment of one batch. Zeroized on drop, never printed.
@@ -105,10 +97,7 @@ impl SegmentContext {
     /// Values one ciphertext carries: N slots, or N times the samples per coefficient.
     #[must_use]
     pub fn capacity(&self) -> usize {
-        match &self.encoder {
-            Encoder::Slots(encoder) => encoder.slot_count(),
-            Encoder::Coefficients(encoder) => encoder.value_count(),
-        }
+        self.encoder.value_count()
     }
 
     /// Ciphertexts of a request.
@@ -200,18 +189,8 @@ impl SegmentContext {
         self.reply_moduli
     }
 
-    pub(super) fn encode(&self, values: &[i64]) -> Result<Plaintext> {
-        Ok(match &self.encoder {
-            Encoder::Slots(encoder) => encoder.encode(values)?,
-            Encoder::Coefficients(encoder) => encoder.encode(values)?,
-        })
-    }
-
-    pub(super) fn decode(&self, message: &Message) -> Result<Zeroizing<Vec<i64>>> {
-        Ok(match &self.encoder {
-            Encoder::Slots(encoder) => encoder.decode_from(message, self.window.low)?,
-            Encoder::Coefficients(encoder) => encoder.decode_from(message, self.window.low)?,
-        })
+    pub(super) fn encoder(&self) -> &Encoder {
+        &self.encoder
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use he_core::{CiphertextBlock, Decryptor, bytes};
-use rayon::prelude::*;
+use he_core::Decryptor;
+use zeroize::Zeroizing;
 
 use super::{busy, stream::ReplyBytes};
 use crate::encrypted::{
@@ -22,6 +22,8 @@ pub struct ReplyDecryption<'a> {
     context: &'a SegmentContext,
     decryptor: Decryptor<'a>,
     bytes: ReplyBytes,
+    /// Decrypted rows of one batch.
+    rows: Zeroizing<Vec<i64>>,
     busy: Duration,
 }
 
@@ -29,10 +31,9 @@ impl<'a> ReplyDecryption<'a> {
     /// Decrypts replies to requests made with `key`.
     #[must_use]
     pub fn new(context: &'a SegmentContext, key: &'a SegmentKey) -> Self {
-        let bytes =
-            ReplyBytes::new(context.reply_ciphertext_bytes(), context.n_outputs(), BATCH);
+        let bytes = ReplyBytes::new(context.reply_ciphertext_bytes(), context.n_outputs(), BATCH);
         let decryptor = Decryptor::new(key.secret());
-        Self { context, decryptor, bytes, busy: Duration::ZERO }
+        Self { context, decryptor, bytes, rows: Zeroizing::default(), busy: Duration::ZERO }
     }
 
     /// Takes the next bytes; hands the values of each output neuron to `visit`, in order.
@@ -66,23 +67,21 @@ impl<'a> ReplyDecryption<'a> {
         bytes: &[u8],
         mut visit: impl FnMut(usize, &[i64]) -> core::result::Result<(), E>,
     ) -> core::result::Result<(), E> {
-        let Self { context, decryptor, busy: total, .. } = self;
-        self.bytes.push(bytes, |first, whole| {
-            let started = Instant::now();
-            let mut block = CiphertextBlock::zeros(
-                context.params(),
-                whole.len() / context.reply_ciphertext_bytes(),
-                context.reply_degree(),
-                context.reply_moduli(),
-            )
-            .map_err(Error::from)?;
-            bytes::read_reply_into(&mut block, 0, whole).map_err(Error::from)?;
-            let rows = (0..block.count())
-                .into_par_iter()
-                .map(|i| Ok(context.decode(&decryptor.decrypt(&block, i)?)?.to_vec()))
-                .collect::<Result<Vec<_>>>()?;
-            *total += busy(started);
-            visit(first, &rows.concat())
+        let Self { context, decryptor, bytes: reply, rows, busy: total } = self;
+        let size = context.reply_ciphertext_bytes();
+        let form = (context.reply_degree(), context.reply_moduli());
+        let window = context.window();
+        reply.push(bytes, |first, whole| {
+            for (first, whole) in (first..).step_by(BATCH).zip(whole.chunks(BATCH * size)) {
+                let started = Instant::now();
+                rows.resize(whole.len() / size * context.capacity(), 0);
+                let outcome =
+                    decryptor.decrypt_packed(context.encoder(), form, window.low, whole, rows);
+                *total += busy(started);
+                outcome.map_err(|error| Error::from(error.offset_by(first)))?;
+                visit(first, rows)?;
+            }
+            Ok(())
         })
     }
 

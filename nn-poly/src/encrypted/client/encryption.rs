@@ -1,11 +1,10 @@
 //! A request, encrypted chunk by chunk.
 
-use std::time::Instant;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use he_core::{BlockEncryptor, LinearMap, Plaintext, WordCheck, bytes};
+use he_core::{BlockEncryptor, LinearMap, WordCheck};
 use rand::CryptoRng;
-use rayon::prelude::*;
-use zeroize::Zeroizing;
 
 use super::{ClientTimes, busy};
 use crate::encrypted::{
@@ -92,24 +91,27 @@ impl<'a> BlockEncryption<'a> {
         if count == 0 {
             return Ok(false);
         }
-        let first = self.next;
+        let start = out.len();
+        out.resize(start + count * self.context.request_ciphertext_bytes(), 0);
+        let chunk = out.get_mut(start..).unwrap_or_default();
         let started = Instant::now();
-        let plaintexts = (first..first + count)
-            .into_par_iter()
-            .map(|input| {
-                let mut row = Zeroizing::new(vec![0_i64; self.context.capacity()]);
-                fill(input, &mut row)?;
-                Ok(self.context.encode(&row)?)
-            })
-            .collect::<core::result::Result<Vec<Plaintext>, E>>()?;
-        self.times.encode += busy(started);
-        let started = Instant::now();
-        let block = self.encryptor.encrypt_next(&plaintexts).map_err(Error::from)?;
-        bytes::write_request(&block, out);
-        if let Some(check) = &mut self.check {
-            check.absorb_input(first, &block).map_err(Error::from)?;
-        }
-        self.times.encrypt += busy(started);
+        let filling = AtomicU64::new(0);
+        let timed_fill = |input: usize, row: &mut [i64]| {
+            let started = Instant::now();
+            let outcome = fill(input, row).map_err(Failure::Fill);
+            let nanoseconds = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+            filling.fetch_add(nanoseconds, Ordering::Relaxed);
+            outcome
+        };
+        let (encoder, check) = (self.context.encoder(), self.check.as_mut());
+        let outcome = self.encryptor.encrypt_packed(encoder, check, timed_fill, chunk);
+        outcome.map_err(|failure| match failure {
+            Failure::Arithmetic(error) => Error::from(error).into(),
+            Failure::Fill(error) => error,
+        })?;
+        let filling = Duration::from_nanos(filling.into_inner());
+        self.times.encode += filling;
+        self.times.encrypt += busy(started).saturating_sub(filling);
         self.next += count;
         Ok(true)
     }
@@ -125,5 +127,17 @@ impl<'a> BlockEncryption<'a> {
             self.next * self.context.request_ciphertext_bytes(),
         )?;
         Ok((self.check, self.times))
+    }
+}
+
+/// Why a chunk could not be made.
+enum Failure<E> {
+    Arithmetic(he_core::Error),
+    Fill(E),
+}
+
+impl<E> From<he_core::Error> for Failure<E> {
+    fn from(error: he_core::Error) -> Self {
+        Self::Arithmetic(error)
     }
 }

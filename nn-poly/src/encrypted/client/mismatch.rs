@@ -3,10 +3,7 @@
 use he_core::{CiphertextBlock, LinearMap, PublicSeed, bytes};
 
 use super::check_length;
-use crate::encrypted::{
-    context::SegmentContext,
-    error::Result,
-};
+use crate::encrypted::{context::SegmentContext, error::Result};
 
 /// Ciphertexts compared together, so that memory stays small.
 const CHUNK: usize = 64;

@@ -2,13 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use he_core::{CiphertextBlock, WordCheck, bytes};
+use he_core::WordCheck;
 
 use super::{busy, stream::ReplyBytes};
-use crate::encrypted::{
-    context::SegmentContext,
-    error::Result,
-};
+use crate::encrypted::{context::SegmentContext, error::Result};
 
 /// Ciphertexts added together.
 const BATCH: usize = 32;
@@ -18,7 +15,6 @@ const BATCH: usize = 32;
 /// Owns what it needs. Keeps less than one batch of bytes.
 #[derive(Debug)]
 pub struct ReplyCheckStream {
-    context: SegmentContext,
     check: WordCheck,
     bytes: ReplyBytes,
     busy: Duration,
@@ -28,9 +24,8 @@ impl ReplyCheckStream {
     /// Starts with the check that [`super::BlockEncryption::finish`] returned for the request.
     #[must_use]
     pub fn new(context: &SegmentContext, check: WordCheck) -> Self {
-        let bytes =
-            ReplyBytes::new(context.reply_ciphertext_bytes(), context.n_outputs(), BATCH);
-        Self { context: context.clone(), check, bytes, busy: Duration::ZERO }
+        let bytes = ReplyBytes::new(context.reply_ciphertext_bytes(), context.n_outputs(), BATCH);
+        Self { check, bytes, busy: Duration::ZERO }
     }
 
     /// Takes the next bytes of the reply. In parallel over ciphertexts.
@@ -42,18 +37,9 @@ impl ReplyCheckStream {
     /// Nothing but [`ReplyCheckStream::restart`] makes sense after an error.
     pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
         let started = Instant::now();
-        let Self { context, check, .. } = self;
-        let outcome = self.bytes.push(bytes, |first, whole| {
-            let mut block = CiphertextBlock::zeros(
-                context.params(),
-                whole.len() / context.reply_ciphertext_bytes(),
-                context.reply_degree(),
-                context.reply_moduli(),
-            )?;
-            bytes::read_reply_into(&mut block, 0, whole)?;
-            check.absorb_reply(first, &block)?;
-            Ok(())
-        });
+        let check = &mut self.check;
+        let outcome =
+            self.bytes.push(bytes, |first, whole| Ok(check.absorb_reply_bytes(first, whole)?));
         self.busy += busy(started);
         outcome
     }
