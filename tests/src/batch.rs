@@ -9,7 +9,7 @@ use nn_poly::integer::IntegerMatrix;
 use protocol::client::{PreparedRequest, RemoteEvaluator, reply_queue};
 use protocol::server::service::PlanHost;
 use protocol::session::{
-    BatchResult, BatchSession, ClientPlan, Lane, OpenedBlock, Result, Round, SessionError, Tally,
+    BatchResult, BatchSession, ClientPlan, Lane, OpenedBlock, Result, Round, Tally,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
