@@ -48,7 +48,7 @@ pub fn run_batch(
 /// `seed`: the same seed sends the same bytes.
 ///
 /// # Errors
-/// [`SessionError`] of the session or the protocol.
+/// [`protocol::session::SessionError`] of the session or the protocol.
 pub async fn run_on(
     plan: &Arc<ClientPlan>,
     inputs: &IntegerMatrix,
