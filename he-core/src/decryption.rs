@@ -274,11 +274,14 @@ impl<'k> Decryptor<'k> {
 /// Scales what [`Ring::inverse_unscaled`] left and centres it, in two's complement.
 fn centre(ring: &Ring, words: &mut [u64]) {
     let (reducer, scale) = (ring.reducer(), ring.scale());
-    vectorize(|| {
-        for x in words {
-            *x = reducer.centre(reducer.multiply(x.cast_signed(), scale)).cast_unsigned();
-        }
-    });
+    vectorize(
+        #[inline(always)]
+        || {
+            for x in words {
+                *x = reducer.centre(reducer.multiply(x.cast_signed(), scale)).cast_unsigned();
+            }
+        },
+    );
 }
 
 /// Scales what [`Ring::inverse_unscaled`] left modulo two primes and composes it, as
@@ -295,15 +298,18 @@ fn compose(r0: &Ring, r1: &Ring, first: &mut [u64], second: &mut [u64]) {
     let inverse = reducer1.factor(inverse);
     let q1 = r1.value().cast_signed();
     let (h0, h1) = (base.cast_signed() / 2, q1 / 2);
-    vectorize(|| {
-        for (a, b) in first.iter_mut().zip(second) {
-            *a = reducer0.multiply(a.cast_signed(), scale0);
-            let (low, high) = (a.cast_signed(), reducer1.multiply(b.cast_signed(), scale1));
-            let digit = reducer1.multiply(high.cast_signed() - low, inverse).cast_signed();
-            let carry = (h0 - low) >> 63;
-            *b = (digit - (((h1 - (digit - carry)) >> 63) & q1)).cast_unsigned();
-        }
-    });
+    vectorize(
+        #[inline(always)]
+        || {
+            for (a, b) in first.iter_mut().zip(second) {
+                *a = reducer0.multiply(a.cast_signed(), scale0);
+                let (low, high) = (a.cast_signed(), reducer1.multiply(b.cast_signed(), scale1));
+                let digit = reducer1.multiply(high.cast_signed() - low, inverse).cast_signed();
+                let carry = (h0 - low) >> 63;
+                *b = (digit - (((h1 - (digit - carry)) >> 63) & q1)).cast_unsigned();
+            }
+        },
+    );
 }
 
 #[cfg(test)]

@@ -162,11 +162,14 @@ pub(crate) fn write_residues(
     let lowest = groups.next_back().unwrap_or_default();
     let Errors { values: errors, factor } = *errors;
     let Some(highest) = groups.next() else {
-        vectorize(|| {
-            for ((x, &digit), &e) in out.iter_mut().zip(lowest).zip(errors) {
-                *x = reducer.reduce(digit.cast_signed() + factor * i64::from(e));
-            }
-        });
+        vectorize(
+            #[inline(always)]
+            || {
+                for ((x, &digit), &e) in out.iter_mut().zip(lowest).zip(errors) {
+                    *x = reducer.reduce(digit.cast_signed() + factor * i64::from(e));
+                }
+            },
+        );
         return;
     };
     // Horner's rule, highest group first.

@@ -294,9 +294,12 @@ impl<'k> BlockEncryptor<'k> {
 fn add_error(out: &mut [u64], message: &[u64], errors: &Errors<'_>, ring: &Ring) {
     let reducer = ring.reducer();
     let Errors { values, factor } = *errors;
-    vectorize(|| {
-        for ((x, &m), &e) in out.iter_mut().zip(message).zip(values) {
-            *x = reducer.reduce(m.cast_signed() + factor * i64::from(e));
-        }
-    });
+    vectorize(
+        #[inline(always)]
+        || {
+            for ((x, &m), &e) in out.iter_mut().zip(message).zip(values) {
+                *x = reducer.reduce(m.cast_signed() + factor * i64::from(e));
+            }
+        },
+    );
 }

@@ -74,22 +74,28 @@ fn limb_of(words: &[u64], limb: usize, n: usize) -> &[u64] {
 /// Residues of a ternary polynomial, without branching on it.
 fn lift_ternary(coefficients: &[i8], ring: &Ring, out: &mut [u64]) {
     let q = ring.value().cast_signed();
-    vectorize(|| {
-        for (x, &c) in out.iter_mut().zip(coefficients) {
-            let c = i64::from(c);
-            *x = (c + ((c >> 63) & q)).cast_unsigned();
-        }
-    });
+    vectorize(
+        #[inline(always)]
+        || {
+            for (x, &c) in out.iter_mut().zip(coefficients) {
+                let c = i64::from(c);
+                *x = (c + ((c >> 63) & q)).cast_unsigned();
+            }
+        },
+    );
 }
 
 /// `out = -x mod q`, without branching on it.
 fn negate(ring: &Ring, x: &[u64], out: &mut [u64]) {
     let q = ring.value();
-    vectorize(|| {
-        for (y, &x) in out.iter_mut().zip(x) {
-            // q itself becomes zero; anything smaller wraps to a larger number.
-            let negated = q - x;
-            *y = negated.min(negated.wrapping_sub(q));
-        }
-    });
+    vectorize(
+        #[inline(always)]
+        || {
+            for (y, &x) in out.iter_mut().zip(x) {
+                // q itself becomes zero; anything smaller wraps to a larger number.
+                let negated = q - x;
+                *y = negated.min(negated.wrapping_sub(q));
+            }
+        },
+    );
 }

@@ -114,23 +114,26 @@ const PADDING_BYTES: usize = 2;
 
 /// Reads masked little-endian draws and returns whether all are below `q`.
 fn read_draws(bytes: &[u8], width: usize, mask: u64, q: u64, out: &mut [u64]) -> bool {
-    vectorize(|| {
-        if width == 4 {
-            for (x, draw) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                let draw: [u8; 4] = draw.try_into().unwrap_or_default();
-                *x = u64::from(u32::from_le_bytes(draw)) & mask;
+    vectorize(
+        #[inline(always)]
+        || {
+            if width == 4 {
+                for (x, draw) in out.iter_mut().zip(bytes.chunks_exact(4)) {
+                    let draw: [u8; 4] = draw.try_into().unwrap_or_default();
+                    *x = u64::from(u32::from_le_bytes(draw)) & mask;
+                }
+            } else {
+                for (i, x) in out.iter_mut().enumerate() {
+                    let draw: [u8; 8] = bytes
+                        .get(6 * i..6 * i + 8)
+                        .and_then(|draw| draw.try_into().ok())
+                        .unwrap_or_default();
+                    *x = u64::from_le_bytes(draw) & mask;
+                }
             }
-        } else {
-            for (i, x) in out.iter_mut().enumerate() {
-                let draw: [u8; 8] = bytes
-                    .get(6 * i..6 * i + 8)
-                    .and_then(|draw| draw.try_into().ok())
-                    .unwrap_or_default();
-                *x = u64::from_le_bytes(draw) & mask;
-            }
-        }
-        out.iter().fold(true, |good, &x| good & (x < q))
-    })
+            out.iter().fold(true, |good, &x| good & (x < q))
+        },
+    )
 }
 
 /// Fills `out` with the difference of two sums of 21 coin flips; no branch depends on them.
@@ -143,19 +146,22 @@ fn sample_centred_binomial(stream: &mut Aes128Ctr, out: &mut [i8], buffer: &mut 
     buffer.resize(out.len() * 6, 0);
     stream.apply_keystream(buffer);
     let (low, high) = buffer.split_at(out.len() * 4);
-    vectorize(|| {
-        let draws = low.chunks_exact(4).zip(high.chunks_exact(2));
-        for (e, (low, high)) in out.iter_mut().zip(draws) {
-            let low = u64::from(u32::from_le_bytes(low.try_into().unwrap_or_default()));
-            let high = u64::from(u16::from_le_bytes(high.try_into().unwrap_or_default()));
-            let draw = low | high << 32;
-            let (a, b) = (draw & SUM, (draw >> ERROR_BOUND) & SUM);
-            #[expect(clippy::cast_possible_truncation, reason = "at most 21")]
-            {
-                *e = (a.count_ones() as i8) - (b.count_ones() as i8);
+    vectorize(
+        #[inline(always)]
+        || {
+            let draws = low.chunks_exact(4).zip(high.chunks_exact(2));
+            for (e, (low, high)) in out.iter_mut().zip(draws) {
+                let low = u64::from(u32::from_le_bytes(low.try_into().unwrap_or_default()));
+                let high = u64::from(u16::from_le_bytes(high.try_into().unwrap_or_default()));
+                let draw = low | high << 32;
+                let (a, b) = (draw & SUM, (draw >> ERROR_BOUND) & SUM);
+                #[expect(clippy::cast_possible_truncation, reason = "at most 21")]
+                {
+                    *e = (a.count_ones() as i8) - (b.count_ones() as i8);
+                }
             }
-        }
-    });
+        },
+    );
 }
 
 /// Draws a uniform ternary polynomial with coefficients in {-1, 0, 1}.

@@ -8,6 +8,9 @@
     reason = "tests"
 )]
 
+#[path = "encrypted/streams.rs"]
+mod streams;
+
 use std::ops::ControlFlow;
 
 use ndarray::Array2;

@@ -81,18 +81,47 @@ fn check_refresher(network: &IntegerNetwork, inputs: &Array2<i32>, seed: u64) {
             }
             let again = refresher.absorb(order[0], &values.row(order[0]).to_vec());
             assert!(matches!(again, Err(Error::RepeatedOutput { .. })));
+            let batches = absorb_batches(network, stage, takes, &values, &mut rng);
             if stage + 1 == n_stages {
                 let finished = refresher.finish_scores().unwrap();
                 assert_eq!(finished.scores, fast.scores);
+                assert_eq!(batches.finish_scores().unwrap(), finished);
                 assert!(finished.out_of_range.iter().all(|flag| !flag));
             } else {
                 let finished = refresher.finish().unwrap();
                 assert_eq!(finished.values, fast.refreshed[stage]);
                 assert_eq!(finished.n_clamped, fast.counts[stage].n_clamped);
+                assert_eq!(batches.finish().unwrap(), finished);
                 assert!(finished.out_of_range.iter().all(|flag| !flag));
             }
         }
     }
+}
+
+/// Feed the outputs in order, several at a time, each row followed by values that are no samples.
+fn absorb_batches(
+    network: &IntegerNetwork,
+    stage: usize,
+    takes: StageOutput,
+    values: &Array2<i64>,
+    rng: &mut StdRng,
+) -> Refresher {
+    let (n_outputs, n_samples) = values.dim();
+    let mut refresher = network.refresher(stage, takes, n_samples).unwrap();
+    let stride = n_samples + rng.random_range(0..3);
+    let mut first = 0;
+    while first < n_outputs {
+        let count = rng.random_range(1..=n_outputs - first);
+        let rows = values.rows().into_iter().skip(first).take(count);
+        let padded = rows.flat_map(|row| {
+            let mut row = row.to_vec();
+            row.resize(stride, i64::MAX);
+            row
+        });
+        refresher.absorb_rows(first, &padded.collect::<Vec<_>>(), stride).unwrap();
+        first += count;
+    }
+    refresher
 }
 
 /// Modular evaluation equals the reference on small points, and a schoolbook loop on random ones.
@@ -413,13 +442,37 @@ fn the_refresher_flags_and_refuses() {
     ));
     assert!(matches!(refresher.absorb(0, &[0, 0]), Err(Error::OutOfRange { .. })));
     assert!(matches!(refresher.absorb(2, &[0, 0, 0]), Err(Error::OutOfRange { .. })));
-    refresher.absorb(0, &[0, 1, 3]).unwrap();
+    let misfits: [(usize, &[i64], usize); 4] =
+        [(0, &[0, 0, 0], 2), (0, &[0; 4], 3), (1, &[0; 6], 3), (3, &[0; 3], 3)];
+    for (first, rows, stride) in misfits {
+        let refused = refresher.absorb_rows(first, rows, stride);
+        assert!(matches!(refused, Err(Error::OutOfRange { .. })), "{first} {stride}");
+    }
+    let refused = refresher.absorb_rows(0, &[0, 1, 2, 0, 50, 0], 3);
+    assert!(matches!(refused, Err(Error::OutsideDomain { output_idx: 1 })));
+    let refused = refresher.absorb_rows(0, &[0; 6], 3);
+    assert!(matches!(refused, Err(Error::RepeatedOutput { output_idx: 1 })));
+    for extreme in [i64::MIN, i64::MAX, -51] {
+        let refused = refresher.absorb_rows(0, &[0, extreme, 0], 3);
+        assert!(matches!(refused, Err(Error::OutsideDomain { output_idx: 0 })));
+    }
+    refresher.absorb_rows(0, &[0, 1, 3, 99], 4).unwrap();
     let refreshed = refresher.finish().unwrap();
     assert_eq!(refreshed.values, ndarray::array![[0, 1, 2], [0, 15, 3]]);
     assert_eq!(refreshed.out_of_range, [true, true, false]);
     assert_eq!(refreshed.n_clamped, 1);
     let unfinished = Refresher::new(0, &structure, None, arrivals, 3).unwrap();
     assert!(matches!(unfinished.finish(), Err(Error::MissingOutputs { n_missing: 2 })));
+}
+
+/// More samples than one task takes, and rows enough for several tasks.
+#[test]
+fn refreshers_work_on_many_samples_in_parallel() {
+    let (network, inputs) = random_network(11, Choices::ALL);
+    let many = Array2::from_shape_fn((inputs.nrows(), 2_100), |(row, column)| {
+        inputs[[row, column % inputs.ncols()]]
+    });
+    check_refresher(&network, &many, 1);
 }
 
 #[test]

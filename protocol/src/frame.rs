@@ -93,19 +93,34 @@ impl Frame {
         }
     }
 
-    fn write_body(&self, out: &mut BytesMut) {
-        match self {
+    /// The frame on the wire in two parts: everything before the data of a payload, and the data
+    /// itself, which is not copied. Control messages are in the first part.
+    ///
+    /// # Errors
+    /// [`Malformed::FrameTooLong`]: longer than a frame may be.
+    pub fn into_wire(self) -> Result<(Bytes, Bytes), Malformed> {
+        let length = self.body_bytes();
+        let prefix = u32::try_from(length).ok().filter(|_| length <= MAX_FRAME_BYTES);
+        let Some(prefix) = prefix else {
+            return Err(Malformed::FrameTooLong { actual: length as u64, limit: MAX_FRAME_BYTES });
+        };
+        Ok(match self {
             Self::Control(message) => {
-                out.put_u8(CONTROL);
-                out.extend_from_slice(message);
+                let mut head = BytesMut::with_capacity(FRAME_PREFIX_BYTES + length);
+                head.put_u32_le(prefix);
+                head.put_u8(CONTROL);
+                head.extend_from_slice(&message);
+                (head.freeze(), Bytes::new())
             }
             Self::Payload(payload) => {
-                out.put_u8(PAYLOAD);
-                out.extend_from_slice(&payload.tag.0);
-                out.put_u64_le(payload.offset);
-                out.extend_from_slice(&payload.data);
+                let mut head = BytesMut::with_capacity(FRAME_PREFIX_BYTES + PAYLOAD_HEADER_BYTES);
+                head.put_u32_le(prefix);
+                head.put_u8(PAYLOAD);
+                head.extend_from_slice(&payload.tag.0);
+                head.put_u64_le(payload.offset);
+                (head.freeze(), payload.data)
             }
-        }
+        })
     }
 }
 
@@ -189,15 +204,10 @@ impl Encoder<Frame> for FrameCodec {
     type Error = FrameError;
 
     fn encode(&mut self, frame: Frame, output: &mut BytesMut) -> Result<(), FrameError> {
-        let length = frame.body_bytes();
-        let prefix = u32::try_from(length).ok().filter(|_| length <= MAX_FRAME_BYTES);
-        let Some(prefix) = prefix else {
-            let actual = length as u64;
-            return Err(Malformed::FrameTooLong { actual, limit: MAX_FRAME_BYTES }.into());
-        };
-        output.reserve(FRAME_PREFIX_BYTES + length);
-        output.put_u32_le(prefix);
-        frame.write_body(output);
+        let (head, data) = frame.into_wire()?;
+        output.reserve(head.len() + data.len());
+        output.extend_from_slice(&head);
+        output.extend_from_slice(&data);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 //!  socket ─TLS─► frames ─► ServerConnection (no I/O) ─► actions ─► frames ─► socket
 //!                              ▲        │
 //!               PlanHost ──────┤        ├─ payload chunks ─► request thread ─┐ SegmentService
-//!              admission ──────┘        ◄─ reply chunks ◄────────────────────┘
+//!              admission ──────┘        ◄─ reply chunks ◄─ scribe thread ◄────┘
 //! ```
 //! Nothing a peer sends can do more than end its own connection. Until a request is admitted a
 //! connection holds a few kilobytes; from then on its memory is what the service declared and ten

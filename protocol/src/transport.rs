@@ -12,15 +12,17 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use futures_util::{Sink, StreamExt};
+use bytes::buf::Chain;
+use bytes::{Buf, Bytes};
+use futures_util::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::codec::{FramedRead, FramedWrite};
+use tokio_util::codec::FramedRead;
+use tokio_util::io::poll_write_buf;
 
 use crate::client::Stage;
 use crate::error::{Error, LinkError, Malformed};
 use crate::frame::{Frame, FrameCodec, FrameError};
-use crate::limits::MAX_FRAME_BYTES;
 
 /// Any two-way byte stream.
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
@@ -50,7 +52,8 @@ pub fn split(stream: BoxedStream, limit: usize, stall: Duration) -> (FrameReader
     let reader =
         FrameReader { frames: FramedRead::new(read, FrameCodec::new(limit)), received_bytes: 0 };
     let writer = FrameWriter {
-        frames: FramedWrite::new(write, FrameCodec::new(MAX_FRAME_BYTES)),
+        stream: write,
+        at_hand: None,
         queue: VecDeque::new(),
         unflushed: false,
         stall,
@@ -147,7 +150,10 @@ impl fmt::Debug for FrameReader {
 
 /// Writes frames from a queue.
 pub struct FrameWriter {
-    frames: FramedWrite<WriteHalf<BoxedStream>, FrameCodec>,
+    stream: WriteHalf<BoxedStream>,
+    /// What is left of a frame of which something may have been sent. Its data is handed to the
+    /// stream where it is, without a copy.
+    at_hand: Option<Chain<Bytes, Bytes>>,
     queue: VecDeque<Frame>,
     /// Whether anything pushed is not yet in the hands of the operating system.
     unflushed: bool,
@@ -216,23 +222,35 @@ impl FrameWriter {
     pub async fn close(&mut self, limit: Duration) -> Result<(), TransportError> {
         let close = async {
             self.flush().await?;
-            poll_fn(|context| Pin::new(&mut self.frames).poll_close(context)).await?;
+            poll_fn(|context| Pin::new(&mut self.stream).poll_shutdown(context))
+                .await
+                .map_err(FrameError::from)?;
             Ok(())
         };
         timeout(limit, close).await.unwrap_or(Err(TransportError::Stalled { after: limit }))
     }
 
     fn poll_step(&mut self, context: &mut Context<'_>) -> Poll<Result<Step, TransportError>> {
-        let mut frames = Pin::new(&mut self.frames);
-        if self.queue.is_empty() {
-            ready!(frames.poll_flush(context))?;
-            return Poll::Ready(Ok(Step::Flushed));
+        let mut stream = Pin::new(&mut self.stream);
+        let frame = match &mut self.at_hand {
+            Some(frame) => frame,
+            none => {
+                let Some(frame) = self.queue.pop_front() else {
+                    ready!(stream.poll_flush(context)).map_err(FrameError::from)?;
+                    return Poll::Ready(Ok(Step::Flushed));
+                };
+                self.sent_bytes += frame.wire_bytes();
+                let (head, data) = frame.into_wire()?;
+                none.insert(head.chain(data))
+            }
+        };
+        while frame.has_remaining() {
+            let written = ready!(poll_write_buf(stream.as_mut(), context, frame));
+            if written.map_err(FrameError::from)? == 0 {
+                return Poll::Ready(Err(TransportError::Lost { source: None }));
+            }
         }
-        ready!(frames.as_mut().poll_ready(context))?;
-        if let Some(frame) = self.queue.pop_front() {
-            self.sent_bytes += frame.wire_bytes();
-            frames.start_send(frame)?;
-        }
+        self.at_hand = None;
         Poll::Ready(Ok(Step::FrameTaken))
     }
 }
@@ -250,7 +268,7 @@ impl fmt::Debug for FrameWriter {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use bytes::Bytes;
+    use crate::limits::MAX_FRAME_BYTES;
 
     fn frame(n: usize) -> Frame {
         Frame::Control(Bytes::from(vec![1; n]))

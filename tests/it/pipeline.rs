@@ -31,6 +31,7 @@ struct Case {
     expected_samples: u64,
     size: Size,
     samples_per_batch: usize,
+    batches_in_flight: usize,
     canaries: usize,
     replicas: usize,
     link: Link,
@@ -44,6 +45,7 @@ impl Case {
             expected_samples: 100,
             size,
             samples_per_batch: 1 << 20,
+            batches_in_flight: 1,
             canaries: 3,
             replicas: 1,
             link: Link::InProcess,
@@ -81,7 +83,7 @@ fn check(case: &Case) {
     let run_options = RunOptions {
         samples_per_batch: case.samples_per_batch,
         connections: 2,
-        batches_in_flight: 1,
+        batches_in_flight: case.batches_in_flight,
     };
     let silent: Arc<dyn RunProgress> = Arc::new(Silent);
     let go = async |remote: &Arc<RemoteEvaluator>| {
@@ -168,8 +170,10 @@ fn packed_coefficients_carry_many_samples() {
 #[test]
 fn any_number_of_samples_is_cut_into_batches() {
     for side in [ActivationSide::Server, ActivationSide::Client] {
-        let case = Case::new(TinyModel::dense_quadratic(), side, Size::Blocks(1, 900));
-        check(&Case { samples_per_batch: 2000, ..case });
+        for batches_in_flight in [1, 2, 5] {
+            let case = Case::new(TinyModel::dense_quadratic(), side, Size::Blocks(1, 900));
+            check(&Case { samples_per_batch: 2000, batches_in_flight, ..case });
+        }
     }
 }
 

@@ -1,10 +1,12 @@
 //! Servers that die in the middle of a batch: the batch goes on where it was, with the same bytes.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
 use nn_poly::plan::{ActivationSide, Plan};
 use protocol::hosting::PlanShelf;
 use protocol::identifiers::Digest;
@@ -21,6 +23,11 @@ use securedl_tests::models::{TinyModel, client_plan, samples, session_options};
 trait Fate: Send + Sync {
     /// Called with the segment; an error fails the request.
     fn decide(&self, segment: u32, seed: [u8; 32], payload: &[u8]) -> Result<(), ServiceError>;
+
+    /// What is sent of a reply; if it is not all of it, the request fails afterwards.
+    fn alter(&self, _seed: [u8; 32], reply: Bytes) -> Bytes {
+        reply
+    }
 }
 
 /// An honest host that shows every request to someone first.
@@ -97,8 +104,23 @@ impl RequestReceiver for WatchedRequest {
     }
 
     fn evaluate(self: Box<Self>, sink: &mut ReplySink<'_>) -> Result<Evaluated, ServiceError> {
-        self.fate.decide(self.segment, self.seed, &self.payload)?;
-        self.receiver.evaluate(sink)
+        let Self { segment, seed, payload, receiver, fate } = *self;
+        fate.decide(segment, seed, &payload)?;
+        let mut reply = Vec::new();
+        let evaluated = receiver.evaluate(&mut |piece| {
+            reply.extend_from_slice(&piece);
+            ControlFlow::Continue(())
+        })?;
+        let expected = reply.len();
+        let reply = fate.alter(seed, reply.into());
+        let n_bytes = reply.len();
+        if sink(reply).is_break() {
+            return Err(ServiceError::Stopped);
+        }
+        if n_bytes < expected {
+            return Err(ServiceError::Failed { source: "only a part of the reply".into() });
+        }
+        Ok(evaluated)
     }
 }
 
@@ -147,6 +169,57 @@ fn a_second_attempt_sends_the_same_bytes() {
         assert_eq!(smooth.scores, result.scores);
         assert_eq!(smooth.tally.bytes_up, result.tally.bytes_up);
         assert_eq!(smooth.tally.bytes_down, result.tally.bytes_down);
+    }
+}
+
+/// Begins the first replies to every request with bytes of its own and breaks off.
+struct LiesThenBreaksOff {
+    attempts: Mutex<BTreeMap<[u8; 32], usize>>,
+    /// What every byte is, attempt by attempt; then replies are honest.
+    lies: Vec<u8>,
+}
+
+impl Fate for LiesThenBreaksOff {
+    fn decide(&self, _: u32, _: [u8; 32], _: &[u8]) -> Result<(), ServiceError> {
+        Ok(())
+    }
+
+    fn alter(&self, seed: [u8; 32], reply: Bytes) -> Bytes {
+        let mut attempts = self.attempts.lock().unwrap();
+        let attempt = attempts.entry(seed).or_default();
+        *attempt += 1;
+        match self.lies.get(*attempt - 1) {
+            // Far enough for whole frames and whole ciphertexts, and not the end.
+            Some(&lie) => vec![lie; reply.len() * 2 / 3].into(),
+            None => reply,
+        }
+    }
+}
+
+#[test]
+fn what_a_broken_off_reply_began_with_does_not_count() {
+    // Words of 0 are residues, words of ones are none.
+    for lies in [vec![0x00], vec![0xff], vec![0x00, 0xff, 0x00]] {
+        for side in [ActivationSide::Server, ActivationSide::Client] {
+            let plan = TinyModel::dense_quadratic().plan(side, 100);
+            let owner = client_plan(&plan, session_options(3, 1));
+            let inputs = samples(&plan, 5000, 6);
+            let (attempts, lies) = (Mutex::default(), lies.clone());
+            let n_attempts = lies.len() + 1;
+            let fate = Arc::new(LiesThenBreaksOff { attempts, lies });
+            let host = Arc::new(WatchedHost { shelf: shelf(&plan), fate: fate.clone() });
+            let silent: Arc<dyn RunProgress> = Arc::new(Silent);
+            let outcome = runtime().block_on(async {
+                let endpoint = protocol::client::Endpoint::in_process(server(host));
+                let remote = client(endpoint, patient());
+                run(&owner, &inputs, &remote, &RunOptions::default(), &silent).await.unwrap()
+            });
+            let RunOutcome::Verified(result) = outcome else { panic!("{outcome:?}") };
+            assert_eq!(result.scores, plan.simulate(&inputs).unwrap().scores);
+            let attempts = fate.attempts.lock().unwrap();
+            assert_eq!(attempts.len() as u64, result.tally.blocks);
+            assert!(attempts.values().all(|&n| n == n_attempts), "{attempts:?}");
+        }
     }
 }
 

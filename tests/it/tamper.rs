@@ -8,6 +8,7 @@ use nn_poly::plan::{ActivationSide, Plan};
 use protocol::error::{Error, PeerFault, ResourceError};
 use protocol::hosting::PlanShelf;
 use protocol::message::RefusalCode;
+use protocol::runner::{RunOptions, RunOutcome, RunProgress, Silent, run};
 use protocol::session::{ClientPlan, Result, SessionError};
 use securedl_tests::batch::{Outcome, run_batch, run_on};
 use securedl_tests::dishonest::{
@@ -415,4 +416,27 @@ fn what_may_stay_unnoticed_is_what_the_verdict_says() {
     let right = plan.simulate(&inputs).unwrap().scores;
     let wrong = right.columns().into_iter().zip(result.scores.columns());
     assert!(wrong.filter(|(a, b)| a != b).count() <= 1);
+}
+
+#[test]
+fn with_batches_side_by_side_the_first_bad_one_is_reported() {
+    for side in [ActivationSide::Server, ActivationSide::Client] {
+        let setting = Setting::new(&TinyModel::dense_quadratic(), side, 1, 3000);
+        let cheat = Cheat::Bias { channel: 0, by: 1 };
+        let host = DishonestHost::new(&setting.plan, 1, cheat, Victims::All);
+        let silent: Arc<dyn RunProgress> = Arc::new(Silent);
+        for batches_in_flight in [1, 3] {
+            let options = RunOptions { samples_per_batch: 500, connections: 2, batches_in_flight };
+            let remote = in_process(server(host.clone()));
+            let outcome = runtime().block_on(async {
+                run(&setting.owner, &setting.inputs, &remote, &options, &silent).await.unwrap()
+            });
+            let RunOutcome::Rejected { batch, tally, verdict, .. } = outcome else {
+                panic!("{outcome:?}")
+            };
+            assert!(!verdict.is_intact());
+            // Of the others nothing is counted, however far they were.
+            assert_eq!((batch, tally.rounds), (0, 2));
+        }
+    }
 }

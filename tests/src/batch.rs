@@ -6,10 +6,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fingerprint::Verdict;
 use nn_poly::integer::IntegerMatrix;
-use protocol::client::{PreparedRequest, RemoteEvaluator};
+use protocol::client::{PreparedRequest, RemoteEvaluator, reply_queue};
 use protocol::server::service::PlanHost;
 use protocol::session::{
-    BatchResult, BatchSession, ClientPlan, Result, Round, SessionError, Tally,
+    BatchResult, BatchSession, ClientPlan, Lane, OpenedBlock, Result, Round, Tally,
 };
 use rand::SeedableRng;
 use rand_chacha::ChaCha20Rng;
@@ -48,7 +48,7 @@ pub fn run_batch(
 /// `seed`: the same seed sends the same bytes.
 ///
 /// # Errors
-/// [`SessionError`] of the session or the protocol.
+/// [`protocol::session::SessionError`] of the session or the protocol.
 pub async fn run_on(
     plan: &Arc<ClientPlan>,
     inputs: &IntegerMatrix,
@@ -57,18 +57,38 @@ pub async fn run_on(
 ) -> Result<Outcome> {
     let mut session = seeded_session(plan, inputs, seed)?;
     loop {
-        let mut blocks = Vec::with_capacity(session.n_blocks());
-        for index in 0..session.n_blocks() {
-            let block = session.prepare(index)?;
-            let reply = evaluate(remote, block.request()).await?;
-            blocks.push(session.open(block, reply)?);
+        let round = Arc::new(session);
+        let mut blocks = Vec::with_capacity(round.n_blocks());
+        for index in 0..round.n_blocks() {
+            blocks.push(run_block(&round, index, remote).await?);
         }
+        session = Arc::into_inner(round).expect("no block is under way");
         match session.finish_round(blocks)? {
             Round::Continue(next) => session = *next,
             Round::Finished(result) => return Ok(Outcome::Verified(result)),
             Round::Rejected { verdict, tally } => return Ok(Outcome::Rejected { verdict, tally }),
         }
     }
+}
+
+/// Encrypts one block, and opens its reply while it arrives.
+async fn run_block(
+    session: &Arc<BatchSession>,
+    index: usize,
+    remote: &RemoteEvaluator,
+) -> Result<OpenedBlock> {
+    let block = session.prepare(index)?;
+    let request = block.request().clone();
+    let (sink, stream) = reply_queue(1);
+    let opening = {
+        let session = Arc::clone(session);
+        tokio::task::spawn_blocking(move || session.open_stream(block, stream, &Lane::default()))
+    };
+    let mut ignore = |_: &_| ControlFlow::Continue(());
+    let delivery = remote.evaluate_streaming(&request, sink, &mut ignore).await;
+    let opened = opening.await.expect("nothing panics");
+    delivery?;
+    Ok(opened?.expect("a delivered reply is opened"))
 }
 
 /// A session whose generator is a function of `seed`.
@@ -81,16 +101,6 @@ pub fn seeded_session(
     seed: u64,
 ) -> Result<BatchSession> {
     BatchSession::with_generator(plan, inputs.clone(), ChaCha20Rng::seed_from_u64(seed))
-}
-
-/// Sends one request and returns the reply's bytes.
-///
-/// # Errors
-/// [`SessionError::Protocol`].
-pub async fn evaluate(remote: &RemoteEvaluator, request: &PreparedRequest) -> Result<Vec<u8>> {
-    let mut ignore = |_: &_| ControlFlow::Continue(());
-    let reply = remote.evaluate(request, &mut ignore).await.map_err(SessionError::from)?;
-    Ok(reply.bytes)
 }
 
 /// What a host answers to a request, without a server in between.

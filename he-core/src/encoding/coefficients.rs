@@ -97,9 +97,10 @@ impl CoefficientEncoder {
         let max = (1_i64 << self.radix_bits) - 1;
         // Out-of-range values are found without branching on which one it is; one of the two
         // differences of such a value is negative or wraps to a negative number.
-        let outside = vectorize(|| {
-            values.iter().fold(0, |bad, &x| bad | max.wrapping_sub(x) | x.wrapping_add(max))
-        });
+        let outside = vectorize(
+            #[inline(always)]
+            || values.iter().fold(0, |bad, &x| bad | max.wrapping_sub(x) | x.wrapping_add(max)),
+        );
         if outside < 0 {
             return Err(Error::PlaintextRange { what: "coefficient value", min: -max, max });
         }

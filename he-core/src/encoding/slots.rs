@@ -59,18 +59,24 @@ impl SlotEncoder {
     pub(super) fn digits_into(&self, values: &[i64], digits: &mut [u64]) -> Result<()> {
         check_length("slot values", self.slot_count(), values.len())?;
         let (reducer, scale) = (self.ring.reducer(), self.ring.scale());
-        vectorize(|| {
-            for (slot, &value) in digits.iter_mut().zip(values) {
-                *slot = reducer.reduce(value);
-            }
-        });
+        vectorize(
+            #[inline(always)]
+            || {
+                for (slot, &value) in digits.iter_mut().zip(values) {
+                    *slot = reducer.reduce(value);
+                }
+            },
+        );
         self.ring.inverse_unscaled(digits);
-        vectorize(|| {
-            for x in digits {
-                let scaled = reducer.multiply(x.cast_signed(), scale);
-                *x = reducer.centre(scaled).cast_unsigned();
-            }
-        });
+        vectorize(
+            #[inline(always)]
+            || {
+                for x in digits {
+                    let scaled = reducer.multiply(x.cast_signed(), scale);
+                    *x = reducer.centre(scaled).cast_unsigned();
+                }
+            },
+        );
         Ok(())
     }
 
@@ -113,43 +119,55 @@ impl SlotEncoder {
         self.reduce(phase, correction, work);
         self.ring.forward(work);
         let t = self.ring.value().cast_signed();
-        vectorize(|| {
-            for (y, &x) in out.iter_mut().zip(work.iter()) {
-                // x is in [0, t) and -t <= low <= t: one step down or one step up at most.
-                let x = x.cast_signed();
-                let x = x - (((low + t - 1 - x) >> 63) & t);
-                *y = x + (((x - low) >> 63) & t);
-            }
-        });
+        vectorize(
+            #[inline(always)]
+            || {
+                for (y, &x) in out.iter_mut().zip(work.iter()) {
+                    // x is in [0, t) and -t <= low <= t: one step down or one step up at most.
+                    let x = x.cast_signed();
+                    let x = x - (((low + t - 1 - x) >> 63) & t);
+                    *y = x + (((x - low) >> 63) & t);
+                }
+            },
+        );
     }
 
     /// `out = phase·correction mod t`, without branching on it.
     fn reduce(&self, phase: &Phase<'_>, correction: u128, out: &mut [u64]) {
         let reducer = self.ring.reducer();
         match *phase {
-            Phase::Narrow(x) => vectorize(|| {
-                for (y, &x) in out.iter_mut().zip(x) {
-                    *y = reducer.reduce(x.cast_signed());
-                }
-            }),
+            Phase::Narrow(x) => vectorize(
+                #[inline(always)]
+                || {
+                    for (y, &x) in out.iter_mut().zip(x) {
+                        *y = reducer.reduce(x.cast_signed());
+                    }
+                },
+            ),
             Phase::Wide { low, high, base } => {
                 let base = reducer.factor(base % self.ring.value());
-                vectorize(|| {
-                    for ((y, &a), &b) in out.iter_mut().zip(low).zip(high) {
-                        let high = reducer.multiply(b.cast_signed(), base);
-                        *y = reducer.add(reducer.reduce(a.cast_signed()), high);
-                    }
-                });
+                vectorize(
+                    #[inline(always)]
+                    || {
+                        for ((y, &a), &b) in out.iter_mut().zip(low).zip(high) {
+                            let high = reducer.multiply(b.cast_signed(), base);
+                            *y = reducer.add(reducer.reduce(a.cast_signed()), high);
+                        }
+                    },
+                );
             }
         }
         if correction != 1 {
             let correction = low_word(correction % u128::from(self.ring.value()));
             let correction = reducer.factor(correction);
-            vectorize(|| {
-                for x in out {
-                    *x = reducer.multiply(x.cast_signed(), correction);
-                }
-            });
+            vectorize(
+                #[inline(always)]
+                || {
+                    for x in out {
+                        *x = reducer.multiply(x.cast_signed(), correction);
+                    }
+                },
+            );
         }
     }
 }

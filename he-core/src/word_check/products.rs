@@ -112,21 +112,27 @@ fn add_wide(reducer: Reducer, words: &[u64], factors: &[u64], sums: &mut [i64]) 
 /// Brings every sum below q.
 pub(super) fn reduce(ring: &Ring, sums: &mut [i64]) {
     let reducer = ring.reducer();
-    vectorize(|| {
-        for sum in sums {
-            *sum = reducer.reduce(*sum).cast_signed();
-        }
-    });
+    vectorize(
+        #[inline(always)]
+        || {
+            for sum in sums {
+                *sum = reducer.reduce(*sum).cast_signed();
+            }
+        },
+    );
 }
 
 /// Adds reduced sums to reduced sums.
 pub(super) fn merge(ring: &Ring, sums: &mut [i64], others: &[i64]) {
     let reducer = ring.reducer();
-    vectorize(|| {
-        for (sum, &other) in sums.iter_mut().zip(others) {
-            *sum = reducer.add(sum.cast_unsigned(), other.cast_unsigned()).cast_signed();
-        }
-    });
+    vectorize(
+        #[inline(always)]
+        || {
+            for (sum, &other) in sums.iter_mut().zip(others) {
+                *sum = reducer.add(sum.cast_unsigned(), other.cast_unsigned()).cast_signed();
+            }
+        },
+    );
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod blocks;
 mod coefficients;
 mod encryption;
 mod linear;
+mod packed;
 mod pooled;
 mod reference;
 mod slots;

@@ -333,8 +333,8 @@ impl IntegerNetwork {
             refresh: structure.refresh.as_ref(),
             n_channels: structure.n_channels(),
             domain,
-            refreshed: &mut refreshed,
-            scores: &mut scores,
+            refreshed: refreshed.view_mut(),
+            scores: scores.view_mut(),
             n_clamped: 0,
         };
         self.linear_rows(stage, inputs, &mut |idx, row| {

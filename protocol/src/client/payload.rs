@@ -234,3 +234,111 @@ impl fmt::Debug for PayloadWriter {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use futures_util::FutureExt;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::error::Error;
+    use crate::identifiers::RequestId;
+
+    fn header(payload_bytes: u64) -> EvaluateHeader {
+        EvaluateHeader {
+            plan: Digest([1; 32]),
+            segment: 2,
+            request_id: RequestId([3; 16]),
+            seed: [4; 32],
+            n_ciphertexts: 5,
+            payload_bytes,
+        }
+    }
+
+    fn text(n: usize) -> Bytes {
+        (0..=250).cycle().take(n).collect()
+    }
+
+    fn is_abandoned(result: &Result<Option<Bytes>>) -> bool {
+        matches!(result, Err(Error::Resource(ResourceError::PayloadAbandoned { .. })))
+    }
+
+    proptest! {
+        /// However a payload is appended: every range of what exists is right, nothing else is
+        /// given out, and the hash is that of the whole.
+        #[test]
+        fn every_cut_gives_the_same_payload(
+            lengths in prop::collection::vec(0..40_usize, 1..12),
+            start in 0..400_u64,
+            length in 1..60_usize,
+        ) {
+            let whole = text(lengths.iter().sum::<usize>().max(1));
+            let (payload, mut writer) = RequestPayload::growing(&header(whole.len() as u64));
+            let mut rest = whole.clone();
+            let cuts = lengths.iter().copied().chain([usize::MAX]);
+            for cut in cuts {
+                prop_assert_eq!(payload.hash(), None);
+                writer.append(rest.split_to(cut.min(rest.len()))).unwrap();
+                let available = whole.len() - rest.len();
+                prop_assert_eq!(payload.available_bytes(), available as u64);
+                let end = start + length as u64;
+                let piece = payload.piece(start, length);
+                match usize::try_from(end).unwrap() {
+                    end if end <= available => {
+                        prop_assert_eq!(piece.unwrap().unwrap(), &whole[end - length..end]);
+                    }
+                    end if end <= whole.len() => prop_assert_eq!(piece.unwrap(), None),
+                    _ => prop_assert!(is_abandoned(&piece)),
+                }
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            writer.finish().unwrap();
+            let mut transcript = RequestTranscript::new(&header(whole.len() as u64));
+            transcript.update(&whole);
+            prop_assert_eq!(payload.hash(), Some(transcript.finish()));
+            prop_assert_eq!(payload.to_bytes(), Some(whole));
+        }
+    }
+
+    #[test]
+    fn more_than_was_announced_is_refused_and_less_is_abandoned() {
+        let (payload, mut writer) = RequestPayload::growing(&header(10));
+        writer.append(text(8)).unwrap();
+        assert!(writer.append(text(3)).is_err());
+        assert_eq!((payload.available_bytes(), writer.missing_bytes()), (8, 2));
+        assert!(writer.finish().is_err());
+        assert_eq!(payload.piece(0, 8).unwrap(), Some(text(8)), "what exists can be sent");
+        assert!(is_abandoned(&payload.piece(0, 9)));
+        assert_eq!((payload.to_bytes(), payload.hash()), (None, None));
+    }
+
+    #[test]
+    fn a_waiter_is_woken_by_the_bytes_it_waits_for_and_by_the_end() {
+        let (payload, mut writer) = RequestPayload::growing(&header(10));
+        let mut wait = Box::pin(payload.when_available(5));
+        assert!(wait.as_mut().now_or_never().is_none());
+        writer.append(text(4)).unwrap();
+        assert!(wait.as_mut().now_or_never().is_none());
+        // Dropped and asked again: nothing is lost.
+        let mut wait = Box::pin(payload.when_available(5));
+        writer.append(text(1)).unwrap();
+        assert!(wait.as_mut().now_or_never().is_some());
+        let mut wait = Box::pin(payload.when_available(10));
+        assert!(wait.as_mut().now_or_never().is_none());
+        drop(writer);
+        assert!(wait.as_mut().now_or_never().is_some());
+    }
+
+    #[test]
+    fn what_lies_in_one_chunk_is_not_copied() {
+        let (payload, mut writer) = RequestPayload::growing(&header(30));
+        let chunk = text(20);
+        writer.append(chunk.clone()).unwrap();
+        writer.append(text(10)).unwrap();
+        let piece = payload.piece(5, 15).unwrap().unwrap();
+        assert_eq!(piece.as_ptr(), chunk.as_ptr().wrapping_add(5));
+    }
+}

@@ -146,3 +146,89 @@ impl ReplyStream {
         Ok(None)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn piece(byte: u8) -> Bytes {
+        Bytes::from(vec![byte; 3])
+    }
+
+    fn taken(stream: &mut ReplyStream) -> Option<ReplyEvent> {
+        stream.next().now_or_never().unwrap()
+    }
+
+    #[test]
+    fn a_queue_holds_its_capacity_and_one_more() {
+        let (mut sender, mut stream) = reply_queue(2);
+        for byte in 0..2 {
+            sender.piece(piece(byte));
+            assert!(!sender.is_full());
+        }
+        sender.piece(piece(2));
+        assert!(sender.is_full());
+        assert!(sender.room().now_or_never().is_none());
+        assert!(sender.is_full(), "a dropped wait loses nothing");
+        for byte in 0..2 {
+            assert_eq!(taken(&mut stream), Some(ReplyEvent::Piece(piece(byte))));
+        }
+        assert!(sender.room().now_or_never().is_some());
+        assert_eq!(taken(&mut stream), Some(ReplyEvent::Piece(piece(2))));
+        drop(sender);
+        assert_eq!(taken(&mut stream), None);
+    }
+
+    #[test]
+    fn a_restart_comes_once_and_only_after_pieces() {
+        let (mut sender, mut stream) = reply_queue(4);
+        sender.begin_attempt();
+        sender.begin_attempt();
+        sender.piece(piece(1));
+        sender.begin_attempt();
+        sender.begin_attempt();
+        sender.piece(piece(2));
+        drop(sender);
+        for expected in
+            [ReplyEvent::Piece(piece(1)), ReplyEvent::Restart, ReplyEvent::Piece(piece(2))]
+        {
+            assert_eq!(taken(&mut stream), Some(expected));
+        }
+        assert_eq!(taken(&mut stream), None);
+    }
+
+    #[test]
+    fn a_restart_survives_a_full_queue_and_another_failed_attempt() {
+        let (mut sender, mut stream) = reply_queue(1);
+        sender.piece(piece(1));
+        sender.piece(piece(2));
+        sender.begin_attempt();
+        assert!(sender.is_full());
+        sender.begin_attempt();
+        assert_eq!(taken(&mut stream), Some(ReplyEvent::Piece(piece(1))));
+        assert!(sender.room().now_or_never().is_some());
+        assert_eq!(taken(&mut stream), Some(ReplyEvent::Restart), "and piece 2 is gone");
+        drop(sender);
+        assert_eq!(taken(&mut stream), None);
+    }
+
+    #[test]
+    fn without_a_taker_everything_is_accepted() {
+        let (mut sender, stream) = reply_queue(1);
+        drop(stream);
+        for byte in 0..5 {
+            sender.piece(piece(byte));
+            assert!(!sender.is_full());
+        }
+        let (mut sender, stream) = reply_queue(1);
+        sender.piece(piece(0));
+        sender.piece(piece(1));
+        assert!(sender.is_full());
+        drop(stream);
+        assert!(sender.room().now_or_never().is_some());
+        assert!(!sender.is_full());
+    }
+}

@@ -31,7 +31,7 @@ pub(super) struct Opening<'a> {
 enum Reply<'a> {
     /// Nothing is decrypted before every word was checked, so the bytes are kept.
     Words {
-        check: ReplyCheckStream,
+        check: Box<ReplyCheckStream>,
         pieces: Vec<Bytes>,
         request: PreparedRequest,
     },
@@ -44,7 +44,9 @@ struct Slots<'a> {
     decryption: ReplyDecryption<'a>,
     refresher: Refresher,
     observation: BlockObservation,
+    /// The samples' values of the rows at hand, row after row.
     samples: Zeroizing<Vec<i64>>,
+    n_samples: usize,
 }
 
 impl<'a> Opening<'a> {
@@ -63,7 +65,7 @@ impl<'a> Opening<'a> {
         let bytes_up = request.payload().total_bytes() + seed.len() as u64;
         let reply = match evidence {
             Evidence::Words(check) => {
-                let check = ReplyCheckStream::new(&segment.context, check);
+                let check = Box::new(ReplyCheckStream::new(&segment.context, check));
                 Reply::Words { check, pieces: Vec::new(), request }
             }
             Evidence::Slots { layout, points } => Reply::Slots(Box::new(Slots {
@@ -72,7 +74,8 @@ impl<'a> Opening<'a> {
                 decryption: ReplyDecryption::new(&segment.context, &session.key),
                 refresher: session.plan.plan().refresher(session.segment, n_samples)?,
                 observation: BlockObservation::new(segment.context.n_outputs()),
-                samples: Zeroizing::new(vec![0_i64; n_samples]),
+                samples: Zeroizing::default(),
+                n_samples,
             })),
         };
         let bytes_down = 0;
@@ -153,12 +156,18 @@ impl<'a> Opening<'a> {
 
 impl Slots<'_> {
     fn push(&mut self, session: &BatchSession, bytes: &[u8]) -> Result<()> {
-        let Self { layout, points, decryption, refresher, observation, samples } = self;
-        decryption.push(bytes, |output, values| {
-            let canaries = session.plan.canaries().outputs(session.segment, output)?;
-            let points = points.get(output).map_or(&[][..], Vec::as_slice);
-            layout.compare(output, values, canaries, points, observation, samples)?;
-            Ok::<(), SessionError>(refresher.absorb(output, samples)?)
+        let Self { layout, points, decryption, refresher, observation, samples, n_samples } = self;
+        let capacity = layout.counts().n_slots();
+        decryption.push_rows(bytes, |first, rows| {
+            let n_rows = rows.len() / capacity;
+            samples.resize(n_rows * *n_samples, 0);
+            let targets = samples.chunks_exact_mut(*n_samples);
+            for (output, (row, target)) in (first..).zip(rows.chunks_exact(capacity).zip(targets)) {
+                let canaries = session.plan.canaries().outputs(session.segment, output)?;
+                let points = points.get(output).map_or(&[][..], Vec::as_slice);
+                layout.compare(output, row, canaries, points, observation, target)?;
+            }
+            Ok::<(), SessionError>(refresher.absorb_rows(first, samples, *n_samples)?)
         })
     }
 }
@@ -174,11 +183,11 @@ fn decrypt_words(
 ) -> Result<BlockResult> {
     let mut refresher = session.plan.plan().refresher(session.segment, n_samples)?;
     let mut decryption = ReplyDecryption::new(&segment.context, &session.key);
+    let capacity = segment.context.capacity();
     for piece in pieces {
         let _turn = lane.turn();
-        decryption.push(&piece, |output, values| {
-            let values = values.get(..n_samples).unwrap_or_default();
-            Ok::<(), SessionError>(refresher.absorb(output, values)?)
+        decryption.push_rows(&piece, |first, rows| {
+            Ok::<(), SessionError>(refresher.absorb_rows(first, rows, capacity)?)
         })?;
     }
     times.decrypt += decryption.busy();

@@ -18,5 +18,6 @@ mod hostile_bytes;
 mod hostile_peers;
 mod load;
 mod outages;
+mod streaming;
 mod support;
 mod trust;

@@ -152,10 +152,10 @@ async fn final_refusals_are_not_tried_again() {
 }
 
 /// Stands between client and server and cuts the server's bytes off, for the first few connections.
-struct Cutter {
-    server: Server,
-    n_connections: AtomicUsize,
-    cuts: Vec<usize>,
+pub struct Cutter {
+    pub server: Server,
+    pub n_connections: AtomicUsize,
+    pub cuts: Vec<usize>,
 }
 
 impl Connect for Cutter {

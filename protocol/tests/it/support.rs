@@ -79,13 +79,16 @@ pub struct FakeSegment {
     pub piece: usize,
     pub running: Arc<AtomicUsize>,
     pub begun: Arc<AtomicUsize>,
+    /// Bytes handed to sinks.
+    pub produced: Arc<AtomicUsize>,
 }
 
 impl FakeSegment {
     pub fn new(n_inputs: u32, n_outputs: u32, mood: Mood) -> Self {
         let running = Arc::new(AtomicUsize::new(0));
         let begun = Arc::new(AtomicUsize::new(0));
-        Self { n_inputs, n_outputs, mood, piece: 777, running, begun }
+        let produced = Arc::new(AtomicUsize::new(0));
+        Self { n_inputs, n_outputs, mood, piece: 777, running, begun, produced }
     }
 
     pub fn n_running(&self) -> usize {
@@ -201,6 +204,7 @@ impl RequestReceiver for FakeReceiver {
             if let Mood::Slow(pause) = self.segment.mood {
                 std::thread::sleep(pause);
             }
+            self.segment.produced.fetch_add(piece.len(), Ordering::SeqCst);
             if let ControlFlow::Break(()) = sink(Bytes::copy_from_slice(piece)) {
                 return Err(ServiceError::Stopped);
             }

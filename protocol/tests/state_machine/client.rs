@@ -2,13 +2,15 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use protocol::error::{Error, PeerFault};
+use protocol::client::{Exchange, PreparedRequest, Stage};
+use protocol::error::{Error, PeerFault, ResourceError};
 use protocol::frame::{Frame, PayloadFrame};
 use protocol::identifiers::RequestId;
 use protocol::message::{ReplyHeader, ServerMessage};
 
 use crate::fixture::{
-    ID, body, chunk, control, converse, honest_reply, is_progress, progress, reply,
+    CHUNK, ID, REQUEST_BYTES, SHAPE, body, chunk, control, converse, header, honest_reply,
+    identity, is_progress, progress, reply, request,
 };
 
 #[test]
@@ -187,4 +189,76 @@ proptest! {
             prop_assert!(altered.starts_with(&honest));
         }
     }
+}
+
+/// The frames of a client whose payload exists up to each of these positions, one after the other.
+fn upload_of(positions: &[usize]) -> Vec<Frame> {
+    let whole = request();
+    let bytes = whole.payload().to_bytes().unwrap();
+    let (growing, mut writer) = PreparedRequest::growing(header(), SHAPE).unwrap();
+    let mut exchange = Exchange::new(growing, identity().public(), CHUNK);
+    let mut frames = vec![exchange.next_frame().unwrap().unwrap()];
+    exchange.receive(control(&ServerMessage::Admitted { request_id: ID })).unwrap();
+    let mut sent = 0;
+    for end in positions.iter().copied().chain([REQUEST_BYTES]) {
+        let start = writer.missing_bytes() as usize;
+        writer.append(bytes.slice(REQUEST_BYTES - start..end)).unwrap();
+        while let Some(frame) = exchange.next_frame().unwrap() {
+            sent += frame.body_bytes() - 17;
+            frames.push(frame);
+        }
+        // It waits for what is missing of its next chunk, and for nothing else.
+        let awaited = (sent < REQUEST_BYTES).then(|| (sent + CHUNK).min(REQUEST_BYTES) as u64);
+        assert_eq!(exchange.awaited_payload(), awaited);
+        assert!(awaited.is_none_or(|awaited| awaited > end as u64));
+        assert_eq!(exchange.progress().sent_bytes, sent as u64);
+    }
+    assert_eq!(exchange.stage(), Stage::Evaluating);
+    frames
+}
+
+proptest! {
+    /// However the payload grows, the frames on the wire are those of a payload that was complete.
+    #[test]
+    fn a_growing_payload_sends_the_frames_of_a_complete_one(
+        mut positions in prop::collection::vec(0..REQUEST_BYTES, 0..8),
+    ) {
+        positions.sort_unstable();
+        prop_assert_eq!(upload_of(&positions), upload_of(&[]));
+    }
+}
+
+#[test]
+fn an_abandoned_payload_ends_the_request_where_its_bytes_end() {
+    for (n_bytes, n_frames) in [(0, 0), (CHUNK - 1, 0), (CHUNK, 1), (REQUEST_BYTES - 1, 3)] {
+        let (growing, mut writer) = PreparedRequest::growing(header(), SHAPE).unwrap();
+        let mut exchange = Exchange::new(growing, identity().public(), CHUNK);
+        exchange.next_frame().unwrap().unwrap();
+        exchange.receive(control(&ServerMessage::Admitted { request_id: ID })).unwrap();
+        writer.append(request().payload().to_bytes().unwrap().slice(..n_bytes)).unwrap();
+        drop(writer);
+        for _ in 0..n_frames {
+            assert!(exchange.next_frame().unwrap().is_some());
+        }
+        let error = exchange.next_frame().unwrap_err();
+        let Error::Resource(ResourceError::PayloadAbandoned { expected, available }) = error else {
+            panic!("{error}");
+        };
+        assert_eq!((expected, available), (REQUEST_BYTES as u64, n_bytes as u64));
+    }
+}
+
+#[test]
+fn a_reply_before_the_end_of_the_upload_is_refused() {
+    let (growing, mut writer) = PreparedRequest::growing(header(), SHAPE).unwrap();
+    let mut exchange = Exchange::new(growing, identity().public(), CHUNK);
+    exchange.next_frame().unwrap().unwrap();
+    exchange.receive(control(&ServerMessage::Admitted { request_id: ID })).unwrap();
+    writer.append(request().payload().to_bytes().unwrap().slice(..CHUNK)).unwrap();
+    while exchange.next_frame().unwrap().is_some() {}
+    let frame = honest_reply().remove(2);
+    assert!(matches!(
+        exchange.receive(frame),
+        Err(Error::Peer(PeerFault::Unexpected { message: "ReplyHeader", .. }))
+    ));
 }
