@@ -12,11 +12,16 @@
 //!
 //! Errors and secrets come from separate keys that never leave the process.
 
-use aes::cipher::{KeyIvInit, StreamCipher};
+use aes::cipher::{KeyIvInit, StreamCipher, StreamCipherSeek};
 use rand_core::CryptoRng;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::{ring::Ring, security::ERROR_BOUND, simd::vectorize};
+use crate::{
+    ring::Ring,
+    scratch::written_zeros,
+    security::ERROR_BOUND,
+    simd::{aes_key_stream, read_wide_draws, vectorize},
+};
 
 type Aes128Ctr = ctr::Ctr128BE<aes::Aes128>;
 
@@ -49,7 +54,7 @@ impl PublicSeed {
         out: &mut [u64],
         buffer: &mut Vec<u8>,
     ) {
-        let mut stream = key_stream(&self.0, b"securedl c1 v1\0\0", index, limb, ring.value());
+        let mut stream = KeyStream::new(&self.0, b"securedl c1 v1\0\0", index, limb, ring.value());
         sample_uniform(&mut stream, ring.value(), out, buffer);
     }
 }
@@ -64,34 +69,68 @@ impl ErrorSeed {
     /// Samples centred binomial errors (η = 21, in [-21, 21]) of one ciphertext. `buffer` is scratch
     /// and holds secrets afterwards.
     pub(crate) fn sample(&self, index: u32, out: &mut [i8], buffer: &mut Vec<u8>) {
-        let mut stream = key_stream(&self.0, b"securedl error 1", index, 0, 0);
+        let mut stream = KeyStream::new(&self.0, b"securedl error 1", index, 0, 0);
         sample_centred_binomial(&mut stream, out, buffer);
     }
 }
 
-fn key_stream(seed: &[u8; 32], domain: &[u8; 16], index: u32, limb: u32, q: u64) -> Aes128Ctr {
-    let mut message = [0_u8; 32];
-    let (name, numbers) = message.split_at_mut(16);
-    name.copy_from_slice(domain);
-    let packed = u128::from(index) | u128::from(limb) << 32 | u128::from(q) << 64;
-    numbers.copy_from_slice(&packed.to_le_bytes());
-    let hash = Zeroizing::new(*blake3::keyed_hash(seed, &message).as_bytes());
-    let (key, counter) = hash.split_at(16);
-    Aes128Ctr::new(key.into(), counter.into())
+/// AES-128 in counter mode under a derived key.
+#[derive(ZeroizeOnDrop)]
+struct KeyStream {
+    key: [u8; 16],
+    counter: u128,
+    /// Bytes written so far.
+    position: u64,
+}
+
+impl KeyStream {
+    fn new(seed: &[u8; 32], domain: &[u8; 16], index: u32, limb: u32, q: u64) -> Self {
+        let mut message = [0_u8; 32];
+        let (name, numbers) = message.split_at_mut(16);
+        name.copy_from_slice(domain);
+        let packed = u128::from(index) | u128::from(limb) << 32 | u128::from(q) << 64;
+        numbers.copy_from_slice(&packed.to_le_bytes());
+        let hash = Zeroizing::new(*blake3::keyed_hash(seed, &message).as_bytes());
+        let (key, counter) = hash.as_chunks::<16>().0.split_at(1);
+        let (key, counter) = (key.first().copied(), counter.first().copied());
+        Self {
+            key: key.unwrap_or_default(),
+            counter: u128::from_be_bytes(counter.unwrap_or_default()),
+            position: 0,
+        }
+    }
+
+    /// Overwrites `out` with the next bytes.
+    fn write(&mut self, out: &mut [u8]) {
+        let length = out.len() as u64;
+        let mut rest = out;
+        if self.position.is_multiple_of(16) {
+            let counter = self.counter.wrapping_add(u128::from(self.position / 16));
+            let written = aes_key_stream(&self.key, counter, rest);
+            rest = rest.get_mut(written..).unwrap_or_default();
+        }
+        if !rest.is_empty() {
+            rest.fill(0);
+            let counter = self.counter.to_be_bytes();
+            let mut cipher = Aes128Ctr::new(&self.key.into(), &counter.into());
+            cipher.seek(self.position + length - rest.len() as u64);
+            cipher.apply_keystream(rest);
+        }
+        self.position += length;
+    }
 }
 
 /// Fills `out` with uniform residues below `q`: masked rejection sampling. `buffer` is scratch.
-fn sample_uniform(stream: &mut Aes128Ctr, q: u64, out: &mut [u64], buffer: &mut Vec<u8>) {
+fn sample_uniform(stream: &mut KeyStream, q: u64, out: &mut [u64], buffer: &mut Vec<u8>) {
     let bits = u64::BITS - q.leading_zeros();
     let mask = u64::MAX >> (u64::BITS - bits);
     let width = if bits <= 32 { 4 } else { 6 };
     let mut rest = out;
     while !rest.is_empty() {
         let wanted = rest.len();
-        buffer.clear();
         buffer.resize(wanted * width + PADDING_BYTES, 0);
         let Some(bytes) = buffer.get_mut(..wanted * width) else { return };
-        stream.apply_keystream(bytes);
+        stream.write(bytes);
         let kept = if read_draws(buffer, width, mask, q, rest) { wanted } else { compact(rest, q) };
         rest = rest.get_mut(kept..).unwrap_or_default();
     }
@@ -109,29 +148,27 @@ fn compact(draws: &mut [u64], q: u64) -> usize {
     kept
 }
 
-/// A draw of 6 bytes is read as 8 and masked.
-const PADDING_BYTES: usize = 2;
+/// A draw of 6 bytes is read as 8 and masked, or eight draws as 64 bytes.
+const PADDING_BYTES: usize = 16;
 
 /// Reads masked little-endian draws and returns whether all are below `q`.
 fn read_draws(bytes: &[u8], width: usize, mask: u64, q: u64, out: &mut [u64]) -> bool {
+    let done = if width == 6 { read_wide_draws(bytes, mask, out) } else { 0 };
     vectorize(
         #[inline(always)]
         || {
             if width == 4 {
-                for (x, draw) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                    let draw: [u8; 4] = draw.try_into().unwrap_or_default();
-                    *x = u64::from(u32::from_le_bytes(draw)) & mask;
+                for (x, draw) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *x = u64::from(u32::from_le_bytes(*draw)) & mask;
                 }
             } else {
-                for (i, x) in out.iter_mut().enumerate() {
-                    let draw: [u8; 8] = bytes
-                        .get(6 * i..6 * i + 8)
-                        .and_then(|draw| draw.try_into().ok())
-                        .unwrap_or_default();
-                    *x = u64::from_le_bytes(draw) & mask;
+                for (i, x) in out.iter_mut().enumerate().skip(done) {
+                    let draw = bytes.get(6 * i..6 * i + 8).and_then(|draw| draw.try_into().ok());
+                    *x = u64::from_le_bytes(draw.unwrap_or_default()) & mask;
                 }
             }
-            out.iter().fold(true, |good, &x| good & (x < q))
+            // One bit, not a branch per draw.
+            out.iter().fold(0, |bad, &x| bad | q.wrapping_sub(x + 1)) >> 63 == 0
         },
     )
 }
@@ -140,11 +177,10 @@ fn read_draws(bytes: &[u8], width: usize, mask: u64, q: u64, out: &mut [u64]) ->
 ///
 /// The coins of place `i` are word `i` of a plane of 32-bit words and word `i` of a plane of 16-bit
 /// words, so that lanes of vectors hold whole draws.
-fn sample_centred_binomial(stream: &mut Aes128Ctr, out: &mut [i8], buffer: &mut Vec<u8>) {
+fn sample_centred_binomial(stream: &mut KeyStream, out: &mut [i8], buffer: &mut Vec<u8>) {
     const SUM: u64 = (1 << ERROR_BOUND) - 1;
-    buffer.clear();
     buffer.resize(out.len() * 6, 0);
-    stream.apply_keystream(buffer);
+    stream.write(buffer);
     let (low, high) = buffer.split_at(out.len() * 4);
     vectorize(
         #[inline(always)]
@@ -169,17 +205,24 @@ pub(crate) fn sample_ternary(
     degree: usize,
     rng: &mut (impl CryptoRng + ?Sized),
 ) -> Zeroizing<Vec<i8>> {
-    let mut coefficients = Zeroizing::new(Vec::with_capacity(degree));
     let mut bytes = Zeroizing::new([0_u8; 64]);
-    while coefficients.len() < degree {
+    // Room for all draws of the last buffer.
+    let mut coefficients = Zeroizing::new(written_zeros(degree + 4 * bytes.len()));
+    let mut kept = 0;
+    while kept < degree {
         rng.fill_bytes(bytes.as_mut_slice());
-        for pair in bytes.iter().flat_map(|&b| [b & 3, (b >> 2) & 3, (b >> 4) & 3, b >> 6]) {
-            // The branch depends on discarded draws only.
-            if pair < 3 && coefficients.len() < degree {
-                coefficients.push(pair.cast_signed() - 1);
+        for &byte in bytes.iter() {
+            for shift in [0, 2, 4, 6] {
+                let draw = (byte >> shift) & 3;
+                // Every draw is stored; one that is discarded is overwritten by the next.
+                if let Some(place) = coefficients.get_mut(kept) {
+                    *place = draw.cast_signed() - 1;
+                }
+                kept += usize::from(draw < 3);
             }
         }
     }
+    coefficients.truncate(degree);
     coefficients
 }
 
@@ -191,7 +234,7 @@ pub(crate) fn sample_residues(
 ) -> Zeroizing<Vec<u64>> {
     let mut seed = Zeroizing::new([0; 32]);
     rng.fill_bytes(seed.as_mut_slice());
-    let mut stream = key_stream(&seed, b"securedl check 1", 0, 0, ring.value());
+    let mut stream = KeyStream::new(&seed, b"securedl check 1", 0, 0, ring.value());
     let mut out = Zeroizing::new(vec![0; count]);
     let mut buffer = Zeroizing::new(Vec::with_capacity(8 * count + PADDING_BYTES));
     sample_uniform(&mut stream, ring.value(), &mut out, &mut buffer);
@@ -227,10 +270,42 @@ mod tests {
         }
     }
 
+    /// However it is cut, the key stream is that of the block cipher, across a carry of the counter
+    /// too.
+    #[test]
+    fn key_streams_are_those_of_the_block_cipher() {
+        use aes::cipher::{BlockEncrypt, KeyInit};
+        let ends = [0, 1, u64::MAX, u64::MAX - 30, u64::MAX - 100_000, 1 << 63].map(u128::from);
+        for (i, low) in (0_u8..).zip(ends) {
+            let counter = low | u128::from(i) << 100;
+            let counters = [counter, u128::MAX - 40, u128::from(u64::MAX) << 64 | low];
+            for counter in counters {
+                let key = [i.wrapping_mul(37); 16];
+                let cipher = aes::Aes128::new(&key.into());
+                let blocks = (0..300_u128).flat_map(|n| {
+                    let mut block = counter.wrapping_add(n).to_be_bytes().into();
+                    cipher.encrypt_block(&mut block);
+                    <[u8; 16]>::from(block)
+                });
+                let expected: Vec<u8> = blocks.collect();
+                for lengths in [vec![4800], vec![16, 2048, 512, 1], vec![5, 600, 11, 1030, 64]] {
+                    let mut stream = KeyStream { key, counter, position: 0 };
+                    let mut actual = Vec::new();
+                    for length in lengths {
+                        let mut piece = vec![0xAA; length];
+                        stream.write(&mut piece);
+                        actual.extend(piece);
+                    }
+                    assert_eq!(actual, expected[..actual.len()], "{counter:x}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn many_rejections_still_fill_every_place() {
         // 17 = 2^4 + 1 rejects almost half of the draws.
-        let mut stream = key_stream(&[1; 32], b"securedl c1 v1\0\0", 0, 0, 17);
+        let mut stream = KeyStream::new(&[1; 32], b"securedl c1 v1\0\0", 0, 0, 17);
         let mut out = vec![99; 4096];
         sample_uniform(&mut stream, 17, &mut out, &mut Vec::new());
         let mut counts = [0; 17];

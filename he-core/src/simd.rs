@@ -16,9 +16,13 @@
 )]
 
 #[cfg(target_arch = "x86_64")]
+mod aes;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod draws;
 mod reduction;
 mod scalar;
 mod slabs;
@@ -142,6 +146,38 @@ fn with_avx512<R>(work: impl FnOnce() -> R) -> R {
 #[inline]
 fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
     work()
+}
+
+/// Writes AES-128 key stream (counter mode, big-endian 128-bit counter) to the start of `out`, as far
+/// as this machine has fast instructions for it; returns how many bytes, a multiple of 16.
+pub(crate) fn aes_key_stream(key: &[u8; 16], counter: u128, out: &mut [u8]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if aes::is_available() {
+        let (chunks, _) = out.as_chunks_mut::<{ aes::CHUNK_BYTES }>();
+        let n_bytes = chunks.as_flattened().len();
+        #[expect(clippy::cast_possible_truncation, reason = "the low half")]
+        let low = counter as u64;
+        // Odds of a wrap are 2^-50; the vectors have no carry.
+        if low.checked_add(n_bytes as u64).is_some() {
+            // SAFETY: every feature the function enables was detected above.
+            unsafe { aes::key_stream(key, counter, chunks) }
+            return n_bytes;
+        }
+    }
+    let _ = (key, counter, out);
+    0
+}
+
+/// Reads masked little-endian draws of 6 bytes, as far as this machine has fast instructions for it
+/// and 16 bytes follow; returns how many.
+pub(crate) fn read_wide_draws(bytes: &[u8], mask: u64, out: &mut [u64]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if draws::is_available() {
+        // SAFETY: every feature the function enables was detected above.
+        return unsafe { draws::read(bytes, mask, out) };
+    }
+    let _ = (bytes, mask, out);
+    0
 }
 
 /// One weight matrix applied to one gather of inputs, on one slab of columns of one limb.
