@@ -16,7 +16,12 @@ use aes::cipher::{KeyIvInit, StreamCipher};
 use rand_core::CryptoRng;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::{ring::Ring, security::ERROR_BOUND, simd::vectorize};
+use crate::{
+    ring::Ring,
+    scratch::written_zeros,
+    security::ERROR_BOUND,
+    simd::{read_wide_draws, vectorize},
+};
 
 type Aes128Ctr = ctr::Ctr128BE<aes::Aes128>;
 
@@ -109,29 +114,27 @@ fn compact(draws: &mut [u64], q: u64) -> usize {
     kept
 }
 
-/// A draw of 6 bytes is read as 8 and masked.
-const PADDING_BYTES: usize = 2;
+/// A draw of 6 bytes is read as 8 and masked, or eight draws as 64 bytes.
+const PADDING_BYTES: usize = 16;
 
 /// Reads masked little-endian draws and returns whether all are below `q`.
 fn read_draws(bytes: &[u8], width: usize, mask: u64, q: u64, out: &mut [u64]) -> bool {
+    let done = if width == 6 { read_wide_draws(bytes, mask, out) } else { 0 };
     vectorize(
         #[inline(always)]
         || {
             if width == 4 {
-                for (x, draw) in out.iter_mut().zip(bytes.chunks_exact(4)) {
-                    let draw: [u8; 4] = draw.try_into().unwrap_or_default();
-                    *x = u64::from(u32::from_le_bytes(draw)) & mask;
+                for (x, draw) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *x = u64::from(u32::from_le_bytes(*draw)) & mask;
                 }
             } else {
-                for (i, x) in out.iter_mut().enumerate() {
-                    let draw: [u8; 8] = bytes
-                        .get(6 * i..6 * i + 8)
-                        .and_then(|draw| draw.try_into().ok())
-                        .unwrap_or_default();
-                    *x = u64::from_le_bytes(draw) & mask;
+                for (i, x) in out.iter_mut().enumerate().skip(done) {
+                    let draw = bytes.get(6 * i..6 * i + 8).and_then(|draw| draw.try_into().ok());
+                    *x = u64::from_le_bytes(draw.unwrap_or_default()) & mask;
                 }
             }
-            out.iter().fold(true, |good, &x| good & (x < q))
+            // One bit, not a branch per draw.
+            out.iter().fold(0, |bad, &x| bad | q.wrapping_sub(x + 1)) >> 63 == 0
         },
     )
 }
@@ -169,17 +172,24 @@ pub(crate) fn sample_ternary(
     degree: usize,
     rng: &mut (impl CryptoRng + ?Sized),
 ) -> Zeroizing<Vec<i8>> {
-    let mut coefficients = Zeroizing::new(Vec::with_capacity(degree));
     let mut bytes = Zeroizing::new([0_u8; 64]);
-    while coefficients.len() < degree {
+    // Room for all draws of the last buffer.
+    let mut coefficients = Zeroizing::new(written_zeros(degree + 4 * bytes.len()));
+    let mut kept = 0;
+    while kept < degree {
         rng.fill_bytes(bytes.as_mut_slice());
-        for pair in bytes.iter().flat_map(|&b| [b & 3, (b >> 2) & 3, (b >> 4) & 3, b >> 6]) {
-            // The branch depends on discarded draws only.
-            if pair < 3 && coefficients.len() < degree {
-                coefficients.push(pair.cast_signed() - 1);
+        for &byte in bytes.iter() {
+            for shift in [0, 2, 4, 6] {
+                let draw = (byte >> shift) & 3;
+                // Every draw is stored; one that is discarded is overwritten by the next.
+                if let Some(place) = coefficients.get_mut(kept) {
+                    *place = draw.cast_signed() - 1;
+                }
+                kept += usize::from(draw < 3);
             }
         }
     }
+    coefficients.truncate(degree);
     coefficients
 }
 

@@ -23,6 +23,8 @@ mod avx512;
 mod backend;
 #[cfg(target_arch = "x86_64")]
 mod digits;
+#[cfg(target_arch = "x86_64")]
+mod draws;
 mod packed;
 mod portable;
 mod reduction;
@@ -78,6 +80,18 @@ fn with_avx512<R>(work: impl FnOnce() -> R) -> R {
 #[inline]
 fn with_avx2<R>(work: impl FnOnce() -> R) -> R {
     work()
+}
+
+/// Reads masked little-endian draws of 6 bytes, as far as this machine has fast instructions for it
+/// and 16 bytes follow; returns how many.
+pub(crate) fn read_wide_draws(bytes: &[u8], mask: u64, out: &mut [u64]) -> usize {
+    #[cfg(target_arch = "x86_64")]
+    if draws::is_available() {
+        // SAFETY: every feature the function enables was detected above.
+        return unsafe { draws::read(bytes, mask, out) };
+    }
+    let _ = (bytes, mask, out);
+    0
 }
 
 /// Multiplies one tile on one slab: writes `Σ w·x mod q` to every output row of the tile.
