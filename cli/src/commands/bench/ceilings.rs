@@ -15,7 +15,7 @@ const STREAM_TIME: Duration = Duration::from_millis(200);
 /// Residue multiply-accumulates per second that the multiply instruction of a backend allows on one
 /// core, operands in registers, with `digits` digits per residue. `None` where it cannot be measured:
 /// without intrinsics there is no way to issue the instruction alone.
-pub(super) fn multiply_accumulates_per_second(_: Backend, _: u32) -> Option<f64> {
+pub(super) fn multiply_accumulates_per_second(_: Backend, _: usize) -> Option<f64> {
     None
 }
 

@@ -26,7 +26,7 @@ const N_EXPANDED: usize = 8;
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct Work {
     /// Residue multiply-accumulates by digits of a residue.
-    pub(super) multiply_accumulates: BTreeMap<u32, u64>,
+    pub(super) multiply_accumulates: BTreeMap<usize, u64>,
     /// Transforms of one polynomial modulo one prime.
     pub(super) transforms: u64,
     /// Ciphertexts whose half is expanded from a seed, at either end.
@@ -107,7 +107,7 @@ fn params(segment: &Segment) -> Result<Params> {
 }
 
 /// Residue multiply-accumulates of one block, by digits of a residue.
-fn multiply_accumulates(plan: &Plan, segment: &Segment) -> Result<BTreeMap<u32, u64>> {
+fn multiply_accumulates(plan: &Plan, segment: &Segment) -> Result<BTreeMap<usize, u64>> {
     let (structure, _) = plan.network().stage(segment.stage as usize)?;
     let mut products = 0_u64;
     for output in 0..structure.linear.n_outputs() {

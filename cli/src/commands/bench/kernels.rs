@@ -52,7 +52,7 @@ struct KernelFigures {
     prime_bits: u32,
     ring_degree: usize,
     backend: &'static str,
-    digits: u32,
+    digits: usize,
     outputs: usize,
     outputs_measured: usize,
     seconds: f64,
