@@ -474,3 +474,6 @@ fn index(value: usize) -> Result<u32> {
 fn check_length(what: &'static str, expected: usize, actual: usize) -> Result<()> {
     if expected == actual { Ok(()) } else { Err(Error::Length { what, expected, actual }) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,7 +69,8 @@ impl WideWeights {
             steps,
         };
         wide.chunks = wide.cut_chunks(weights, n_taps);
-        wide.lanes.reserve_exact(wide.n_row_tiles() * planes * wide.steps.len() * tile_rows * GROUP);
+        wide.lanes
+            .reserve_exact(wide.n_row_tiles() * planes * wide.steps.len() * tile_rows * GROUP);
         for row_tile in 0..wide.n_row_tiles() {
             for plane in 0..planes {
                 for &step in &wide.steps {
@@ -141,7 +142,8 @@ fn weight_lane(row: &[i32], plane: usize, step: Step, index: usize) -> u32 {
 fn steps(inputs: &[u32]) -> Vec<Step> {
     let mut runs = vec![1];
     for pair in inputs.chunks(INPUTS).collect::<Vec<_>>().windows(2) {
-        let neighbours = matches!(pair, [a, b] if a.last().and_then(|x| x.checked_add(1)) == b.first().copied());
+        let neighbours =
+            matches!(pair, [a, b] if a.last().and_then(|x| x.checked_add(1)) == b.first().copied());
         match runs.last_mut() {
             Some(run) if neighbours => *run += 1,
             _ => runs.push(1),
