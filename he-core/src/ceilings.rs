@@ -51,14 +51,11 @@ pub fn multiply_accumulates_per_second(backend: Backend, digits: usize) -> Optio
 pub fn read_bytes_per_second(len_bytes: usize) -> f64 {
     let words = vec![1_u64; words_of(len_bytes)];
     per_second(words.len(), || {
-        // Four independent sums: the addition's latency does not limit.
-        let mut sums = [0_u64; 32];
-        simd::vectorize(|| {
-            for chunk in black_box(&words).chunks_exact(32) {
-                sums.iter_mut().zip(chunk).for_each(|(sum, &word)| *sum = sum.wrapping_add(word));
-            }
-        });
-        black_box(sums);
+        let sum = simd::vectorize(
+            #[inline(always)]
+            || black_box(&words).iter().fold(0_u64, |sum, &word| sum.wrapping_add(word)),
+        );
+        black_box(sum);
     })
 }
 
@@ -71,7 +68,10 @@ pub fn write_bytes_per_second(len_bytes: usize) -> f64 {
     let len = words.len();
     per_second(len, || {
         value += 1;
-        simd::vectorize(|| black_box(&mut words).iter_mut().for_each(|word| *word = value));
+        simd::vectorize(
+            #[inline(always)]
+            || black_box(&mut words).iter_mut().for_each(|word| *word = value),
+        );
     })
 }
 
@@ -84,9 +84,9 @@ pub fn copy_bytes_per_second(len_bytes: usize) -> f64 {
     per_second(source.len(), || black_box(&mut target).copy_from_slice(black_box(&source)))
 }
 
-/// Whole steps of the reading loop, one at least.
+/// Whole words, one at least.
 fn words_of(len_bytes: usize) -> usize {
-    (len_bytes / 256).max(1) * 32
+    (len_bytes / 8).max(1)
 }
 
 fn per_second(n_words: usize, pass: impl FnMut()) -> f64 {
