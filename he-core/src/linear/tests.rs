@@ -11,6 +11,7 @@
 
 use super::*;
 use crate::{
+    Backend,
     ring::largest_prime,
     simd::amx::{Emulated, multiply},
 };
