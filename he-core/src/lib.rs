@@ -73,6 +73,9 @@ pub mod bytes;
 pub mod noise;
 pub mod security;
 
+#[cfg(feature = "ceilings")]
+#[doc(hidden)]
+pub mod ceilings;
 #[cfg(feature = "hazmat")]
 pub mod hazmat;
 

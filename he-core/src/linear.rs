@@ -1,5 +1,6 @@
 //! Integer linear maps applied to whole blocks: dense layers, convolutions, sums.
 
+mod compiled;
 mod pooled;
 mod unit;
 mod work;
@@ -7,11 +8,12 @@ mod work;
 use core::ops::Range;
 
 use crate::{
-    Backend, CiphertextBlock, Error, Plaintext, Result,
+    CiphertextBlock, Error, Plaintext, Result,
     ring::Ring,
-    simd::{self, Packed, amx::WideWeights},
+    simd::{self, Packed},
 };
 
+use compiled::CompiledGroup;
 pub use pooled::PooledQuadratic;
 pub(crate) use unit::Unit;
 use work::Work;
@@ -21,8 +23,7 @@ pub const PADDING: u32 = u32::MAX;
 
 /// Largest weight magnitude: a weight is one signed 16-bit factor of the kernels.
 const MAX_WEIGHT: i64 = 32_767;
-/// 32-bit digit sums stay exact while `Σ|w|` of every row is below this.
-const MAX_CHUNK_L1: i64 = 1 << 16;
+
 /// One weight matrix and the places it is applied to.
 ///
 /// A dense layer is one group with one placement; a convolution is one group with a placement per
@@ -75,16 +76,6 @@ pub struct LinearMap {
     unit: Unit,
     max_l1: u64,
     max_l2: f64,
-}
-
-#[derive(Debug, Clone)]
-struct CompiledGroup {
-    group: Group,
-    packed_weights: Vec<i32>,
-    /// Pair ranges whose `Σ|w|` stays below 2^16 in every row.
-    chunks: Vec<(usize, usize)>,
-    /// The weights as tiles, on machines that have them.
-    wide: Option<WideWeights>,
 }
 
 impl LinearMap {
@@ -151,7 +142,7 @@ impl LinearMap {
             max_l1 = max_l1.max(l1);
             max_l2 = max_l2.max(l2);
         }
-        let groups = groups.into_iter().map(CompiledGroup::new).collect();
+        let groups = groups.into_iter().map(|group| CompiledGroup::new(group, n_inputs)).collect();
         Ok(Self { n_inputs, n_outputs, groups, bias, unit: Unit::One, max_l1, max_l2 })
     }
 
@@ -365,47 +356,6 @@ fn combine_placement(
     }
 }
 
-impl CompiledGroup {
-    fn new(group: Group) -> Self {
-        #[expect(clippy::cast_possible_truncation, reason = "weights were checked to fit 16 bits")]
-        let weights: Vec<i16> = group.weights.iter().map(|&w| w as i16).collect();
-        let packed_weights = simd::pack_weights(&weights, group.n_rows, group.n_taps);
-        let chunks = chunks(&group);
-        // The middle placement is the least likely to touch the padding.
-        let typical = group.placements.get(group.placements.len() / 2);
-        let wide = typical
-            .filter(|_| Backend::Amx.is_available() || cfg!(test))
-            .and_then(|p| WideWeights::new(&group.weights, group.n_rows, &p.inputs));
-        Self { group, packed_weights, chunks, wide }
-    }
-}
-
-/// Cuts the pairs into ranges in which every row's `Σ|w|` stays below 2^16.
-fn chunks(group: &Group) -> Vec<(usize, usize)> {
-    let n_pairs = group.n_taps.div_ceil(2);
-    let mut chunks = Vec::new();
-    let mut start = 0;
-    let mut sums = vec![0_i64; group.n_rows];
-    for pair in 0..n_pairs {
-        let taps = 2 * pair..(2 * pair + 2).min(group.n_taps);
-        let of_pair: Vec<i64> = group
-            .weights
-            .chunks_exact(group.n_taps)
-            .map(|row| {
-                row.get(taps.clone()).unwrap_or_default().iter().map(|&w| i64::from(w).abs()).sum()
-            })
-            .collect();
-        if sums.iter().zip(&of_pair).any(|(s, p)| s + p >= MAX_CHUNK_L1) {
-            chunks.push((start, pair));
-            start = pair;
-            sums.fill(0);
-        }
-        sums.iter_mut().zip(&of_pair).for_each(|(s, p)| *s += p);
-    }
-    chunks.push((start, n_pairs));
-    chunks
-}
-
 /// Largest `Σ|w|` of a group's rows, and the largest factor by which a row raises the deviation of
 /// independent inputs.
 fn norms(group: &Group) -> (u64, f64) {
@@ -476,3 +426,6 @@ fn index(value: usize) -> Result<u32> {
 fn check_length(what: &'static str, expected: usize, actual: usize) -> Result<()> {
     if expected == actual { Ok(()) } else { Err(Error::Length { what, expected, actual }) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,24 +3,33 @@
 //! - [`vectorize`] compiles a safe loop for the widest instruction set the machine has.
 //! - [`for_each_slab`] hands disjoint column ranges of a row-major matrix to parallel tasks.
 //! - [`multiply`] multiplies an integer matrix by residues, in one file per backend. `scalar.rs` is
-//!   the specification; all backends give the same bits.
+//!   the specification; all backends give the same bits. `digits.rs` is what the vector kernels share.
 //! - [`Reducer`] is the arithmetic modulo one prime that those loops use.
 //!
 //! The digit kernels work on packed lines: a residue below 2^47 is three balanced 16-bit digits
 //! (two below 2^31), and a 32-bit lane holds the same digit of two inputs, as `vpdpwssd` and
-//! `pmaddwd` multiply them. See `docs/kernels.md`.
+//! `pmaddwd` multiply them. Tiles (`amx.rs`) work on bytes. See `docs/kernels.md`.
 
 #![allow(
     unsafe_code,
     reason = "std::arch intrinsics and disjoint slabs; every block has a SAFETY note"
 )]
 
+#[cfg_attr(
+    not(any(target_arch = "x86_64", test)),
+    allow(
+        dead_code,
+        reason = "tiles exist on x86-64 only; what fills them is the same everywhere"
+    )
+)]
 pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod backend;
+#[cfg(feature = "ceilings")]
+mod ceilings;
 #[cfg(target_arch = "x86_64")]
 mod digits;
 #[cfg(target_arch = "x86_64")]
@@ -36,6 +45,8 @@ mod sse2;
 mod tile;
 
 pub use backend::Backend;
+#[cfg(feature = "ceilings")]
+pub(crate) use ceilings::{products_per_round, run_products};
 pub(crate) use packed::{GROUP, Packed};
 pub(crate) use reduction::{Factor, Reducer};
 pub(crate) use slabs::{SlabRows, for_each_slab};

@@ -54,7 +54,10 @@ impl<'a> Work<'a> {
                 };
                 let inputs = &placement.inputs;
                 tiles.push(Tile {
-                    pairs: if wide.is_none() { pairs.number(inputs)? } else { Vec::new() },
+                    pairs: match wide {
+                        None => pairs.number(&compiled.paired_inputs(inputs))?,
+                        Some(_) => Vec::new(),
+                    },
                     weights: &compiled.packed_weights,
                     n_rows: compiled.group.n_rows,
                     first_output: first - outputs.start,

@@ -82,7 +82,7 @@ impl Reducer {
 
 /// The integer nearest to `x`, for `|x| < 2^51`.
 #[inline(always)]
-fn round(x: f64) -> i64 {
+pub(super) fn round(x: f64) -> i64 {
     ((x + MAGIC).to_bits() << 12 >> 12).cast_signed() - (1 << 51)
 }
 

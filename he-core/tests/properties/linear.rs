@@ -6,7 +6,8 @@ use crate::{
     toy,
 };
 use he_core::{
-    Backend, CiphertextBlock, Error, Group, LinearMap, MAX_MODULUS, PADDING, Params, Placement,
+    Backend, CiphertextBlock, Error, Group, LinearMap, MAX_MODULUS, PADDING, Params, ParamsSpec,
+    Placement,
 };
 use proptest::prelude::*;
 use rand::{Rng, RngCore};
@@ -139,12 +140,97 @@ proptest! {
     }
 }
 
+/// The largest prime of a ring up to a bound.
+fn largest_modulus(ring_degree: usize, at_most: u64) -> u64 {
+    let step = 2 * ring_degree as u64;
+    let largest = at_most - (at_most - 1) % step;
+    (0..)
+        .map(|i| largest - i * step)
+        .find(|&c| ParamsSpec::smallest_slot_modulus(ring_degree, c).is_ok_and(|prime| prime == c))
+        .unwrap()
+}
+
+/// The largest primes of both digit classes, and the smallest of the larger class.
+fn edge_params() -> Params {
+    let (n, largest_of_two_digits) = (32, 0x7FFF_7FFF);
+    let smallest = ParamsSpec::smallest_slot_modulus(n, largest_of_two_digits + 1).unwrap();
+    let moduli =
+        vec![largest_modulus(n, largest_of_two_digits), smallest, largest_modulus(n, MAX_MODULUS)];
+    Params::insecure_new(ParamsSpec { ring_degree: n, plaintext_modulus: 65_537, moduli }).unwrap()
+}
+
+fn check_all_backends(case: &Case, params: &Params, words: &[Vec<Vec<u64>>]) {
+    let map = case.map();
+    for backend in Backend::available() {
+        let params = params.with_backend(backend).unwrap();
+        check_words(case, &params, words, &map.apply(&block_of(&params, 1, words)).unwrap());
+    }
+}
+
+/// Rows, taps and weights around the sizes of row blocks, steps and chunks.
+#[test]
+fn every_shape_of_a_dense_map_equals_exact_integers() {
+    let params = edge_params();
+    let mut rng = generator(7);
+    for (n_rows, n_taps, largest) in [
+        (1, 1, 32_767),
+        (2, 2, 32_767),
+        (3, 7, 127),
+        (4, 8, 32_767),
+        (5, 9, 127),
+        (6, 16, 32_767),
+        (11, 33, 127),
+        (16, 64, 127),
+        (17, 65, 32_767),
+        (21, 130, 127),
+        (26, 19, 32_767),
+    ] {
+        let mut weight = || match rng.random_range(0..4) {
+            0 | 1 => largest,
+            2 => -largest,
+            _ => rng.random_range(-largest..=largest),
+        };
+        let weights = (0..n_rows * n_taps).map(|_| weight()).collect();
+        let placement =
+            Placement { inputs: (0..n_taps as u32).collect(), first_output: 0, output_stride: 1 };
+        let group = Group { weights, n_rows, n_taps, placements: vec![placement] };
+        let case = Case { groups: vec![group], bias: vec![1; n_rows], n_inputs: n_taps };
+        check_all_backends(&case, &params, &random_words(&params, n_taps, 1, &mut rng));
+    }
+}
+
+/// A matrix of one row per channel, at interleaved outputs: depthwise convolutions and pools.
+#[test]
+fn depthwise_maps_equal_exact_integers() {
+    let (params, mut rng) = (edge_params(), generator(8));
+    let (channels, side) = (3_u32, 4_u32);
+    let groups = (0..channels).map(|channel| {
+        let placements = (0..9).map(|p| {
+            let tap = |k: u32| channels * (side * (p / 3 + k / 2) + p % 3 + k % 2) + channel;
+            let inputs = (0..4).map(tap).collect();
+            Placement { inputs, first_output: channels * p + channel, output_stride: 1 }
+        });
+        let placements = placements.collect();
+        Group {
+            weights: (0..4).map(|_| weight(&mut rng)).collect(),
+            n_rows: 1,
+            n_taps: 4,
+            placements,
+        }
+    });
+    let groups = groups.collect();
+    let n_inputs = (channels * side * side) as usize;
+    let case = Case { groups, bias: vec![-1; 9 * channels as usize], n_inputs };
+    check_all_backends(&case, &params, &random_words(&params, n_inputs, 1, &mut rng));
+}
+
 /// The longest sums: many saturated taps at the largest residues, over several drains.
 #[test]
 fn long_saturated_rows_do_not_overflow() {
     // Largest primes of both digit classes: the carry bound is tight there.
-    let params = toy(64, 65_537, &[47, 30]);
-    assert!(MAX_MODULUS - params.moduli()[0] < 1 << 20);
+    let params = edge_params();
+    assert!(MAX_MODULUS - params.moduli()[2] < 1 << 20);
+    assert!(0x7FFF_7FFF - params.moduli()[0] < 1 << 20);
     for (n_taps, weights) in [
         (301, vec![32_767; 301]),
         (300, vec![-32_767; 300]),
@@ -157,13 +243,9 @@ fn long_saturated_rows_do_not_overflow() {
         let n_taps = n_taps as usize;
         let group = Group { weights, n_rows: 1, n_taps, placements: vec![placement] };
         let case = Case { groups: vec![group], bias: vec![-1], n_inputs: n_taps };
-        let row = |q: u64| vec![vec![q - 1; 128]; n_taps];
+        let row = |q: u64| vec![vec![q - 1; 64]; n_taps];
         let words: Vec<_> = params.moduli().iter().map(|&q| row(q)).collect();
-        for backend in Backend::available() {
-            let params = params.with_backend(backend).unwrap();
-            let reply = case.map().apply(&block_of(&params, 1, &words)).unwrap();
-            check_words(&case, &params, &words, &reply);
-        }
+        check_all_backends(&case, &params, &words);
     }
 }
 

@@ -56,8 +56,8 @@ pub(crate) fn block_of(params: &Params, degree: usize, words: &[Vec<Vec<u64>>]) 
 pub(crate) fn boundary_residue(q: u64, rng: &mut impl RngCore) -> u64 {
     match rng.random_range(0..8) {
         0 => 0,
-        1 => 1,
-        2 => q - 1,
+        1 => rng.random_range(1..3),
+        2 => q - rng.random_range(1..=3),
         3 => q / 2 + rng.random_range(0..2),
         4 => 0x7FFF % q,
         5 => 0x8000_7FFF % q,

@@ -60,7 +60,7 @@ impl Tiles for Emulated {
     /// bytes `A[m][k]` and the unsigned bytes `B[k][n]`, modulo 2^32; rows beyond become zero.
     fn dot(&mut self, index: usize) {
         let mut result: Register = [[0; 64]; 16];
-        for m in 0..self.rows {
+        for (m, result) in result.iter_mut().enumerate().take(self.rows) {
             for n in 0..16 {
                 let mut sum = self.sum(index, m, n);
                 for k in 0..16 {
@@ -70,7 +70,7 @@ impl Tiles for Emulated {
                         sum = sum.wrapping_add(a * b);
                     }
                 }
-                result[m][4 * n..4 * n + 4].copy_from_slice(&sum.to_le_bytes());
+                result[4 * n..4 * n + 4].copy_from_slice(&sum.to_le_bytes());
             }
         }
         self.registers[index] = result;
