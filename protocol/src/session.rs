@@ -38,7 +38,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use fingerprint::{Soundness, Verdict, WordCheckFinding, judge, judge_words};
-use ndarray::{Axis, Slice};
+use ndarray::{Array2, ArrayViewMut2, Axis, Slice, Zip};
 use nn_poly::encrypted::{ClientTimes, SegmentKey};
 use nn_poly::integer::{IntegerMatrix, ScoreMatrix};
 use rand::{RngCore, SeedableRng, TryRngCore, rngs::OsRng};
@@ -275,21 +275,15 @@ impl BatchSession {
             let flags = match block.result {
                 BlockResult::Refreshed(refreshed) => {
                     self.tally.n_clamped += refreshed.n_clamped;
-                    values
-                        .get_or_insert_with(|| {
-                            IntegerMatrix::zeros((refreshed.values.nrows(), n_samples))
-                        })
-                        .slice_axis_mut(Axis(1), columns)
-                        .assign(&refreshed.values);
+                    let shape = (refreshed.values.nrows(), n_samples);
+                    let values = values.get_or_insert_with(|| IntegerMatrix::zeros(shape));
+                    assign(values.slice_axis_mut(Axis(1), columns), &refreshed.values);
                     refreshed.out_of_range
                 }
                 BlockResult::Scores(block) => {
-                    scores
-                        .get_or_insert_with(|| {
-                            ScoreMatrix::zeros((block.scores.nrows(), n_samples))
-                        })
-                        .slice_axis_mut(Axis(1), columns)
-                        .assign(&block.scores);
+                    let shape = (block.scores.nrows(), n_samples);
+                    let scores = scores.get_or_insert_with(|| ScoreMatrix::zeros(shape));
+                    assign(scores.slice_axis_mut(Axis(1), columns), &block.scores);
                     block.out_of_range
                 }
                 BlockResult::Unopened(_) => return Err(INVARIANT),
@@ -311,4 +305,11 @@ impl BatchSession {
         self.key = self.plan.segment(self.segment)?.context.generate_key(&mut rng);
         Ok(Round::Continue(Box::new(self)))
     }
+}
+
+/// Copies row by row, in parallel: every page of a fresh matrix is touched here for the first time.
+fn assign<A: Copy + Send + Sync>(mut target: ArrayViewMut2<'_, A>, source: &Array2<A>) {
+    Zip::from(target.rows_mut())
+        .and(source.rows())
+        .par_for_each(|mut target, source| target.assign(&source));
 }

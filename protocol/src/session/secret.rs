@@ -64,7 +64,7 @@ impl SecretValues {
 impl Drop for SecretValues {
     fn drop(&mut self) {
         for matrix in &mut self.0 {
-            matrix.fill(0);
+            matrix.par_mapv_inplace(|_| 0);
             black_box(&*matrix);
         }
     }
