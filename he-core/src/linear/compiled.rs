@@ -77,7 +77,9 @@ impl Pairing {
         let mut pairs = HashSet::new();
         for placement in &group.placements {
             let inputs = self.inputs(&placement.inputs);
-            pairs.extend(inputs.chunks(2).map(<[u32]>::to_vec));
+            let (whole, last) = inputs.as_chunks::<2>();
+            pairs.extend(whole);
+            pairs.extend(last.iter().map(|&input| [input, PADDING]));
         }
         let products = group.placements.len() * self.columns.len().div_ceil(2) * group.n_rows;
         pairs.len() * PACKING_COST + products
