@@ -25,6 +25,7 @@ mod encrypting;
 mod error;
 mod lane;
 mod opening;
+mod pieces;
 mod secret;
 mod setup;
 
