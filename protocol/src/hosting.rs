@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use crate::message::{ModelCard, Refusal, RefusalCode};
 use crate::server::service::{
     Evaluated, PlanHost, ReplySink, RequestReceiver, SegmentService, ServiceError,
 };
+use crate::session::{self, Lane};
 
 /// File name extension of plans in a folder.
 pub const PLAN_EXTENSION: &str = "plan";
@@ -57,19 +58,16 @@ pub enum HostingError {
 
 /// A set of plans, addressed by digest.
 ///
-/// Every request uses all cores for one band of its reply at a time and then lets the others have
-/// them, so that requests progress side by side, the working set stays that of one band, and a slow
-/// client holds up nobody.
+/// Every request uses all cores for one piece of its payload or of its reply at a time and then lets
+/// the others have them, in the order in which they asked: requests progress side by side, an upload
+/// waits for a few pieces of others and not for all of them, and a slow client holds up nobody.
 #[derive(Debug, Default)]
 pub struct PlanShelf {
     plans: HashMap<Digest, HostedPlan>,
-    lane: Lane,
+    lane: Arc<Lane>,
     /// Memory of finished requests, for the next ones.
     storage: Arc<StoragePool>,
 }
-
-/// Whoever holds it may use the cores.
-type Lane = Arc<Mutex<()>>;
 
 #[derive(Debug)]
 struct HostedPlan {
@@ -82,7 +80,7 @@ struct HostedPlan {
 #[derive(Debug)]
 pub struct HostedSegment {
     evaluator: Arc<SegmentEvaluator>,
-    lane: Lane,
+    lane: Arc<Lane>,
 }
 
 impl PlanShelf {
@@ -202,6 +200,11 @@ impl PlanHost for PlanShelf {
             plan.segments.get(segment as usize).ok_or(Refusal::new(RefusalCode::UnknownSegment))?;
         Ok(Arc::clone(hosted) as Arc<dyn SegmentService>)
     }
+
+    fn limit_spare_memory(&self, max_bytes: u64) -> u64 {
+        self.storage.limit(usize::try_from(max_bytes).unwrap_or(usize::MAX));
+        self.storage.max_bytes() as u64
+    }
 }
 
 impl SegmentService for HostedSegment {
@@ -236,7 +239,7 @@ impl SegmentService for HostedSegment {
 /// One request on its way through a segment.
 struct HostedRequest {
     evaluator: Arc<SegmentEvaluator>,
-    lane: Lane,
+    lane: Arc<Lane>,
     receiver: encrypted::RequestReceiver,
     busy: Duration,
 }
@@ -276,13 +279,13 @@ impl RequestReceiver for HostedRequest {
 
 /// Exclusive use of the cores for a while, and how long it was.
 struct Turn<'a> {
-    _held: MutexGuard<'a, ()>,
+    _held: session::Turn<'a>,
     started: Instant,
 }
 
 impl<'a> Turn<'a> {
     fn take(lane: &'a Lane) -> Self {
-        let held = lane.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = lane.turn();
         Self { _held: held, started: Instant::now() }
     }
 
@@ -304,4 +307,18 @@ fn label(name: &str) -> Label {
 
 fn narrow(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shelf_keeps_no_more_than_its_server_allows() {
+        let shelf = PlanShelf::new();
+        let by_itself = shelf.storage.max_bytes() as u64;
+        assert_eq!(shelf.limit_spare_memory(u64::MAX), by_itself);
+        assert_eq!(shelf.limit_spare_memory(5), 5);
+        assert_eq!(shelf.limit_spare_memory(u64::MAX), 5, "two servers of one shelf");
+    }
 }
