@@ -1,21 +1,23 @@
 //! Plans behind a server: from memory or from a folder of files.
 
+mod lane;
+
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use nn_poly::encrypted::{self, SegmentEvaluator, StoragePool};
 use nn_poly::plan::Plan;
 
+use self::lane::Lane;
 use crate::identifiers::{Digest, Label};
 use crate::message::{ModelCard, Refusal, RefusalCode};
 use crate::server::service::{
     Evaluated, PlanHost, ReplySink, RequestReceiver, SegmentService, ServiceError,
 };
-use crate::session::{self, Lane};
 
 /// File name extension of plans in a folder.
 pub const PLAN_EXTENSION: &str = "plan";
@@ -59,8 +61,8 @@ pub enum HostingError {
 /// A set of plans, addressed by digest.
 ///
 /// Every request uses all cores for one piece of its payload or of its reply at a time and then lets
-/// the others have them, in the order in which they asked: requests progress side by side, an upload
-/// waits for a few pieces of others and not for all of them, and a slow client holds up nobody.
+/// the others have them: an upload next, then the evaluation that began first, so that an upload
+/// waits for one piece of another request and not for all of it, and a slow client holds up nobody.
 #[derive(Debug, Default)]
 pub struct PlanShelf {
     plans: HashMap<Digest, HostedPlan>,
@@ -246,7 +248,7 @@ struct HostedRequest {
 
 impl RequestReceiver for HostedRequest {
     fn push(&mut self, bytes: &[u8]) -> Result<(), ServiceError> {
-        let turn = Turn::take(&self.lane);
+        let turn = self.lane.upload();
         let outcome = self.receiver.push(bytes);
         self.busy += turn.end();
         outcome.map_err(|source| ServiceError::Malformed { source: Box::new(source) })
@@ -257,41 +259,24 @@ impl RequestReceiver for HostedRequest {
         let block = receiver
             .finish()
             .map_err(|source| ServiceError::Malformed { source: Box::new(source) })?;
-        let mut turn = Some(Turn::take(&lane));
+        let order = lane.evaluation();
+        let mut turn = Some(order.turn());
         let flow = evaluator
             .evaluate(&block, &mut |piece| {
-                busy += turn.take().map(Turn::end).unwrap_or_default();
+                busy += turn.take().map(lane::Turn::end).unwrap_or_default();
                 let flow = sink(Bytes::from(piece));
                 if flow.is_continue() {
-                    turn = Some(Turn::take(&lane));
+                    turn = Some(order.turn());
                 }
                 flow
             })
             .map_err(failed)?;
-        busy += turn.map(Turn::end).unwrap_or_default();
+        busy += turn.map(lane::Turn::end).unwrap_or_default();
         evaluator.recycle(block);
         match flow {
             ControlFlow::Continue(()) => Ok(Evaluated { busy }),
             ControlFlow::Break(()) => Err(ServiceError::Stopped),
         }
-    }
-}
-
-/// Exclusive use of the cores for a while, and how long it was.
-struct Turn<'a> {
-    _held: session::Turn<'a>,
-    started: Instant,
-}
-
-impl<'a> Turn<'a> {
-    fn take(lane: &'a Lane) -> Self {
-        let held = lane.turn();
-        Self { _held: held, started: Instant::now() }
-    }
-
-    /// Gives the cores back; returns the time on all of them.
-    fn end(self) -> Duration {
-        self.started.elapsed() * u32::try_from(rayon::current_num_threads()).unwrap_or(1)
     }
 }
 
