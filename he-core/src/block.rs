@@ -32,25 +32,8 @@ impl CiphertextBlock {
     /// - [`Error::Form`] when `degree` is 0 or above 15, or `n_moduli` is 0 or above the parameters'.
     /// - [`Error::Index`] when the block cannot be addressed in memory.
     pub fn zeros(params: &Params, count: usize, degree: usize, n_moduli: usize) -> Result<Self> {
-        if !(1..=15).contains(&degree) || !(1..=params.moduli().len()).contains(&n_moduli) {
-            return Err(Error::Form {
-                operation: "a new block",
-                requirement: "degree 1 to 15 and between one and all moduli",
-                degree,
-                n_moduli,
-            });
-        }
-        let mut correction = 1;
-        for &q in params.moduli().iter().skip(n_moduli) {
-            correction = multiply_modulo(correction, u128::from(q), params.plaintext_modulus());
-        }
-        let per_ciphertext = n_moduli * (degree + 1) * params.ring_degree();
-        let max = isize::MAX.unsigned_abs() / size_of::<u64>() / per_ciphertext;
-        if count > max {
-            return Err(Error::Index { what: "ciphertext", index: count, count: max });
-        }
-        let words = vec![0; count * per_ciphertext];
-        Ok(Self { params: params.clone(), count, degree, n_moduli, correction, words })
+        // Fresh memory is zero.
+        Self::stale(params, count, degree, n_moduli, Storage::default())
     }
 
     /// As [`CiphertextBlock::zeros`], in memory of an earlier block.
@@ -78,15 +61,25 @@ impl CiphertextBlock {
         n_moduli: usize,
         storage: Storage,
     ) -> Result<Self> {
-        let mut block = Self::zeros(params, 0, degree, n_moduli)?;
+        if !(1..=15).contains(&degree) || !(1..=params.moduli().len()).contains(&n_moduli) {
+            return Err(Error::Form {
+                operation: "a new block",
+                requirement: "degree 1 to 15 and between one and all moduli",
+                degree,
+                n_moduli,
+            });
+        }
+        let mut correction = 1;
+        for &q in params.moduli().iter().skip(n_moduli) {
+            correction = multiply_modulo(correction, u128::from(q), params.plaintext_modulus());
+        }
         let per_ciphertext = n_moduli * (degree + 1) * params.ring_degree();
         let max = isize::MAX.unsigned_abs() / size_of::<u64>() / per_ciphertext;
         if count > max {
             return Err(Error::Index { what: "ciphertext", index: count, count: max });
         }
-        block.count = count;
-        block.words = storage.words_of_len(count * per_ciphertext);
-        Ok(block)
+        let words = storage.words_of_len(count * per_ciphertext);
+        Ok(Self { params: params.clone(), count, degree, n_moduli, correction, words })
     }
 
     /// Gives up the ciphertexts and keeps their memory, for [`crate::RequestDecoder::new`].
@@ -268,7 +261,7 @@ impl Storage {
         self.0.capacity() * size_of::<u64>()
     }
 
-    /// `len` words of any value.
+    /// `len` words of any value: zeros if this is empty.
     fn words_of_len(mut self, len: usize) -> Vec<u64> {
         if self.0.capacity() < len {
             // Not `resize`, which would copy what nobody needs.

@@ -6,7 +6,7 @@ use zeroize::{Zeroize, Zeroizing};
 use crate::{
     CiphertextBlock, Encoder, Error, Result, SecretKey, bytes,
     ring::Ring,
-    scratch::{Pool, written_zeros},
+    scratch::{Pool, reserve_secret},
     simd::vectorize,
 };
 
@@ -17,6 +17,7 @@ pub struct Decryptor<'k> {
 }
 
 /// Words of one ciphertext, `[limb][polynomial][N]`: secret once the key was applied.
+#[derive(Default)]
 struct Scratch(Vec<u64>);
 
 impl Drop for Scratch {
@@ -202,7 +203,7 @@ impl<'k> Decryptor<'k> {
         if out.len() != count * capacity {
             return malformed("values of the ciphertexts", count * capacity, out.len());
         }
-        let make = || Scratch(written_zeros(n_moduli * form.row_len()));
+        let n_words = n_moduli * form.row_len();
         let rows = bytes.par_chunks_exact(size).zip(out.par_chunks_exact_mut(capacity));
         rows.enumerate().try_for_each(|(i, (bytes, out))| {
             if n_moduli > 2 {
@@ -212,9 +213,9 @@ impl<'k> Decryptor<'k> {
                 out.copy_from_slice(&encoder.decode_from(&message, low)?);
                 return Ok(());
             }
-            self.scratch.with(make, |scratch| {
-                scratch.0.resize(n_moduli * form.row_len(), 0);
-                let words = scratch.0.as_mut_slice();
+            self.scratch.with(Scratch::default, |Scratch(words)| {
+                reserve_secret(words, n_words);
+                words.resize(n_words, 0);
                 bytes::read_ciphertext(params, degree, n_moduli, bytes, words)
                     .map_err(|e| e.offset_by(i))?;
                 self.open(encoder, &form, low, words, out);

@@ -9,7 +9,7 @@ use crate::{
     encoding::{Errors, write_residues},
     ring::Ring,
     sampling::{ErrorSeed, MAX_CIPHERTEXTS_PER_SEED, PublicSeed},
-    scratch::Pool,
+    scratch::{Pool, reserve_secret},
     simd::vectorize,
     word_check::group_len,
 };
@@ -68,8 +68,13 @@ impl Scratch {
 
     /// Takes the size of `group` ciphertexts of an encoder.
     fn fit(&mut self, n: usize, group: usize, encoder: &Encoder) {
-        self.values.resize(encoder.value_count(), 0);
-        self.digits.resize(group * encoder.digits_len(), 0);
+        let (n_values, n_digits) = (encoder.value_count(), group * encoder.digits_len());
+        reserve_secret(&mut self.values, n_values);
+        reserve_secret(&mut self.digits, n_digits);
+        reserve_secret(&mut self.errors, group * n);
+        reserve_secret(&mut self.words, group * 2 * n);
+        self.values.resize(n_values, 0);
+        self.digits.resize(n_digits, 0);
         self.errors.resize(group * n, 0);
         self.words.resize(group * 2 * n, 0);
     }

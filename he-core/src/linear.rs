@@ -7,6 +7,8 @@ mod work;
 
 use core::ops::Range;
 
+use zeroize::Zeroizing;
+
 use crate::{
     CiphertextBlock, Error, Plaintext, Result,
     ring::Ring,
@@ -328,9 +330,9 @@ fn combine_placement(
     let reducer = ring.reducer();
     let shift = reducer.factor(ring.residue_vartime(1 << HALF));
     let mut outputs = (placement.first_output as usize..).step_by(placement.output_stride as usize);
-    let mut sums = [vec![0_i64; group.n_taps], vec![0_i64; group.n_taps]];
+    let mut sums = Zeroizing::new([vec![0_i64; group.n_taps], vec![0_i64; group.n_taps]]);
     for rows in group.weights.chunks(group.n_taps * MAX_COMBINED_ROWS) {
-        let [low_sums, high_sums] = &mut sums;
+        let [low_sums, high_sums] = &mut *sums;
         low_sums.fill(0);
         high_sums.fill(0);
         for (weights, output) in rows.chunks_exact(group.n_taps).zip(&mut outputs) {

@@ -18,7 +18,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::{
     ring::Ring,
-    scratch::written_zeros,
+    scratch::{reserve_secret, written_zeros},
     security::ERROR_BOUND,
     simd::{read_wide_draws, vectorize},
 };
@@ -93,6 +93,7 @@ fn sample_uniform(stream: &mut Aes128Ctr, q: u64, out: &mut [u64], buffer: &mut 
     let mut rest = out;
     while !rest.is_empty() {
         let wanted = rest.len();
+        reserve_secret(buffer, wanted * width + PADDING_BYTES);
         buffer.clear();
         buffer.resize(wanted * width + PADDING_BYTES, 0);
         let Some(bytes) = buffer.get_mut(..wanted * width) else { return };
@@ -145,6 +146,8 @@ fn read_draws(bytes: &[u8], width: usize, mask: u64, q: u64, out: &mut [u64]) ->
 /// words, so that lanes of vectors hold whole draws.
 fn sample_centred_binomial(stream: &mut Aes128Ctr, out: &mut [i8], buffer: &mut Vec<u8>) {
     const SUM: u64 = (1 << ERROR_BOUND) - 1;
+    // As much as the expansions that follow need, so that these bytes are overwritten in place.
+    reserve_secret(buffer, out.len() * 6 + PADDING_BYTES);
     buffer.clear();
     buffer.resize(out.len() * 6, 0);
     stream.apply_keystream(buffer);
@@ -286,6 +289,20 @@ mod tests {
         let deviation = (squares / n - (sum / n).powi(2)).sqrt();
         assert!((sum / n).abs() < 0.03, "mean {}", sum / n);
         assert!((deviation - ERROR_DEVIATION).abs() < 0.02, "deviation {deviation}");
+    }
+
+    #[test]
+    fn the_key_stream_of_errors_is_overwritten_where_it_is() {
+        for bits in [30, 47] {
+            let degree = 2048;
+            let below = (1_u64 << bits).min(crate::MAX_MODULUS + 1);
+            let ring = Ring::new(degree, largest_prime(degree, bits, below).unwrap()).unwrap();
+            let mut buffer = Vec::new();
+            ErrorSeed([3; 32]).sample(0, &mut vec![0; degree], &mut buffer);
+            let (place, room) = (buffer.as_ptr(), buffer.capacity());
+            PublicSeed([3; 32]).expand(0, 0, &ring, &mut vec![0; degree], &mut buffer);
+            assert_eq!((buffer.as_ptr(), buffer.capacity()), (place, room), "{bits} bits");
+        }
     }
 
     #[test]

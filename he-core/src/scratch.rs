@@ -5,6 +5,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use zeroize::Zeroize;
+
 /// Values lent to tasks: there are never more than tasks at work at one time.
 pub(crate) struct Pool<T>(Mutex<Vec<T>>);
 
@@ -46,4 +48,44 @@ pub(crate) fn written_zeros<T: Clone + Default>(len: usize) -> Vec<T> {
     let mut values = Vec::with_capacity(len);
     values.resize(len, T::default());
     values
+}
+
+/// Makes room for `len` values in a buffer of secrets. One that is too small is wiped and replaced:
+/// growing it would leave what it holds behind, in memory that was given back.
+pub(crate) fn reserve_secret<T: Zeroize>(buffer: &mut Vec<T>, len: usize) {
+    if buffer.capacity() < len {
+        buffer.zeroize();
+        *buffer = Vec::with_capacity(len);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::cell::Cell;
+
+    use super::*;
+
+    thread_local! {
+        static WIPED: Cell<u32> = const { Cell::new(0) };
+    }
+
+    struct Noted(#[expect(dead_code, reason = "values without a size need no room")] u8);
+
+    impl Zeroize for Noted {
+        fn zeroize(&mut self) {
+            WIPED.set(WIPED.get() + 1);
+        }
+    }
+
+    #[test]
+    fn a_buffer_of_secrets_is_wiped_before_it_is_outgrown() {
+        let mut buffer = Vec::with_capacity(2);
+        buffer.extend([Noted(1), Noted(2)]);
+        let room = buffer.capacity();
+        reserve_secret(&mut buffer, room);
+        assert_eq!((buffer.len(), WIPED.get()), (2, 0));
+        reserve_secret(&mut buffer, room + 1);
+        assert_eq!((buffer.len(), WIPED.get()), (0, 2));
+        assert!(buffer.capacity() > room);
+    }
 }

@@ -1,15 +1,18 @@
 //! Plans behind a server: from memory or from a folder of files.
 
+mod lane;
+
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use nn_poly::encrypted::{self, SegmentEvaluator, StoragePool};
 use nn_poly::plan::Plan;
 
+use self::lane::Lane;
 use crate::identifiers::{Digest, Label};
 use crate::message::{ModelCard, Refusal, RefusalCode};
 use crate::server::service::{
@@ -57,19 +60,16 @@ pub enum HostingError {
 
 /// A set of plans, addressed by digest.
 ///
-/// Every request uses all cores for one band of its reply at a time and then lets the others have
-/// them, so that requests progress side by side, the working set stays that of one band, and a slow
-/// client holds up nobody.
+/// Every request uses all cores for one piece of its payload or of its reply at a time and then lets
+/// the others have them: an upload next, then the evaluation that began first, so that an upload
+/// waits for one piece of another request and not for all of it, and a slow client holds up nobody.
 #[derive(Debug, Default)]
 pub struct PlanShelf {
     plans: HashMap<Digest, HostedPlan>,
-    lane: Lane,
+    lane: Arc<Lane>,
     /// Memory of finished requests, for the next ones.
     storage: Arc<StoragePool>,
 }
-
-/// Whoever holds it may use the cores.
-type Lane = Arc<Mutex<()>>;
 
 #[derive(Debug)]
 struct HostedPlan {
@@ -82,7 +82,7 @@ struct HostedPlan {
 #[derive(Debug)]
 pub struct HostedSegment {
     evaluator: Arc<SegmentEvaluator>,
-    lane: Lane,
+    lane: Arc<Lane>,
 }
 
 impl PlanShelf {
@@ -202,6 +202,11 @@ impl PlanHost for PlanShelf {
             plan.segments.get(segment as usize).ok_or(Refusal::new(RefusalCode::UnknownSegment))?;
         Ok(Arc::clone(hosted) as Arc<dyn SegmentService>)
     }
+
+    fn limit_spare_memory(&self, max_bytes: u64) -> u64 {
+        self.storage.limit(usize::try_from(max_bytes).unwrap_or(usize::MAX));
+        self.storage.max_bytes() as u64
+    }
 }
 
 impl SegmentService for HostedSegment {
@@ -236,14 +241,14 @@ impl SegmentService for HostedSegment {
 /// One request on its way through a segment.
 struct HostedRequest {
     evaluator: Arc<SegmentEvaluator>,
-    lane: Lane,
+    lane: Arc<Lane>,
     receiver: encrypted::RequestReceiver,
     busy: Duration,
 }
 
 impl RequestReceiver for HostedRequest {
     fn push(&mut self, bytes: &[u8]) -> Result<(), ServiceError> {
-        let turn = Turn::take(&self.lane);
+        let turn = self.lane.upload();
         let outcome = self.receiver.push(bytes);
         self.busy += turn.end();
         outcome.map_err(|source| ServiceError::Malformed { source: Box::new(source) })
@@ -254,41 +259,24 @@ impl RequestReceiver for HostedRequest {
         let block = receiver
             .finish()
             .map_err(|source| ServiceError::Malformed { source: Box::new(source) })?;
-        let mut turn = Some(Turn::take(&lane));
+        let order = lane.evaluation();
+        let mut turn = Some(order.turn());
         let flow = evaluator
             .evaluate(&block, &mut |piece| {
-                busy += turn.take().map(Turn::end).unwrap_or_default();
+                busy += turn.take().map(lane::Turn::end).unwrap_or_default();
                 let flow = sink(Bytes::from(piece));
                 if flow.is_continue() {
-                    turn = Some(Turn::take(&lane));
+                    turn = Some(order.turn());
                 }
                 flow
             })
             .map_err(failed)?;
-        busy += turn.map(Turn::end).unwrap_or_default();
+        busy += turn.map(lane::Turn::end).unwrap_or_default();
         evaluator.recycle(block);
         match flow {
             ControlFlow::Continue(()) => Ok(Evaluated { busy }),
             ControlFlow::Break(()) => Err(ServiceError::Stopped),
         }
-    }
-}
-
-/// Exclusive use of the cores for a while, and how long it was.
-struct Turn<'a> {
-    _held: MutexGuard<'a, ()>,
-    started: Instant,
-}
-
-impl<'a> Turn<'a> {
-    fn take(lane: &'a Lane) -> Self {
-        let held = lane.lock().unwrap_or_else(PoisonError::into_inner);
-        Self { _held: held, started: Instant::now() }
-    }
-
-    /// Gives the cores back; returns the time on all of them.
-    fn end(self) -> Duration {
-        self.started.elapsed() * u32::try_from(rayon::current_num_threads()).unwrap_or(1)
     }
 }
 
@@ -304,4 +292,18 @@ fn label(name: &str) -> Label {
 
 fn narrow(count: usize) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shelf_keeps_no_more_than_its_server_allows() {
+        let shelf = PlanShelf::new();
+        let by_itself = shelf.storage.max_bytes() as u64;
+        assert_eq!(shelf.limit_spare_memory(u64::MAX), by_itself);
+        assert_eq!(shelf.limit_spare_memory(5), 5);
+        assert_eq!(shelf.limit_spare_memory(u64::MAX), 5, "two servers of one shelf");
+    }
 }

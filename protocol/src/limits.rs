@@ -52,8 +52,8 @@ pub struct ServerLimits {
     pub max_connections: usize,
     /// Requests admitted at the same time (uploading, evaluating, or replying). Default 4.
     pub max_jobs: usize,
-    /// Sum of the declared memory of the admitted requests and of ten chunks for each, in bytes.
-    /// Default 4 GiB.
+    /// Sum of the declared memory of the admitted requests, of ten chunks for each, and of what the
+    /// host keeps for the next ones (a quarter at most), in bytes. Default 4 GiB.
     pub max_memory_bytes: u64,
     /// Largest request payload in bytes. Default 1 GiB.
     pub max_request_bytes: u64,

@@ -52,6 +52,9 @@ const FULL_RETRY: Duration = Duration::from_secs(1);
 /// Pause after a failed `accept`, for instance when file descriptors run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// The part of the memory, one in so many, that a host may keep between requests.
+const SPARE_SHARE: u64 = 4;
+
 /// How long request threads may take to notice that they must stop.
 const THREAD_LIMIT: Duration = Duration::from_secs(5);
 
@@ -108,7 +111,10 @@ impl Server {
         options: ServerOptions,
     ) -> Result<Self> {
         options.limits.check()?;
-        let admission = Admission::new(&options.limits, options.timeouts.admission);
+        let max_memory = options.limits.max_memory_bytes;
+        let spare = host.limit_spare_memory(max_memory / SPARE_SHARE);
+        let admission =
+            Admission::new(&options.limits, spare.min(max_memory), options.timeouts.admission);
         let shared = Shared {
             host,
             identity: Arc::new(identity),

@@ -25,6 +25,7 @@ mod encrypting;
 mod error;
 mod lane;
 mod opening;
+mod pieces;
 mod secret;
 mod setup;
 
@@ -150,6 +151,10 @@ impl BatchSession {
     ///
     /// # Errors
     /// As [`BatchSession::new`].
+    ///
+    /// # Security
+    /// Two batches from one state of a generator have the same keys, seeds and errors: a server that
+    /// sees both learns the differences of their inputs.
     pub fn with_generator(
         plan: &Arc<ClientPlan>,
         inputs: IntegerMatrix,

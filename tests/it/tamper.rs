@@ -116,9 +116,13 @@ impl Setting {
             }
             (Err(error), expected) => {
                 let fits = match expected {
-                    Expected::WrongSize => {
-                        matches!(peer_fault(&error), Some(PeerFault::WrongReplySize { .. }))
-                    }
+                    // A slow server says how far it is, of the same wrong size, before its header.
+                    Expected::WrongSize => matches!(
+                        peer_fault(&error),
+                        Some(
+                            PeerFault::WrongReplySize { .. } | PeerFault::ImpossibleProgress { .. }
+                        )
+                    ),
                     Expected::NoResidue => {
                         matches!(error, SessionError::Encrypted(_))
                             && error.to_string().contains("not below its modulus")

@@ -77,7 +77,9 @@ impl Pairing {
         let mut pairs = HashSet::new();
         for placement in &group.placements {
             let inputs = self.inputs(&placement.inputs);
-            pairs.extend(inputs.chunks(2).map(<[u32]>::to_vec));
+            let (whole, last) = inputs.as_chunks::<2>();
+            pairs.extend(whole);
+            pairs.extend(last.iter().map(|&input| [input, PADDING]));
         }
         let products = group.placements.len() * self.columns.len().div_ceil(2) * group.n_rows;
         pairs.len() * PACKING_COST + products
@@ -162,7 +164,7 @@ mod tests {
     use super::*;
     use crate::Placement;
 
-    fn convolution(side: u32, size: u32, stride: u32, channels: u32, n_rows: usize) -> Group {
+    fn convolution(side: u32, size: u32, stride: u32, channels: u32, n_rows: u32) -> Group {
         let out = (side - size) / stride + 1;
         let placements = (0..out * out).map(|p| {
             let (y, x) = (stride * (p / out), stride * (p % out));
@@ -171,9 +173,10 @@ mod tests {
                 channels * (side * (y + place / size) + x + place % size) + channel
             };
             let inputs = (0..size * size * channels).map(tap).collect();
-            Placement { inputs, first_output: p * n_rows as u32, output_stride: 1 }
+            Placement { inputs, first_output: p * n_rows, output_stride: 1 }
         });
         let (placements, n_taps) = (placements.collect(), (size * size * channels) as usize);
+        let n_rows = n_rows as usize;
         Group { weights: vec![1; n_rows * n_taps], n_rows, n_taps, placements }
     }
 

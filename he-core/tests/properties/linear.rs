@@ -224,6 +224,40 @@ fn depthwise_maps_equal_exact_integers() {
     check_all_backends(&case, &params, &random_words(&params, n_inputs, 1, &mut rng));
 }
 
+/// Kernel rows of odd length at stride two: their taps are paired run by run, each pair filled with
+/// the input that follows the run, whatever it holds; after the last input nothing follows.
+#[test]
+fn convolutions_paired_by_runs_equal_exact_integers() {
+    let (params, mut rng) = (edge_params(), generator(9));
+    for (size, side, border) in [(5, 21, 0), (3, 15, 1)] {
+        let (n_rows, out) = (4, (side + 2 * border - size) / 2 + 1);
+        let input = |p: u32, k: u32| {
+            let y = (2 * (p / out) + k / size).checked_sub(border).filter(|&y| y < side);
+            let x = (2 * (p % out) + k % size).checked_sub(border).filter(|&x| x < side);
+            y.zip(x).map_or(PADDING, |(y, x)| side * y + x)
+        };
+        let placements = (0..out * out).map(|p| Placement {
+            inputs: (0..size * size).map(|k| input(p, k)).collect(),
+            first_output: n_rows * p,
+            output_stride: 1,
+        });
+        let group = Group {
+            placements: placements.collect(),
+            weights: (0..n_rows * size * size).map(|_| weight(&mut rng)).collect(),
+            n_rows: n_rows as usize,
+            n_taps: (size * size) as usize,
+        };
+        let n_inputs = (side * side) as usize;
+        let bias = vec![-1; (n_rows * out * out) as usize];
+        let case = Case { groups: vec![group], bias, n_inputs };
+        // Largest residues: a filling that counted would show.
+        let row = |q: u64| vec![vec![q - 1; 64]; n_inputs];
+        let words: Vec<_> = params.moduli().iter().map(|&q| row(q)).collect();
+        check_all_backends(&case, &params, &words);
+        check_all_backends(&case, &params, &random_words(&params, n_inputs, 1, &mut rng));
+    }
+}
+
 /// The longest sums: many saturated taps at the largest residues, over several drains.
 #[test]
 fn long_saturated_rows_do_not_overflow() {

@@ -121,16 +121,17 @@ impl SegmentEvaluator {
         &self.map
     }
 
-    /// Upper bound of the memory one request occupies while it is received and evaluated, bytes;
-    /// spare memory of the pool is not counted.
+    /// Upper bound of the memory one request occupies while it is received and evaluated, bytes,
+    /// four pieces of its reply included; what the pool keeps for others is not counted.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         let degree = self.context.reply_degree();
         let band = self.bands.iter().map(Band::n_results).max().unwrap_or(0);
         let words = band * row_bytes(&self.context, degree + 1);
-        let pieces = 2 * (PIECE_BYTES + self.context.reply_ciphertext_bytes());
+        let pieces = 4 * (PIECE_BYTES + self.context.reply_ciphertext_bytes());
         let undecoded = 2 * (DECODED_BYTES + self.context.request_ciphertext_bytes());
-        (self.input_bytes() + words + pieces.max(undecoded)) as u64
+        let blocks = StoragePool::most_for(self.input_bytes()) + StoragePool::most_for(words);
+        (blocks + pieces.max(undecoded)) as u64
     }
 
     /// Starts receiving a request whose `c_1` polynomials expand from `seed`.

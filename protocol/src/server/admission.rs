@@ -37,10 +37,10 @@ pub(super) struct Permit {
 }
 
 impl Admission {
-    /// The limits must have been checked.
-    pub(super) fn new(limits: &ServerLimits, patience: Duration) -> Self {
+    /// The limits must have been checked. Of the memory, `spare_bytes` are not for requests.
+    pub(super) fn new(limits: &ServerLimits, spare_bytes: u64, patience: Duration) -> Self {
         let max_jobs = u32::try_from(limits.max_jobs).unwrap_or(u32::MAX);
-        let max_units = units(limits.max_memory_bytes);
+        let max_units = units(limits.max_memory_bytes.saturating_sub(spare_bytes));
         Self {
             jobs: Arc::new(Semaphore::new(max_jobs as usize)),
             max_jobs,
@@ -106,8 +106,9 @@ mod tests {
     use super::*;
 
     fn admission(max_jobs: usize, max_memory_bytes: u64) -> Admission {
+        let max_memory_bytes = max_memory_bytes + 3 * UNIT_BYTES;
         let limits = ServerLimits { max_jobs, max_memory_bytes, ..ServerLimits::default() };
-        Admission::new(&limits, Duration::from_millis(20))
+        Admission::new(&limits, 3 * UNIT_BYTES, Duration::from_millis(20))
     }
 
     #[tokio::test]

@@ -33,6 +33,14 @@ pub trait PlanHost: Send + Sync {
     /// # Errors
     /// The refusal to send, usually [`RefusalCode::UnknownPlan`] or [`RefusalCode::UnknownSegment`].
     fn segment(&self, plan: &Digest, segment: u32) -> Result<Arc<dyn SegmentService>, Refusal>;
+
+    /// Limits the memory that the host keeps between requests, beyond what they declare, to
+    /// `max_bytes`; returns how much it may be, so that admission can count it. A server asks once,
+    /// at its start. The default is for hosts that keep nothing.
+    fn limit_spare_memory(&self, max_bytes: u64) -> u64 {
+        let _ = max_bytes;
+        0
+    }
 }
 
 /// Evaluates one segment of one plan. Holds no state of any client.

@@ -174,7 +174,7 @@ fn expected_results(
 ) -> Result<Zeroizing<Vec<Vec<i64>>>> {
     let window = segment.context.window();
     let plan = session.plan.plan();
-    let results = plan.evaluate_segment_modular(session.segment, points.points())?;
+    let results = Zeroizing::new(plan.evaluate_segment_modular(session.segment, points.points())?);
     let by_neuron = (0..segment.context.n_outputs())
         .map(|output| {
             results

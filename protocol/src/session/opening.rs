@@ -10,6 +10,7 @@ use super::BatchSession;
 use super::block::{BlockResult, Evidence, OpenedBlock, PreparedBlock};
 use super::error::{Result, SessionError};
 use super::lane::Lane;
+use super::pieces::Pieces;
 use super::setup::{ClientPlan, ClientSegment};
 use crate::client::PreparedRequest;
 
@@ -27,12 +28,11 @@ pub(super) struct Opening<'a> {
 }
 
 /// What was made of the bytes so far.
-#[expect(clippy::large_enum_variant, reason = "one per block in flight")]
 enum Reply<'a> {
     /// Nothing is decrypted before every word was checked, so the bytes are kept.
     Words {
         check: Box<ReplyCheckStream>,
-        pieces: Vec<Bytes>,
+        pieces: Pieces,
         request: PreparedRequest,
     },
     Slots(Box<Slots<'a>>),
@@ -66,7 +66,7 @@ impl<'a> Opening<'a> {
         let reply = match evidence {
             Evidence::Words(check) => {
                 let check = Box::new(ReplyCheckStream::new(&segment.context, check));
-                Reply::Words { check, pieces: Vec::new(), request }
+                Reply::Words { check, pieces: Pieces::default(), request }
             }
             Evidence::Slots { layout, points } => Reply::Slots(Box::new(Slots {
                 layout,
@@ -124,11 +124,12 @@ impl<'a> Opening<'a> {
                 times.check += check.busy();
                 let result = if check.finish()? {
                     drop(request);
+                    let pieces = pieces.into_list();
                     decrypt_words(session, segment, n_samples, pieces, lane, &mut times)?
                 } else {
                     let payload = request.payload().to_bytes().unwrap_or_default();
                     let _turn = lane.turn();
-                    let finding = locate(segment, seed, &payload, &pieces.concat())?;
+                    let finding = locate(segment, seed, &payload, &pieces.into_list().concat())?;
                     BlockResult::Unopened(finding)
                 };
                 (None, result)

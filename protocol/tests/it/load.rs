@@ -7,14 +7,17 @@ use std::time::{Duration, Instant};
 
 use protocol::client::{RemoteEvaluator, RetryPolicy, Stage};
 use protocol::error::{Error, PeerFault, ResourceError};
+use protocol::identifiers::Digest;
+use protocol::identity::Identity;
 use protocol::limits::ServerLimits;
-use protocol::message::RefusalCode;
-use protocol::server::ServerOptions;
+use protocol::message::{ModelCard, Refusal, RefusalCode};
+use protocol::server::service::{PlanHost, SegmentService};
+use protocol::server::{Server, ServerOptions};
 use tokio::task::JoinSet;
 
 use crate::support::{
-    FakeSegment, Gate, Loopback, Mood, client_options, connection, eventually, ignore, in_process,
-    is_right, request_for, server_options, server_with,
+    FakeHost, FakeSegment, Gate, Loopback, Mood, client_options, connection, eventually, host,
+    ignore, in_process, is_right, request_for, server_options, server_with,
 };
 
 fn one_job() -> ServerOptions {
@@ -96,6 +99,41 @@ async fn memory_is_admitted_by_what_is_declared() {
         in_process(&server).evaluate(&request_for(&segment, 0, 1), &mut ignore).await.unwrap_err();
     assert_eq!(code_of(&error), Some(RefusalCode::TooLarge), "{error}");
     assert_eq!(segment.begun.load(Ordering::SeqCst), 0);
+}
+
+/// Keeps all it may.
+struct Hoarding(Arc<FakeHost>);
+
+impl PlanHost for Hoarding {
+    fn models(&self) -> Vec<ModelCard> {
+        self.0.models()
+    }
+
+    fn public_plan(&self, plan: &Digest) -> Option<Arc<[u8]>> {
+        self.0.public_plan(plan)
+    }
+
+    fn segment(&self, plan: &Digest, segment: u32) -> Result<Arc<dyn SegmentService>, Refusal> {
+        self.0.segment(plan, segment)
+    }
+
+    fn limit_spare_memory(&self, max_bytes: u64) -> u64 {
+        max_bytes
+    }
+}
+
+#[tokio::test]
+async fn what_a_host_keeps_is_not_given_to_requests_as_well() {
+    for (megabytes, fits) in [(5, true), (7, false)] {
+        let segment = FakeSegment::new(2, 2, Mood::Needs(megabytes << 20));
+        let host = Arc::new(Hoarding(host(std::slice::from_ref(&segment))));
+        let limits = ServerLimits { max_memory_bytes: 8 << 20, ..server_options().limits };
+        let options = ServerOptions { limits, ..server_options() };
+        let server = Server::new(host, Identity::from_seed(&[9; 32]), options).unwrap();
+        let outcome = in_process(&server).evaluate(&request_for(&segment, 0, 1), &mut ignore).await;
+        let code = outcome.as_ref().err().and_then(code_of);
+        assert_eq!(code, (!fits).then_some(RefusalCode::TooLarge), "{megabytes} MiB");
+    }
 }
 
 #[tokio::test]

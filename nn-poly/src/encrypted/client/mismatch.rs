@@ -25,7 +25,8 @@ pub struct RowMismatch {
 /// Recomputes the linear map on the ciphertexts that were sent and compares word by word.
 ///
 /// Uses nothing secret (the weights, the request, the reply), so it can run after a failed check
-/// without telling anything about the key. Cost: what the server spends on the block.
+/// without telling anything about the key. Cost: what the server spends on the block, and memory
+/// for all of its outputs at once.
 ///
 /// # Errors
 /// - [`Error::ByteCount`](crate::encrypted::Error::ByteCount) when request or reply have another length.
