@@ -7,10 +7,13 @@
 //! | [`word_check`] | how many random rows check a whole reply; what a failed check points at |
 //! | [`detect`] | comparisons and findings to a [`Verdict`] |
 //! | [`soundness`] | how likely cheating stays unnoticed, with all derivations |
+//! | [`generate`] | sensitive samples and baselines |
+//! | [`sample`] | valid inputs, bags of samples |
+//! | [`select`] | which samples of a bag to use |
 //! | [`statistics`] | binomials, the hypergeometric distribution, Wilson's interval |
 //!
-//! **Layering.** The crate sees numbers only: it evaluates no network, encrypts nothing, opens no
-//! socket, reads no file and no clock. Randomness is always passed in.
+//! **Layering.** The crate sees numbers and networks only: it encrypts nothing, opens no socket, reads
+//! no file and no clock. Randomness is always passed in.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +24,13 @@ pub use crate::canary::{
 pub use crate::detect::{
     BlockObservation, NeuronComparison, UnverifiedReason, Verdict, judge, judge_words,
 };
-pub use crate::error::{Error, Result};
+pub use crate::error::{Error, NetworkError, Result};
+pub use crate::generate::{
+    Constraint, GenerateConfig, GenerateProgress, GenerateSpec, GeneratorKind, NoProgress,
+    OptimizerKind,
+};
+pub use crate::sample::{InputGrid, SampleBag, SampleInfo};
+pub use crate::select::SelectionRule;
 pub use crate::soundness::{SegmentCheck, SlotCheck, Soundness};
 pub use crate::word_check::{
     RowDifference, RowExtent, WordCheck, WordCheckFinding, WordCheckPolicy,
@@ -30,6 +39,9 @@ pub use crate::word_check::{
 pub mod canary;
 pub mod detect;
 mod error;
+pub mod generate;
+pub mod sample;
+pub mod select;
 pub mod soundness;
 pub mod statistics;
 pub mod word_check;
