@@ -180,6 +180,20 @@ pub enum Error {
         /// The optimizer's message.
         reason: String,
     },
+    /// A rule compares what reference or answers do not tell.
+    #[error("rule {rule} cannot compare {answers}: choose a coarser rule")]
+    RuleNeedsMore {
+        /// The rule.
+        rule: String,
+        /// What there is.
+        answers: String,
+    },
+    /// A score is NaN or infinite.
+    #[error("the scores of sample {sample} are not all finite")]
+    AnswerNotFinite {
+        /// The sample.
+        sample: usize,
+    },
     /// A failed word check was localized, but no output row differs.
     #[error(
         "block {block} failed its word check although no output row differs from the recomputed \

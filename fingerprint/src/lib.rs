@@ -7,6 +7,9 @@
 //! | [`word_check`] | how many random rows check a whole reply; what a failed check points at |
 //! | [`detect`] | comparisons and findings to a [`Verdict`] |
 //! | [`soundness`] | how likely cheating stays unnoticed, with all derivations |
+//! | [`endpoint`] | what a service answers, and the local ones |
+//! | [`rule`] | when two answers count as different |
+//! | [`experiment`] | missing rates, false positives, queries needed |
 //! | [`generate`] | sensitive samples and baselines |
 //! | [`sample`] | valid inputs, bags of samples |
 //! | [`select`] | which samples of a bag to use |
@@ -24,11 +27,13 @@ pub use crate::canary::{
 pub use crate::detect::{
     BlockObservation, NeuronComparison, UnverifiedReason, Verdict, judge, judge_words,
 };
+pub use crate::endpoint::{Answers, Endpoint, EndpointError, ScoreKind};
 pub use crate::error::{Error, NetworkError, Result};
 pub use crate::generate::{
     Constraint, GenerateConfig, GenerateProgress, GenerateSpec, GeneratorKind, NoProgress,
     OptimizerKind,
 };
+pub use crate::rule::ComparisonRule;
 pub use crate::sample::{InputGrid, SampleBag, SampleInfo};
 pub use crate::select::SelectionRule;
 pub use crate::soundness::{SegmentCheck, SlotCheck, Soundness};
@@ -38,8 +43,11 @@ pub use crate::word_check::{
 
 pub mod canary;
 pub mod detect;
+pub mod endpoint;
 mod error;
+pub mod experiment;
 pub mod generate;
+pub mod rule;
 pub mod sample;
 pub mod select;
 pub mod soundness;
