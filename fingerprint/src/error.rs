@@ -188,6 +188,31 @@ pub enum Error {
         /// What there is.
         answers: String,
     },
+    /// A sample is not a value that the endpoint can receive.
+    #[error("sample {sample} does not lie on the input grid: round samples before using them")]
+    OffGrid {
+        /// The sample.
+        sample: usize,
+    },
+    /// A fingerprint is used with a model it does not belong to.
+    #[error(
+        "the fingerprint is not of this {what} (it is of {}, this is {actual})",
+        expected.as_deref().unwrap_or("none")
+    )]
+    ForeignFingerprint {
+        /// `model`, `plan` or `input grid`.
+        what: &'static str,
+        /// What it belongs to.
+        expected: Option<String>,
+        /// What it was used with.
+        actual: String,
+    },
+    /// The parts of a fingerprint file do not fit together.
+    #[error("the fingerprint is malformed: bad {what}")]
+    MalformedFingerprint {
+        /// The part.
+        what: &'static str,
+    },
     /// A score is NaN or infinite.
     #[error("the scores of sample {sample} are not all finite")]
     AnswerNotFinite {

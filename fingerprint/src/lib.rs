@@ -10,6 +10,7 @@
 //! | [`endpoint`] | what a service answers, and the local ones |
 //! | [`rule`] | when two answers count as different |
 //! | [`experiment`] | missing rates, false positives, queries needed |
+//! | [`fingerprint`](mod@fingerprint) | samples with known answers, in a file |
 //! | [`generate`] | sensitive samples and baselines |
 //! | [`sample`] | valid inputs, bags of samples |
 //! | [`select`] | which samples of a bag to use |
@@ -29,6 +30,7 @@ pub use crate::detect::{
 };
 pub use crate::endpoint::{Answers, Endpoint, EndpointError, ScoreKind};
 pub use crate::error::{Error, NetworkError, Result};
+pub use crate::fingerprint::{Fingerprint, FingerprintParts};
 pub use crate::generate::{
     Constraint, GenerateConfig, GenerateProgress, GenerateSpec, GeneratorKind, NoProgress,
     OptimizerKind,
@@ -46,6 +48,7 @@ pub mod detect;
 pub mod endpoint;
 mod error;
 pub mod experiment;
+pub mod fingerprint;
 pub mod generate;
 pub mod rule;
 pub mod sample;
