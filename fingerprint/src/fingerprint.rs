@@ -579,4 +579,4 @@ fn unpack_levels(packed: &Packed) -> Array2<u32> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

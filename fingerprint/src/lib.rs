@@ -7,6 +7,7 @@
 //! | [`word_check`] | how many random rows check a whole reply; what a failed check points at |
 //! | [`detect`] | comparisons and findings to a [`Verdict`] |
 //! | [`soundness`] | how likely cheating stays unnoticed, with all derivations |
+//! | [`audit`](mod@audit) | one audit of a black box |
 //! | [`endpoint`] | what a service answers, and the local ones |
 //! | [`rule`] | when two answers count as different |
 //! | [`experiment`] | missing rates, false positives, queries needed |
@@ -21,6 +22,7 @@
 
 #![forbid(unsafe_code)]
 
+pub use crate::audit::{Audit, AuditError, AuditOutcome, Repetition, audit};
 pub use crate::canary::{
     BlockCounts, CanarySet, LayoutOptions, LayoutSpec, NetworkCanary, RandomPoints, SegmentValues,
     SlotLayout, SlotRole,
@@ -43,6 +45,7 @@ pub use crate::word_check::{
     RowDifference, RowExtent, WordCheck, WordCheckFinding, WordCheckPolicy,
 };
 
+pub mod audit;
 pub mod canary;
 pub mod detect;
 pub mod endpoint;

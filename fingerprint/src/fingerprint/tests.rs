@@ -12,7 +12,7 @@ use super::*;
 use crate::error::NetworkError;
 
 /// Three features, two classes, weights that floats hold exactly.
-fn model(weight: f32) -> Model {
+pub(crate) fn model(weight: f32) -> Model {
     let shape = Shape::vector(3).unwrap();
     let layers = vec![
         Layer::Dense(Dense::new(array![[1.0, -0.5, 0.25], [0.5, 0.5, weight]], array![0.0, 1.0])),
@@ -50,11 +50,11 @@ fn bag() -> SampleBag {
     }
 }
 
-fn grid() -> InputGrid {
+pub(crate) fn grid() -> InputGrid {
     InputGrid::new(0.0, 1.0, 4).unwrap()
 }
 
-fn fingerprint() -> Fingerprint {
+pub(crate) fn fingerprint() -> Fingerprint {
     let (bag, grid) = (bag(), grid());
     let originals = array![[0.0_f32, 0.6, 1.0], [0.2, 0.7, 0.5]];
     let parts = FingerprintParts {
