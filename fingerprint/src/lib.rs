@@ -7,6 +7,7 @@
 //! | [`word_check`] | how many random rows check a whole reply; what a failed check points at |
 //! | [`detect`] | comparisons and findings to a [`Verdict`] |
 //! | [`soundness`] | how likely cheating stays unnoticed, with all derivations |
+//! | [`sensitivity`] | how far outputs move when weights do, and its exact gradient |
 //! | [`generate`] | sensitive samples and baselines |
 //! | [`sample`] | valid inputs, bags of samples |
 //! | [`select`] | which samples of a bag to use |
@@ -31,6 +32,7 @@ pub use crate::generate::{
 };
 pub use crate::sample::{InputGrid, SampleBag, SampleInfo};
 pub use crate::select::SelectionRule;
+pub use crate::sensitivity::{LayerSelection, Sensitivity, SensitivityOutputs};
 pub use crate::soundness::{SegmentCheck, SlotCheck, Soundness};
 pub use crate::word_check::{
     RowDifference, RowExtent, WordCheck, WordCheckFinding, WordCheckPolicy,
@@ -42,6 +44,7 @@ mod error;
 pub mod generate;
 pub mod sample;
 pub mod select;
+pub mod sensitivity;
 pub mod soundness;
 pub mod statistics;
 pub mod word_check;

@@ -121,6 +121,9 @@ fn check(name: &str, network: &Network<f64>, selection: &ParameterSelection, see
         });
     }
     let gradients = point.input_gradients(rows(&z)).unwrap();
+    let middle = network.layers().len() / 2;
+    let above = point.layer_gradients(middle, rows(&z)).unwrap();
+    assert_eq!(point.input_gradients_from(middle, above).unwrap(), gradients, "{name}");
     for position in (0..x.len()).step_by(x.len().div_ceil(5)) {
         for function in 0..z.len() {
             let analytic = gradients[[function, position]];

@@ -198,6 +198,18 @@ impl<'a, A: Scalar> Linearization<'a, A> {
         Ok((0..layer_idx).rev().fold(rows, |rows, idx| self.pull(idx, rows)))
     }
 
+    /// Gradients of several functions with respect to what enters layer `layer_idx`, given their
+    /// gradients with respect to the outputs.
+    ///
+    /// # Errors
+    /// - [`Error::OutOfRange`] if there is no such layer.
+    /// - [`Error::ShapeMismatch`] if a row has not one value per output.
+    pub fn layer_gradients(&self, layer_idx: usize, rows: Array2<A>) -> Result<Array2<A>> {
+        self.check_layer(layer_idx)?;
+        let rows = checked_rows(rows, self.output().len())?;
+        Ok((layer_idx..self.n_layers()).rev().fold(rows, |rows, idx| self.pull(idx, rows)))
+    }
+
     /// `‖∂φ_c/∂W‖²` of several functions `φ_c` of the outputs, over the selected parameters.
     ///
     /// Shapes: `rows (n_functions, n_outputs)`, the `∂φ_c/∂z`; result one number per function.
