@@ -12,6 +12,7 @@
 //! | [`rule`] | when two answers count as different |
 //! | [`experiment`] | missing rates, false positives, queries needed |
 //! | [`fingerprint`](mod@fingerprint) | samples with known answers, in a file |
+//! | [`sensitivity`] | how far outputs move when weights do, and its exact gradient |
 //! | [`generate`] | sensitive samples and baselines |
 //! | [`sample`] | valid inputs, bags of samples |
 //! | [`select`] | which samples of a bag to use |
@@ -40,6 +41,7 @@ pub use crate::generate::{
 pub use crate::rule::ComparisonRule;
 pub use crate::sample::{InputGrid, SampleBag, SampleInfo};
 pub use crate::select::SelectionRule;
+pub use crate::sensitivity::{LayerSelection, Sensitivity, SensitivityOutputs};
 pub use crate::soundness::{SegmentCheck, SlotCheck, Soundness};
 pub use crate::word_check::{
     RowDifference, RowExtent, WordCheck, WordCheckFinding, WordCheckPolicy,
@@ -56,6 +58,7 @@ pub mod generate;
 pub mod rule;
 pub mod sample;
 pub mod select;
+pub mod sensitivity;
 pub mod soundness;
 pub mod statistics;
 pub mod word_check;

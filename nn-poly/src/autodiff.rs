@@ -8,10 +8,12 @@
 //! Cost: the backward pass takes about twice the forward pass. Memory: the values between the layers
 //! of one batch.
 
+mod linearization;
 mod step;
 
 use ndarray::{Array2, ArrayD, ArrayView2};
 
+pub use linearization::{Linearization, ParameterSelection};
 pub(crate) use step::Cache;
 
 use crate::error::{Error, Result};
