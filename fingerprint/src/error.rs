@@ -1,5 +1,8 @@
 //! What can go wrong, grouped by blame.
 
+use std::fmt;
+use std::sync::Arc;
+
 /// Result of this crate's fallible functions.
 pub type Result<T> = core::result::Result<T, Error>;
 
@@ -11,7 +14,50 @@ pub type Result<T> = core::result::Result<T, Error>;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A network, its data or its training: see the error inside.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     // Config: the caller's settings.
+    /// A setting outside its allowed range.
+    #[error("{setting} is {actual}, it must be {requirement}")]
+    InvalidSetting {
+        /// Name of the setting.
+        setting: &'static str,
+        /// The value given.
+        actual: f64,
+        /// What would be accepted.
+        requirement: &'static str,
+    },
+    /// The strength of an attack lies outside its dial.
+    #[error("strength is {actual} ({meaning}), allowed are {min} to {max}")]
+    StrengthOutOfRange {
+        /// What the number means for this attack.
+        meaning: &'static str,
+        /// The value given.
+        actual: f64,
+        /// Smallest value accepted.
+        min: f64,
+        /// Largest value accepted.
+        max: f64,
+    },
+    /// A word that names nothing.
+    #[error("unknown {what} `{actual}`, expected one of {expected}")]
+    UnknownName {
+        /// What the word should name.
+        what: &'static str,
+        /// The word given.
+        actual: String,
+        /// The accepted words.
+        expected: String,
+    },
+    /// An attack needs something that was not given to it.
+    #[error("the attack `{attack}` needs {what}")]
+    AttackNeeds {
+        /// Name of the attack.
+        attack: String,
+        /// What it needs, and where it comes from.
+        what: &'static str,
+    },
     /// A count lies outside what the layout supports.
     #[error("{name} is {actual}, allowed are {min} to {max}")]
     CountOutOfRange {
@@ -83,6 +129,9 @@ pub enum Error {
     },
 
     // Misuse: calls that do not fit together.
+    /// The watcher of a long work asked for its end.
+    #[error("stopped before the end")]
+    Stopped,
     /// A slice has another length than the layout or the observation needs.
     #[error("{what} has length {actual}, expected {expected}")]
     LengthMismatch {
@@ -137,3 +186,49 @@ pub enum Error {
         block: usize,
     },
 }
+
+/// An error of the network crate, kept without copying.
+///
+/// Two of them are equal if they say the same.
+#[derive(Clone)]
+pub struct NetworkError(Arc<nn_poly::Error>);
+
+impl NetworkError {
+    /// The error as the network crate reports it.
+    #[must_use]
+    pub fn inner(&self) -> &nn_poly::Error {
+        &self.0
+    }
+}
+
+impl From<nn_poly::Error> for NetworkError {
+    fn from(error: nn_poly::Error) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl From<nn_poly::Error> for Error {
+    fn from(error: nn_poly::Error) -> Self {
+        Self::Network(error.into())
+    }
+}
+
+impl PartialEq for NetworkError {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl fmt::Display for NetworkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for NetworkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl std::error::Error for NetworkError {}
