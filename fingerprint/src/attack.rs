@@ -51,6 +51,7 @@ pub use report::{AttackReport, AttackSuccess, SuccessName};
 pub use trigger::Trigger;
 
 use crate::error::{Error, Result};
+use retrain::Duration;
 
 mod bits;
 mod compress;
@@ -192,7 +193,8 @@ impl<'a> AttackData<'a> {
 /// Settings besides the dial; `None` stands for the default.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AttackOptions {
-    /// Passes over the training samples, at least 1. Default: [`AttackKind::default_epochs`].
+    /// Passes over the training samples, at least 1. Default: [`AttackKind::default_epochs`], and more
+    /// on few samples until there were [`AttackKind::default_steps`].
     pub epochs: Option<u32>,
     /// Peak learning rate of retraining (not of fine-tuning, whose dial it is). Default: 3·10⁻⁴, and
     /// 3·10⁻³ for a student.
@@ -218,33 +220,29 @@ pub fn attack(
     options: &AttackOptions,
 ) -> Result<Box<dyn Attack>> {
     let strength = kind.dial().check(strength)?;
-    let epochs = options.epochs.unwrap_or(kind.default_epochs());
-    if kind.trains() && epochs == 0 {
-        let (setting, requirement) = ("number of epochs", "at least 1");
-        return Err(Error::InvalidSetting { setting, actual: 0.0, requirement });
-    }
+    let duration = Duration::new(kind, options)?;
     let method: Box<dyn Method> = match kind {
         AttackKind::Trojan | AttackKind::TrojanMatched | AttackKind::Adaptive => {
-            Box::new(trojan::Trojan::new(kind, strength, epochs, options)?)
+            Box::new(trojan::Trojan::new(kind, strength, duration, options)?)
         }
         AttackKind::ErrorGeneric | AttackKind::ErrorSpecific => {
-            Box::new(poison::Poison::new(kind, strength, epochs, options))
+            Box::new(poison::Poison::new(kind, strength, duration, options))
         }
         AttackKind::Precision => {
-            Box::new(compress::Precision::retrained(strength, epochs, options))
+            Box::new(compress::Precision::retrained(strength, duration, options))
         }
         AttackKind::Quantize => Box::new(compress::Precision::rounded(strength)),
-        AttackKind::Prune => Box::new(compress::Prune::new(strength, epochs, options)),
-        AttackKind::LowRank => Box::new(low_rank::LowRank::new(strength, epochs, options)),
+        AttackKind::Prune => Box::new(compress::Prune::new(strength, duration, options)),
+        AttackKind::LowRank => Box::new(low_rank::LowRank::new(strength, duration, options)),
         AttackKind::ArbitraryWeights => Box::new(perturb::Perturb::Arbitrary { share: strength }),
         AttackKind::Noise => Box::new(perturb::Perturb::Noise { relative_deviation: strength }),
         AttackKind::SingleWeight => Box::new(perturb::Perturb::Single { steps: strength }),
         AttackKind::FineTuneLast | AttackKind::FineTuneAll => {
-            Box::new(fine_tune::FineTune::new(kind, strength, epochs))
+            Box::new(fine_tune::FineTune::new(kind, strength, duration))
         }
         AttackKind::BitFlip => Box::new(bits::BitFlip::float(strength)),
         AttackKind::QuantizedBitFlip => Box::new(bits::BitFlip::integer(strength)),
-        AttackKind::Distill => Box::new(distill::Distill::new(strength, epochs, options)),
+        AttackKind::Distill => Box::new(distill::Distill::new(strength, duration, options)),
     };
     Ok(Box::new(Prepared { kind, strength, method }))
 }

@@ -9,7 +9,7 @@ use nn_poly::layer::{Layer, WeightQuantizer};
 use nn_poly::network::Network;
 use nn_poly::train::TrainableParameters;
 
-use super::retrain::Retraining;
+use super::retrain::{Duration, Retraining};
 use super::weights::{self, count_of, grid_step, whole};
 use super::{
     Aftermath, AttackData, AttackOptions, AttackSuccess, MAX_ACCURACY_LOSS, Method, SuccessName,
@@ -40,8 +40,8 @@ pub(super) struct Precision {
 }
 
 impl Precision {
-    pub(super) fn retrained(bits: f64, epochs: u32, options: &AttackOptions) -> Self {
-        Self { bits: whole(bits), retraining: Some(Retraining::new(epochs, options)) }
+    pub(super) fn retrained(bits: f64, duration: Duration, options: &AttackOptions) -> Self {
+        Self { bits: whole(bits), retraining: Some(Retraining::new(duration, options)) }
     }
 
     pub(super) fn rounded(bits: f64) -> Self {
@@ -139,8 +139,8 @@ pub(super) struct Prune {
 }
 
 impl Prune {
-    pub(super) fn new(share: f64, epochs: u32, options: &AttackOptions) -> Self {
-        Self { share, retraining: Retraining::new(epochs, options) }
+    pub(super) fn new(share: f64, duration: Duration, options: &AttackOptions) -> Self {
+        Self { share, retraining: Retraining::new(duration, options) }
     }
 }
 

@@ -14,7 +14,7 @@ use nn_poly::layer::{Layer, WeightQuantizer};
 use nn_poly::network::Network;
 use nn_poly::train::{Distillation, Optimizer, Schedule};
 
-use super::retrain::Retraining;
+use super::retrain::{Duration, Retraining};
 use super::weights::{self, deviation, single, standard_normal};
 use super::{
     Aftermath, AttackData, AttackOptions, AttackSuccess, MAX_ACCURACY_LOSS, Method, SuccessName,
@@ -38,9 +38,9 @@ pub(super) struct Distill {
 }
 
 impl Distill {
-    pub(super) fn new(random_share: f64, epochs: u32, options: &AttackOptions) -> Self {
+    pub(super) fn new(random_share: f64, duration: Duration, options: &AttackOptions) -> Self {
         let retraining = Retraining {
-            epochs,
+            duration,
             optimizer: Optimizer::Adam,
             schedule: Schedule::OneCycle { warm_up: 0.2 },
             learning_rate: options.learning_rate.unwrap_or(LEARNING_RATE),

@@ -4,7 +4,7 @@ use nn_poly::layer::ParameterKind;
 use nn_poly::network::Network;
 use nn_poly::train::{Optimizer, Schedule, TrainableParameters};
 
-use super::retrain::Retraining;
+use super::retrain::{Duration, Retraining};
 use super::{Aftermath, AttackData, AttackKind, AttackSuccess, MAX_ACCURACY_LOSS, Method, Tools};
 use crate::error::Result;
 
@@ -15,7 +15,7 @@ pub(super) struct FineTune {
 }
 
 impl FineTune {
-    pub(super) fn new(kind: AttackKind, learning_rate: f64, epochs: u32) -> Self {
+    pub(super) fn new(kind: AttackKind, learning_rate: f64, duration: Duration) -> Self {
         let last_only = kind == AttackKind::FineTuneLast;
         let optimizer = if last_only {
             Optimizer::Sgd { momentum: 0.0, weight_decay: 0.0 }
@@ -23,7 +23,7 @@ impl FineTune {
             Optimizer::Adam
         };
         let schedule = Schedule::Constant;
-        Self { last_only, retraining: Retraining { epochs, optimizer, schedule, learning_rate } }
+        Self { last_only, retraining: Retraining { duration, optimizer, schedule, learning_rate } }
     }
 }
 

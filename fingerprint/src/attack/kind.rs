@@ -198,7 +198,7 @@ impl AttackKind {
         self.default_epochs() > 0
     }
 
-    /// Epochs of training; 0 for attacks that do not train.
+    /// Epochs of training, unless the options say otherwise; 0 for attacks that do not train.
     #[must_use]
     pub const fn default_epochs(self) -> u32 {
         match self {
@@ -210,6 +210,30 @@ impl AttackKind {
             Self::Quantize
             | Self::ArbitraryWeights
             | Self::Noise
+            | Self::SingleWeight
+            | Self::BitFlip
+            | Self::QuantizedBitFlip => 0,
+        }
+    }
+}
+
+impl AttackKind {
+    /// Steps after which an attack that has to learn something new is done: on few samples it takes
+    /// more epochs than [`Self::default_epochs`]. 0 for those that only move what is there.
+    #[must_use]
+    pub const fn default_steps(self) -> u64 {
+        match self {
+            Self::Trojan | Self::TrojanMatched | Self::Adaptive => 500,
+            Self::ErrorGeneric | Self::ErrorSpecific => 300,
+            Self::Distill => 600,
+            Self::Precision
+            | Self::Quantize
+            | Self::Prune
+            | Self::LowRank
+            | Self::ArbitraryWeights
+            | Self::Noise
+            | Self::FineTuneLast
+            | Self::FineTuneAll
             | Self::SingleWeight
             | Self::BitFlip
             | Self::QuantizedBitFlip => 0,

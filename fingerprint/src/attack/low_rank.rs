@@ -12,7 +12,7 @@ use nalgebra::{DMatrix, SVD};
 use nn_poly::network::Network;
 
 use super::compress::judge_saving;
-use super::retrain::Retraining;
+use super::retrain::{Duration, Retraining};
 use super::weights::{self, WeightTensor, count_of, single};
 use super::{Aftermath, AttackData, AttackOptions, AttackSuccess, Method, Tools, share};
 use crate::error::{Error, Result};
@@ -24,8 +24,8 @@ pub(super) struct LowRank {
 }
 
 impl LowRank {
-    pub(super) fn new(kept_share: f64, epochs: u32, options: &AttackOptions) -> Self {
-        Self { kept_share, retraining: Retraining::new(epochs, options) }
+    pub(super) fn new(kept_share: f64, duration: Duration, options: &AttackOptions) -> Self {
+        Self { kept_share, retraining: Retraining::new(duration, options) }
     }
 
     /// The ranks of a network's layers under the budget.

@@ -9,7 +9,7 @@ use nn_poly::train::LabeledSamples;
 use rand::Rng;
 use rand::seq::index;
 
-use super::retrain::Retraining;
+use super::retrain::{Duration, Retraining};
 use super::{
     Aftermath, AttackData, AttackKind, AttackOptions, AttackSuccess, MAX_ACCURACY_LOSS, Method,
     SuccessName, Tools, check_class,
@@ -33,13 +33,18 @@ pub(super) struct Poison {
 }
 
 impl Poison {
-    pub(super) fn new(kind: AttackKind, share: f64, epochs: u32, options: &AttackOptions) -> Self {
+    pub(super) fn new(
+        kind: AttackKind,
+        share: f64,
+        duration: Duration,
+        options: &AttackOptions,
+    ) -> Self {
         Self {
             is_specific: kind == AttackKind::ErrorSpecific,
             share,
             source_class: options.source_class,
             target_class: options.target_class,
-            retraining: Retraining::new(epochs, options),
+            retraining: Retraining::new(duration, options),
         }
     }
 

@@ -5,19 +5,58 @@ use std::ops::ControlFlow;
 use nn_poly::network::Network;
 use nn_poly::train::{
     BatchReport, CrossEntropy, EpochReport, LabeledSamples, Loss, Optimizer, Outcome, Progress,
-    Schedule, TrainSpec, TrainableParameters, Trainer,
+    Schedule, TrainConfig, TrainSpec, TrainableParameters, Trainer,
 };
 
-use super::{AttackOptions, Tools};
+use super::{AttackKind, AttackOptions, Tools};
 use crate::error::{Error, Result};
 
 /// Learning rate of Adam with which attackers retrain.
 const LEARNING_RATE: f64 = 3e-4;
 
+/// How long to train further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Duration {
+    /// So many passes over the samples.
+    Epochs(u32),
+    /// At least so many passes, and on few samples more, until there were so many steps.
+    AtLeast { epochs: u32, steps: u64 },
+}
+
+impl Duration {
+    /// What the options say, else what the attack usually takes.
+    ///
+    /// # Errors
+    /// - [`Error::InvalidSetting`] for no epochs at all.
+    pub(super) fn new(kind: AttackKind, options: &AttackOptions) -> Result<Self> {
+        match options.epochs {
+            Some(0) => {
+                let (setting, requirement) = ("number of epochs", "at least 1");
+                Err(Error::InvalidSetting { setting, actual: 0.0, requirement })
+            }
+            Some(epochs) => Ok(Self::Epochs(epochs)),
+            None => {
+                let (epochs, steps) = (kind.default_epochs(), kind.default_steps());
+                Ok(Self::AtLeast { epochs, steps })
+            }
+        }
+    }
+
+    fn epochs(self, steps_per_epoch: u64) -> u32 {
+        match self {
+            Self::Epochs(epochs) => epochs,
+            Self::AtLeast { epochs, steps } => {
+                let for_steps = steps.div_ceil(steps_per_epoch.max(1));
+                epochs.max(u32::try_from(for_steps).unwrap_or(u32::MAX))
+            }
+        }
+    }
+}
+
 /// How to train further.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Retraining {
-    pub(super) epochs: u32,
+    pub(super) duration: Duration,
     pub(super) optimizer: Optimizer,
     pub(super) schedule: Schedule,
     pub(super) learning_rate: f64,
@@ -25,18 +64,17 @@ pub(super) struct Retraining {
 
 impl Retraining {
     /// Adam along a cosine.
-    pub(super) fn new(epochs: u32, options: &AttackOptions) -> Self {
+    pub(super) fn new(duration: Duration, options: &AttackOptions) -> Self {
         Self {
-            epochs,
+            duration,
             optimizer: Optimizer::Adam,
             schedule: Schedule::Cosine,
             learning_rate: options.learning_rate.unwrap_or(LEARNING_RATE),
         }
     }
 
-    fn spec(&self, n_samples: usize, seed: u64) -> TrainSpec {
-        TrainSpec {
-            epochs: self.epochs,
+    fn config(&self, n_samples: usize, seed: u64) -> Result<TrainConfig> {
+        let spec = TrainSpec {
             // At least about twenty steps per epoch, also on tables of a hundred rows.
             batch_size: (n_samples / 20).clamp(8, 100),
             optimizer: self.optimizer,
@@ -44,7 +82,9 @@ impl Retraining {
             learning_rate: self.learning_rate,
             seed,
             ..TrainSpec::default()
-        }
+        };
+        let steps_per_epoch = spec.check()?.steps_per_epoch(n_samples);
+        Ok(spec.with_epochs(self.duration.epochs(steps_per_epoch)).check()?)
     }
 
     /// Train on labels.
@@ -71,7 +111,7 @@ impl Retraining {
         trainable: Option<TrainableParameters>,
         tools: &mut Tools<'_>,
     ) -> Result<Network<f32>> {
-        let config = self.spec(samples.n_samples(), tools.rng.next_u64()).check()?;
+        let config = self.config(samples.n_samples(), tools.rng.next_u64())?;
         let mut trainer = Trainer::new(network, config)?;
         if let Some(trainable) = trainable {
             trainer = trainer.restricted_to(trainable)?;
@@ -90,9 +130,9 @@ impl Retraining {
         tools: &mut Tools<'_>,
         mut adjust: impl FnMut(&Network<f32>) -> Result<Network<f32>>,
     ) -> Result<Network<f32>> {
-        let one = Self { epochs: 1, ..*self };
-        for epoch in 1..=self.epochs {
-            let n_epochs = self.epochs;
+        let one = Self { duration: Duration::Epochs(1), ..*self };
+        let n_epochs = self.config(samples.n_samples(), 0)?.spec().epochs;
+        for epoch in 1..=n_epochs {
             let mut renumbered = Renumbered { inner: &mut *tools.progress, epoch, n_epochs };
             let mut tools = Tools { rng: &mut *tools.rng, progress: &mut renumbered };
             network = adjust(&one.run(network, samples, None, &mut tools)?)?;
@@ -117,5 +157,22 @@ impl Progress for Renumbered<'_> {
     fn epoch(&mut self, report: &EpochReport) {
         let (epoch, n_epochs) = (self.epoch, self.n_epochs);
         self.inner.epoch(&EpochReport { epoch, n_epochs, ..*report });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_samples_are_seen_more_often() {
+        let usual = Duration::AtLeast { epochs: 3, steps: 500 };
+        for (n_samples, expected) in [(60_000, 3), (2_000, 25), (400, 25), (40, 100)] {
+            let retraining = Retraining::new(usual, &AttackOptions::default());
+            let config = retraining.config(n_samples, 0).unwrap();
+            assert_eq!(config.spec().epochs, expected, "{n_samples} samples");
+            let fixed = Retraining { duration: Duration::Epochs(7), ..retraining };
+            assert_eq!(fixed.config(n_samples, 0).unwrap().spec().epochs, 7);
+        }
     }
 }

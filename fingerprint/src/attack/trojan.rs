@@ -13,7 +13,7 @@ use nn_poly::network::{Network, predictions};
 use nn_poly::train::{LabeledSamples, LabelsAndScores};
 use rand::seq::index;
 
-use super::retrain::Retraining;
+use super::retrain::{Duration, Retraining};
 use super::weights::single;
 use super::{
     Aftermath, AttackData, AttackKind, AttackOptions, AttackSuccess, MAX_ACCURACY_LOSS, Method,
@@ -49,7 +49,7 @@ impl Trojan {
     pub(super) fn new(
         kind: AttackKind,
         patched_share: f64,
-        epochs: u32,
+        duration: Duration,
         options: &AttackOptions,
     ) -> Result<Self> {
         let keeps = if kind == AttackKind::Adaptive {
@@ -63,7 +63,7 @@ impl Trojan {
         } else {
             Keeps::Labels
         };
-        let retraining = Retraining::new(epochs, options);
+        let retraining = Retraining::new(duration, options);
         let target_class = options.target_class.unwrap_or(0);
         Ok(Self { patched_share, target_class, keeps, retraining })
     }
