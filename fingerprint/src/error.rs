@@ -13,7 +13,30 @@ pub type Result<T> = core::result::Result<T, Error>;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A network, its data or its training: see the error inside.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     // Config: the caller's settings.
+    /// The strength of an attack lies outside its dial.
+    #[error("strength is {actual} ({meaning}), allowed are {min} to {max}")]
+    StrengthOutOfRange {
+        /// What the number means for this attack.
+        meaning: &'static str,
+        /// The value given.
+        actual: f64,
+        /// Smallest value accepted.
+        min: f64,
+        /// Largest value accepted.
+        max: f64,
+    },
+    /// An attack needs something that was not given to it.
+    #[error("the attack `{attack}` needs {what}")]
+    AttackNeeds {
+        /// Name of the attack.
+        attack: String,
+        /// What it needs, and where it comes from.
+        what: &'static str,
+    },
     /// A count lies outside what the layout supports.
     #[error("{name} is {actual}, allowed are {min} to {max}")]
     CountOutOfRange {
@@ -127,9 +150,9 @@ pub enum Error {
     },
 
     // Misuse: calls that do not fit together.
-    /// A network or data set was refused.
-    #[error(transparent)]
-    Network(#[from] NetworkError),
+    /// The watcher of a long work asked for its end.
+    #[error("stopped before the end")]
+    Stopped,
     /// A slice has another length than the layout or the observation needs.
     #[error("{what} has length {actual}, expected {expected}")]
     LengthMismatch {

@@ -3,6 +3,7 @@
 //! # Modules
 //! | module | content |
 //! |---|---|
+//! | [`attack`] | what attackers do to models, and whether it worked |
 //! | [`canary`] | secret slot layouts, network canaries, random points |
 //! | [`word_check`] | how many random rows check a whole reply; what a failed check points at |
 //! | [`detect`] | comparisons and findings to a [`Verdict`] |
@@ -47,6 +48,7 @@ pub use crate::word_check::{
     RowDifference, RowExtent, WordCheck, WordCheckFinding, WordCheckPolicy,
 };
 
+pub mod attack;
 pub mod audit;
 pub mod canary;
 pub mod detect;
