@@ -1,5 +1,6 @@
 //! The command line as people type it. [`crate::options`] checks what the types here cannot.
 
+mod attack;
 mod bench;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::str::FromStr;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use attack::AttackArguments;
 pub(crate) use bench::{
     BenchCommand, FiguresArguments, KernelsArguments, NetworkArguments, PeersArguments,
     TransportName,
@@ -34,6 +36,7 @@ Examples:
   securedl serve --plans plans --listen 127.0.0.1:7443 --tls tls
   securedl infer --plan plans/mnist.plan --data mnist --samples 8000 \\
                  --server localhost:7443 --tls tls --out predictions.csv --json report.json
+  securedl attack trojan mnist.model --data mnist --out trojan.model
   securedl bench network --network cryptonets --activation client
 
 Exit codes:
@@ -64,6 +67,7 @@ pub(crate) enum Command {
     Tls(TlsCommand),
     Serve(ServeArguments),
     Infer(InferArguments),
+    Attack(AttackArguments),
     /// Measure this machine: kernels, whole networks, and another library beside them.
     #[command(subcommand, arg_required_else_help = true)]
     Bench(BenchCommand),

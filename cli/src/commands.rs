@@ -1,5 +1,6 @@
 //! One module per command: read the flags, do the work, print what came of it.
 
+pub(crate) mod attack;
 pub(crate) mod bench;
 pub(crate) mod compile;
 pub(crate) mod demo;

@@ -49,6 +49,7 @@ fn run(command: Command) -> Result<Outcome> {
         Command::Tls(TlsCommand::Init(arguments)) => commands::tls::init(&arguments),
         Command::Serve(arguments) => commands::serve::run(&arguments),
         Command::Infer(arguments) => commands::infer::run(&arguments),
+        Command::Attack(arguments) => commands::attack::run(&arguments),
         Command::Bench(command) => commands::bench::run(&command),
     }
 }

@@ -196,8 +196,8 @@ pub struct AttackOptions {
     /// Passes over the training samples, at least 1. Default: [`AttackKind::default_epochs`], and more
     /// on few samples until there were [`AttackKind::default_steps`].
     pub epochs: Option<u32>,
-    /// Peak learning rate of retraining (not of fine-tuning, whose dial it is). Default: 3·10⁻⁴, and
-    /// 3·10⁻³ for a student.
+    /// Peak learning rate of retraining (not of fine-tuning, whose dial it is). Default: 3·10⁻⁴;
+    /// 10⁻³ after pruning and between projections to low rank; 3·10⁻³ for a student.
     pub learning_rate: Option<f64>,
     /// The class that poisoning damages. Default: 14 (stop) of 43 traffic signs, else 7 or the last.
     pub source_class: Option<u32>,

@@ -140,7 +140,7 @@ pub(super) struct Prune {
 
 impl Prune {
     pub(super) fn new(share: f64, duration: Duration, options: &AttackOptions) -> Self {
-        Self { share, retraining: Retraining::new(duration, options) }
+        Self { share, retraining: Retraining::repairing(duration, options) }
     }
 }
 

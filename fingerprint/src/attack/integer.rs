@@ -105,25 +105,37 @@ impl Edit {
     ///
     /// # Errors
     /// - [`Error::IndexOutOfRange`] if the stage has no such number.
-    /// - [`Error::Network`] if there is no such stage, or the change leaves the range of exact
-    ///   arithmetic.
+    /// - [`Error::Network`] if there is no such stage, or a sum of the stage could leave the range of
+    ///   exact arithmetic.
+    /// - [`Error::InvalidSetting`] if the number leaves the range of weights or biases.
     pub fn apply(&self, network: &IntegerNetwork) -> Result<IntegerNetwork> {
         let (_, weights) = network.stage(self.stage)?;
         let mut weights = weights.clone();
         let delta = self.step.delta();
+        let is_allowed = self.is_allowed(network);
         match self.place {
             Place::Weight(index) => {
                 let len = weights.weights.len();
                 let missing = Error::IndexOutOfRange { what: "weight", index, len };
                 let weight = weights.weights.get_mut(index).ok_or(missing)?;
-                // The excluded −2^15 is refused by the network; no other step leaves 16 bits.
-                *weight = weight.checked_add(i16::from(delta)).unwrap_or(i16::MIN);
+                if !is_allowed {
+                    let (setting, requirement) = ("a weight before the step", "inside ±32767");
+                    let actual = f64::from(*weight);
+                    return Err(Error::InvalidSetting { setting, actual, requirement });
+                }
+                *weight += i16::from(delta);
             }
             Place::Bias(index) => {
                 let len = weights.bias.len();
                 let missing = Error::IndexOutOfRange { what: "bias", index, len };
                 let bias = weights.bias.get_mut(index).ok_or(missing)?;
-                *bias = bias.saturating_add(i64::from(delta));
+                if !is_allowed {
+                    let (setting, requirement) = ("a bias before the step", "inside ±2^56");
+                    #[expect(clippy::cast_precision_loss, reason = "shown to people")]
+                    let actual = *bias as f64;
+                    return Err(Error::InvalidSetting { setting, actual, requirement });
+                }
+                *bias += i64::from(delta);
             }
         }
         Ok(network.with_stage_weights(self.stage, weights)?)

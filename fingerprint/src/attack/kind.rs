@@ -224,12 +224,11 @@ impl AttackKind {
     pub const fn default_steps(self) -> u64 {
         match self {
             Self::Trojan | Self::TrojanMatched | Self::Adaptive => 500,
+            Self::Prune | Self::LowRank => 500,
             Self::ErrorGeneric | Self::ErrorSpecific => 300,
             Self::Distill => 600,
             Self::Precision
             | Self::Quantize
-            | Self::Prune
-            | Self::LowRank
             | Self::ArbitraryWeights
             | Self::Noise
             | Self::FineTuneLast

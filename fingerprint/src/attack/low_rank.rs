@@ -25,7 +25,7 @@ pub(super) struct LowRank {
 
 impl LowRank {
     pub(super) fn new(kept_share: f64, duration: Duration, options: &AttackOptions) -> Self {
-        Self { kept_share, retraining: Retraining::new(duration, options) }
+        Self { kept_share, retraining: Retraining::repairing(duration, options) }
     }
 
     /// The ranks of a network's layers under the budget.

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 
 /// Learning rate of Adam with which attackers retrain.
 const LEARNING_RATE: f64 = 3e-4;
+/// The same after damage that has to be repaired.
+const REPAIR_RATE: f64 = 1e-3;
 
 /// How long to train further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,6 +73,12 @@ impl Retraining {
             schedule: Schedule::Cosine,
             learning_rate: options.learning_rate.unwrap_or(LEARNING_RATE),
         }
+    }
+
+    /// The same with a higher rate, to repair what compression broke.
+    pub(super) fn repairing(duration: Duration, options: &AttackOptions) -> Self {
+        let learning_rate = options.learning_rate.unwrap_or(REPAIR_RATE);
+        Self { learning_rate, ..Self::new(duration, options) }
     }
 
     fn config(&self, n_samples: usize, seed: u64) -> Result<TrainConfig> {
