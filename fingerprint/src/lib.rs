@@ -17,6 +17,7 @@
 //! | [`generate`] | sensitive samples and baselines |
 //! | [`sample`] | valid inputs, bags of samples |
 //! | [`select`] | which samples of a bag to use |
+//! | [`single_weight`] | how often a change of one weight escapes, by trial |
 //! | [`statistics`] | binomials, the hypergeometric distribution, Wilson's interval |
 //!
 //! **Layering.** The crate sees numbers and networks only: it encrypts nothing, opens no socket, reads
@@ -61,6 +62,7 @@ pub mod rule;
 pub mod sample;
 pub mod select;
 pub mod sensitivity;
+pub mod single_weight;
 pub mod soundness;
 pub mod statistics;
 pub mod word_check;
