@@ -121,7 +121,7 @@ impl Edit {
                 if !is_allowed {
                     let (setting, requirement) = ("a weight before the step", "inside ±32767");
                     let actual = f64::from(*weight);
-                    return Err(Error::InvalidSetting { setting, actual, requirement });
+                    return Err(Error::InvalidSetting { setting, value: actual, requirement });
                 }
                 *weight += i16::from(delta);
             }
@@ -133,7 +133,7 @@ impl Edit {
                     let (setting, requirement) = ("a bias before the step", "inside ±2^56");
                     #[expect(clippy::cast_precision_loss, reason = "shown to people")]
                     let actual = *bias as f64;
-                    return Err(Error::InvalidSetting { setting, actual, requirement });
+                    return Err(Error::InvalidSetting { setting, value: actual, requirement });
                 }
                 *bias += i64::from(delta);
             }
