@@ -4,11 +4,14 @@ pub(crate) mod attack;
 pub(crate) mod bench;
 pub(crate) mod compile;
 pub(crate) mod demo;
+pub(crate) mod fingerprint;
 pub(crate) mod infer;
 pub(crate) mod inspect;
+pub(crate) mod paper;
 pub(crate) mod serve;
 pub(crate) mod tls;
 pub(crate) mod train;
+pub(crate) mod verify;
 
 use anyhow::{Context, Result};
 use tokio::runtime::{Builder, Runtime};

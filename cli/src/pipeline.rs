@@ -2,5 +2,7 @@
 
 pub(crate) mod attacking;
 pub(crate) mod compiling;
+pub(crate) mod fingerprinting;
 pub(crate) mod inference;
+pub(crate) mod studying;
 pub(crate) mod training;

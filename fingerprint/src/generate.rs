@@ -31,6 +31,7 @@ mod solver;
 mod spec;
 
 pub use gauss_newton::{Equations, GaussNewtonState, LeastNormGaussNewton};
+pub(crate) use prepare::Prepared;
 pub use projection::Feasible;
 pub use run::{generate, generate_for_integer, resume};
 pub use solver::{FirstOrderState, Objective, ProjectedAdam, ProjectedGradient, StepSchedule};

@@ -38,11 +38,11 @@ pub use crate::error::{Error, NetworkError, Result};
 pub use crate::fingerprint::{Fingerprint, FingerprintParts};
 pub use crate::generate::{
     Constraint, GenerateConfig, GenerateProgress, GenerateSpec, GeneratorKind, NoProgress,
-    OptimizerKind,
+    OptimizerKind, generate, generate_for_integer, resume,
 };
 pub use crate::rule::ComparisonRule;
 pub use crate::sample::{InputGrid, SampleBag, SampleInfo};
-pub use crate::select::SelectionRule;
+pub use crate::select::{SelectionFeatures, SelectionRule, select};
 pub use crate::sensitivity::{LayerSelection, Sensitivity, SensitivityOutputs};
 pub use crate::soundness::{SegmentCheck, SlotCheck, Soundness};
 pub use crate::word_check::{

@@ -274,8 +274,8 @@ pub struct SampleInfo {
     pub margin: f64,
     /// `log S` for the last layer and probabilities, see [`crate::sensitivity`].
     pub log_sensitivity: f64,
-    /// The classes brought together, largest score first: two for two-class objectives, `k` for a
-    /// `k`-way tie.
+    /// The classes within 5 % of `max|z|` of the largest score, largest first: at least two, and at
+    /// most as many as the generator brings together.
     pub tied: Vec<u32>,
 }
 

@@ -183,7 +183,7 @@ fn solve_normal(jacobian: &Array2<f64>, residuals: &[f64]) -> Option<Vec<f64>> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
-    use argmin::core::Executor;
+    use argmin::core::{Executor, State};
     use ndarray::array;
     use proptest::prelude::*;
 

@@ -16,6 +16,9 @@ use super::scoring::{Ranking, Scorer};
 use crate::error::Result;
 use crate::sample::InputGrid;
 
+/// Scores further than this share of `max|z|` below the largest are not tied with it: bringing them
+/// closer on the grid would cost the ties there are.
+const REACH: f64 = 0.05;
 /// Candidate sets per round.
 const N_CANDIDATES: usize = 96;
 /// Most steps in one set.
@@ -48,12 +51,13 @@ pub(super) enum Until {
 }
 
 impl Polisher<'_> {
-    /// Scores of one sample.
-    pub(super) fn rank(&self, levels: &[u32]) -> Result<Ranking> {
+    /// Scores of one sample, with as many tied classes as are within reach of one another.
+    fn rank(&self, levels: &[u32]) -> Result<Ranking> {
         let batch = Array2::from_shape_vec((1, levels.len()), levels.to_vec());
         let batch = batch.expect("invariant: one row of all levels");
         let scores = self.scorer.scores(&self.grid.values(batch.view()))?;
-        Ok(Ranking::new(scores.index_axis(Axis(0), 0), self.n_tied))
+        let scores = scores.index_axis(Axis(0), 0);
+        Ok(Ranking::new(scores, Ranking::new(scores, self.n_tied).n_within(REACH)))
     }
 
     /// Move `levels` by single steps while that lowers `z₁ − z_k` without losing the margin.
@@ -160,7 +164,7 @@ impl Polisher<'_> {
         let mut best = ranking.badness(self.min_relative_margin);
         let mut found = None;
         for ((_, levels), scores) in candidates.into_iter().zip(scores.rows()) {
-            let reached = Ranking::new(scores, self.n_tied);
+            let reached = Ranking::new(scores, ranking.classes.len());
             let badness = reached.badness(self.min_relative_margin);
             if badness < best {
                 best = badness;

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 
 /// One network in the forms the steps of a generation need.
 #[derive(Clone, Debug)]
-pub(super) struct Prepared {
+pub(crate) struct Prepared {
     /// Computes what the network computes, in double precision.
     pub(super) exact: Network<f64>,
     /// Without rounding between layers, so that differences mean something.
@@ -21,7 +21,7 @@ impl Prepared {
     ///
     /// # Errors
     /// - [`Error::UnsuitableNetwork`] if there are fewer than two scores, or no parameters.
-    pub(super) fn new(network: &Network<f32>) -> Result<Self> {
+    pub(crate) fn new(network: &Network<f32>) -> Result<Self> {
         if network.output_shape().len() < 2 {
             return Err(Error::UnsuitableNetwork { reason: "it has fewer than two scores" });
         }
@@ -37,6 +37,11 @@ impl Prepared {
         let smooth = Network::new(exact.input_shape().clone(), smooth)?;
         let smooth_single = smooth.cast::<f32>()?;
         Ok(Self { exact, smooth, smooth_single })
+    }
+
+    /// The network without rounding between layers, in single precision.
+    pub(crate) fn smooth_single(&self) -> &Network<f32> {
+        &self.smooth_single
     }
 
     /// Whether the network rounds between layers.

@@ -60,6 +60,12 @@ impl Ranking {
         Self { classes, scores: top, margin, spread, largest }
     }
 
+    /// How many of the classes, at least 2, are within `share · max|z|` of the largest score.
+    pub(super) fn n_within(&self, share: f64) -> usize {
+        let first = self.scores.first().copied().unwrap_or_default();
+        self.scores.iter().filter(|&z| first - z <= share * self.largest).count().max(2)
+    }
+
     /// `(z₁ − z₂)/max|z|`; 0 if all scores are 0.
     pub(super) fn relative_margin(&self) -> f64 {
         if self.largest > 0.0 { self.margin / self.largest } else { 0.0 }

@@ -90,6 +90,9 @@ impl ProjectedAdam {
 }
 
 /// Gradient descent with steps of fixed root mean square and projection after every step.
+///
+/// Features at a bound that the step would push further out are left out, of the norm too: they would
+/// otherwise slow down the rest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ProjectedGradient {
     feasible: Feasible,
@@ -108,9 +111,13 @@ impl ProjectedGradient {
         let rate = self.schedule.at(self.iteration);
         self.iteration += 1;
         let n: f64 = gradient.iter().map(|_| 1.0).sum();
-        let norm = (gradient.iter().map(|g| g * g).sum::<f64>() / n).sqrt();
+        let free = |(&u, &g): (&f64, &f64)| {
+            if (u <= 0.0 && g > 0.0) || (u >= 1.0 && g < 0.0) { 0.0 } else { g }
+        };
+        let step: Vec<f64> = u.iter().zip(gradient).map(free).collect();
+        let norm = (step.iter().map(|g| g * g).sum::<f64>() / n).sqrt();
         if norm > 0.0 {
-            for (u, g) in u.iter_mut().zip(gradient) {
+            for (u, g) in u.iter_mut().zip(&step) {
                 *u -= rate * g / norm;
             }
         }

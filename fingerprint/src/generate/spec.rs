@@ -293,7 +293,7 @@ impl GenerateConfig {
             GeneratorKind::Tie => 30,
             GeneratorKind::SecureDl => 60,
             GeneratorKind::Ssf | GeneratorKind::SsfReference | GeneratorKind::BoundaryEntropy => {
-                120
+                150
             }
             GeneratorKind::NonSensitive | GeneratorKind::Random => 0,
         })
