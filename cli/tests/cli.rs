@@ -17,6 +17,8 @@ mod bad_input;
 mod bench;
 #[path = "cli/cheating.rs"]
 mod cheating;
+#[path = "cli/fingerprint.rs"]
+mod fingerprint;
 #[path = "cli/fixture.rs"]
 mod fixture;
 #[path = "cli/runs.rs"]
