@@ -178,7 +178,7 @@ fn edits_that_do_not_exist_are_refused() {
 fn edits_change_what_the_network_says() {
     let network = network(5, 7);
     let inputs = ndarray::Array2::from_shape_fn((5, 64), |(row, column)| {
-        ((row * 7 + column * 5 + row * column) % 16) as i32
+        i32::try_from((row * 7 + column * 5 + row * column) % 16).unwrap()
     });
     let before = network.evaluate(&inputs).unwrap().scores;
     for stage in 0..2 {
