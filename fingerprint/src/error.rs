@@ -16,7 +16,7 @@ pub type Result<T> = core::result::Result<T, Error>;
 pub enum Error {
     /// A network, its data or its training: see the error inside.
     #[error(transparent)]
-    Network(#[from] NetworkError),
+    Network(NetworkError),
     // Config: the caller's settings.
     /// A setting outside its allowed range.
     #[error("{setting} is {actual}, it must be {requirement}")]

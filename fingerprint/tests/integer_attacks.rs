@@ -121,7 +121,9 @@ proptest! {
             prop_assert!(after.abs() <= MAX_WEIGHT);
             n_flipped += mask.count_ones() as usize;
         }
-        prop_assert_eq!(n_flipped, n_bits, "no weight is near the excluded one");
+        // Of 16 bits the sign of a zero stays: its flip would be the excluded weight.
+        prop_assert!(n_flipped <= n_bits);
+        prop_assert!(n_flipped == n_bits || bits == 16);
     }
 }
 
