@@ -11,6 +11,8 @@
     reason = "tests"
 )]
 
+#[path = "cli/attacks.rs"]
+mod attacks;
 #[path = "cli/bad_input.rs"]
 mod bad_input;
 #[path = "cli/bench.rs"]
