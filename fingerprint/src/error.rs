@@ -15,7 +15,7 @@ pub type Result<T> = core::result::Result<T, Error>;
 pub enum Error {
     /// A network, its data or its training: see the error inside.
     #[error(transparent)]
-    Network(#[from] NetworkError),
+    Network(NetworkError),
     // Config: the caller's settings.
     /// The strength of an attack lies outside its dial.
     #[error("strength is {actual} ({meaning}), allowed are {min} to {max}")]

@@ -121,7 +121,9 @@ proptest! {
             prop_assert!(after.abs() <= MAX_WEIGHT);
             n_flipped += mask.count_ones() as usize;
         }
-        prop_assert_eq!(n_flipped, n_bits, "no weight is near the excluded one");
+        // Of 16 bits the sign of a zero stays: its flip would be the excluded weight.
+        prop_assert!(n_flipped <= n_bits);
+        prop_assert!(n_flipped == n_bits || bits == 16);
     }
 }
 
@@ -178,7 +180,7 @@ fn edits_that_do_not_exist_are_refused() {
 fn edits_change_what_the_network_says() {
     let network = network(5, 7);
     let inputs = ndarray::Array2::from_shape_fn((5, 64), |(row, column)| {
-        ((row * 7 + column * 5 + row * column) % 16) as i32
+        i32::try_from((row * 7 + column * 5 + row * column) % 16).unwrap()
     });
     let before = network.evaluate(&inputs).unwrap().scores;
     for stage in 0..2 {

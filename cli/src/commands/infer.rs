@@ -105,6 +105,16 @@ fn evaluate(
         fingerprint
             .check_plan(plan)
             .hint(|| "make one: `securedl fingerprint generate PLAN --model MODEL …`")?;
+        let has_slots = plan.public().segments.iter().any(|segment| segment.evaluates_activation);
+        let text = if has_slots {
+            format!(
+                "drawn from {} of a fingerprint",
+                units::counted(fingerprint.n_samples(), "sample")
+            )
+        } else {
+            "none needed: every word of every reply is checked".to_owned()
+        };
+        console.screen.fact("Canaries", text);
     }
     if *venue == Venue::Simulation {
         return inference::simulate(plan, &workload.inputs);

@@ -280,11 +280,12 @@ fn prepare(
             .into_iter()
             .map(|rule| {
                 let most = scale.draws.most;
-                let draws = match rule {
-                    SelectionRule::Random => Draws::random(bag.len(), &scale.draws),
-                    _ => Draws::chosen_by(bag.len(), &scale.draws, |pool, rng| {
+                let draws = if rule == SelectionRule::Random {
+                    Draws::random(bag.len(), &scale.draws)
+                } else {
+                    Draws::chosen_by(bag.len(), &scale.draws, |pool, rng| {
                         Ok(select(rule, &features, most, Some(pool), rng))
-                    }),
+                    })
                 };
                 Ok((rule, draws?))
             })

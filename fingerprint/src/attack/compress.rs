@@ -191,7 +191,7 @@ mod tests {
     fn the_smallest_weights_go_first() {
         let mut values = [0.5, -0.1, 0.0, -0.9, 0.2, 0.1];
         remove_smallest(&mut values, 3);
-        assert_eq!(values, [0.5, 0.0, 0.0, -0.9, 0.2, 0.1]);
+        assert_eq!(values, [0.5, 0.0, 0.0, -0.9, 0.2, 0.0]);
         remove_smallest(&mut values, 6);
         assert_eq!(values, [0.0; 6]);
     }

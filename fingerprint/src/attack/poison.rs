@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     fn classes(n_classes: usize, options: &AttackOptions) -> Result<(u32, u32)> {
-        Poison::new(AttackKind::ErrorSpecific, 1.0, 1, options).classes(n_classes)
+        Poison::new(AttackKind::ErrorSpecific, 1.0, Duration::Epochs(1), options).classes(n_classes)
     }
 
     #[test]

@@ -246,7 +246,8 @@ mod tests {
         assert!(draws.chosen.chunks(2).all(|choice| choice == [0, 1]), "the pool is the whole bag");
         let narrow = Draws::chosen_by(10, &DrawSpec { pool: 4, ..wide }, greedy).unwrap();
         assert!(narrow.chosen.chunks(2).any(|choice| choice != [0, 1]));
-        let wrong: [fn(&[usize]) -> Vec<usize>; 3] =
+        type Choose = fn(&[usize]) -> Vec<usize>;
+        let wrong: [Choose; 3] =
             [|p| p.iter().take(1).copied().collect(), |_| vec![77, 78], |p| vec![p[0], p[0]]];
         for choose in wrong {
             assert!(Draws::chosen_by(10, &wide, |pool, _| Ok(choose(pool))).is_err());

@@ -103,6 +103,7 @@ pub(super) fn permuted(network: &Network<f32>, seed: u64) -> Result<Network<f32>
             order
         };
         let mut layer = layer.clone();
+        #[expect(clippy::wildcard_enum_match_arm, reason = "foreign and growing")]
         match &mut layer {
             Layer::Dense(dense) => {
                 let outputs = fresh(dense.bias.len());

@@ -82,7 +82,13 @@ fn check_target(value: f64) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(
+        clippy::unwrap_used,
+        clippy::cast_possible_truncation,
+        clippy::cast_precision_loss,
+        clippy::cast_sign_loss,
+        reason = "tests"
+    )]
     use proptest::prelude::*;
 
     use super::*;

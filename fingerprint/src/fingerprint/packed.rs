@@ -99,7 +99,7 @@ impl Packed {
         if n_bits.div_ceil(8) != self.bytes.len() as u64 {
             return Err(MALFORMED);
         }
-        let unused = (self.bytes.len() as u64 * 8 - n_bits) as u32;
+        let unused = u32::try_from(self.bytes.len() as u64 * 8 - n_bits).map_err(|_| MALFORMED)?;
         let last = self.bytes.last().copied().unwrap_or(0);
         if unused > 0 && last.leading_zeros() < unused {
             return Err(MALFORMED);
@@ -125,7 +125,7 @@ impl BitWriter {
         self.held |= u128::from(value) << self.n_held;
         self.n_held += u32::from(bits);
         while self.n_held >= 8 {
-            self.bytes.push((self.held & 0xff) as u8);
+            self.bytes.push(self.held.to_le_bytes()[0]);
             self.held >>= 8;
             self.n_held -= 8;
         }
@@ -133,7 +133,7 @@ impl BitWriter {
 
     fn finish(mut self) -> Vec<u8> {
         if self.n_held > 0 {
-            self.bytes.push((self.held & 0xff) as u8);
+            self.bytes.push(self.held.to_le_bytes()[0]);
         }
         self.bytes
     }

@@ -156,7 +156,8 @@ fn parts_that_do_not_fit_are_refused() {
 #[test]
 fn inconsistent_content_with_a_valid_digest_is_refused() {
     let good = fingerprint();
-    let cases: [(&str, fn(&mut Content)); 9] = [
+    type Alter = fn(&mut Content);
+    let cases: [(&str, Alter); 9] = [
         ("no sample", |c| c.samples.clear()),
         ("label", |c| c.samples[0].label = 9),
         ("tied class", |c| c.samples[0].tied.push(9)),

@@ -138,7 +138,7 @@ proptest! {
     /// Rounding a probability never makes an honest answer differ, at any number of decimals.
     #[test]
     fn honest_rounding_agrees(p in 0.0_f64..1.0, error in -9e-8_f64..9e-8, n in 0_u32..=5) {
-        let scale = 10_f64.powi(n as i32);
+        let scale = 10_f64.powi(i32::try_from(n).unwrap());
         let reference = probabilities(array![[p]]);
         let answer = probabilities(array![[((p + error) * scale).round() / scale]]);
         prop_assert!(!ComparisonRule::Decimals(n).differs(&reference, &answer).unwrap()[0]);
