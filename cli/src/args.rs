@@ -14,6 +14,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::fingerprint::{
     AnswerName, FingerprintCommand, GenerateArguments, PaperArguments, PaperCommand, ShowArguments,
+    SingleWeightArguments,
     UnitsName, VerifyArguments,
 };
 pub(crate) use attack::AttackArguments;

@@ -204,6 +204,40 @@ pub(crate) enum PaperCommand {
     TableMissingRates(PaperArguments),
     /// Queries needed for a missing rate, against ordinary samples (table 5 there).
     Efficiency(PaperArguments),
+    SingleWeight(SingleWeightArguments),
+}
+
+/// Change single weights by one behind an encrypted batch, and count what stays unnoticed.
+///
+/// First by trial: changes of random weights, the same number in every segment, against the random
+/// points or the random rows that check it. Then for good: encrypted batches on servers inside this
+/// process that run the changed network. Without --plan, `cryptonets` with random weights, once per
+/// activation side.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  securedl paper single-weight --out reports
+  securedl paper single-weight --plan plans/mnist.plan --changes 1000000 --runs 20 --out reports")]
+pub(crate) struct SingleWeightArguments {
+    /// Plan to try; may be repeated.
+    #[arg(long, value_name = "PLAN")]
+    pub(crate) plan: Vec<PathBuf>,
+    /// Changes tried per plan, in all segments together.
+    #[arg(long, value_name = "N", default_value_t = 4_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) changes: u64,
+    /// Encrypted batches per plan.
+    #[arg(long, value_name = "R", default_value_t = 100)]
+    pub(crate) runs: u32,
+    /// Samples of an encrypted batch.
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) samples: u32,
+    /// Folder for the results, created if need be.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Seed of the changes and of the samples; keys, positions and points of encrypted batches come
+    /// from the operating system.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
 }
 
 /// What and where.

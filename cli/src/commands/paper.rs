@@ -1,5 +1,7 @@
 //! `securedl paper`: the papers' experiments on networks trained here.
 
+mod single_weight;
+
 use std::fs;
 
 use anyhow::{Context, Result};
@@ -26,12 +28,23 @@ const CURVES: [(&str, &str, &str); 4] = [
     ("ours: tie, class cover", "tie", "class-cover"),
 ];
 
+/// The experiments on black boxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Experiment {
+    Fig4,
+    TableMissingRates,
+    Efficiency,
+}
+
 /// Run one experiment and write its results.
 pub(crate) fn run(command: &PaperCommand) -> Result<Outcome> {
-    let (name, arguments) = match command {
-        PaperCommand::Fig4(arguments) => ("fig4", arguments),
-        PaperCommand::TableMissingRates(arguments) => ("table-missing-rates", arguments),
-        PaperCommand::Efficiency(arguments) => ("efficiency", arguments),
+    let (experiment, name, arguments) = match command {
+        PaperCommand::Fig4(arguments) => (Experiment::Fig4, "fig4", arguments),
+        PaperCommand::TableMissingRates(arguments) => {
+            (Experiment::TableMissingRates, "table-missing-rates", arguments)
+        }
+        PaperCommand::Efficiency(arguments) => (Experiment::Efficiency, "efficiency", arguments),
+        PaperCommand::SingleWeight(arguments) => return single_weight::run(arguments),
     };
     let console = Console::new(None);
     fs::create_dir_all(&arguments.out)
@@ -42,15 +55,15 @@ pub(crate) fn run(command: &PaperCommand) -> Result<Outcome> {
     let scale = Scale::new(arguments.quick, arguments.seed);
     let study = studying::run(
         &arguments.data,
-        &scenarios(command, arguments.quick),
-        &rules(command)?,
+        &scenarios(experiment, arguments.quick),
+        &rules(experiment)?,
         &scale,
         arguments.seed,
         &console.progress,
     )?;
     csv.write(paper::csv(&study, arguments.seed)?.as_bytes())?;
-    plot.write(svg(&panels(command, &study))?.as_bytes())?;
-    report.write(markdown(command, name, arguments, &study)?.as_bytes())?;
+    plot.write(svg(&panels(experiment, &study))?.as_bytes())?;
+    report.write(markdown(experiment, name, arguments, &study)?.as_bytes())?;
     for (what, file) in [("Figures", &csv), ("Plot", &plot), ("Report", &report)] {
         console.screen.fact(what, file.shown().display());
     }
@@ -59,15 +72,15 @@ pub(crate) fn run(command: &PaperCommand) -> Result<Outcome> {
 }
 
 /// Attacks by data set.
-fn scenarios(command: &PaperCommand, is_quick: bool) -> Vec<Scenario> {
+fn scenarios(experiment: Experiment, is_quick: bool) -> Vec<Scenario> {
     use AttackKind::{
         ArbitraryWeights, ErrorGeneric, ErrorSpecific, FineTuneAll, FineTuneLast, Noise, Precision,
         Prune, Quantize, Trojan,
     };
     let papers = |kinds: &[AttackKind]| kinds.iter().map(|&kind| (kind, None)).collect::<Vec<_>>();
     let scenario = |data, attacks| Scenario { data, attacks };
-    match command {
-        PaperCommand::Fig4(_) => {
+    match experiment {
+        Experiment::Fig4 => {
             let ratios: &[f64] = if is_quick { &QUICK_RATIOS } else { &RATIOS };
             let mut mnist = papers(&[Trojan]);
             mnist.extend(ratios.iter().map(|&ratio| (ArbitraryWeights, Some(ratio))));
@@ -77,7 +90,7 @@ fn scenarios(command: &PaperCommand, is_quick: bool) -> Vec<Scenario> {
                 scenario("cifar10", papers(&[Precision])),
             ]
         }
-        PaperCommand::TableMissingRates(_) => {
+        Experiment::TableMissingRates => {
             let mut mnist = papers(&[
                 Trojan,
                 Prune,
@@ -94,7 +107,7 @@ fn scenarios(command: &PaperCommand, is_quick: bool) -> Vec<Scenario> {
                 scenario("cifar10", papers(&[Precision])),
             ]
         }
-        PaperCommand::Efficiency(_) => vec![
+        Experiment::Efficiency => vec![
             scenario("mnist", papers(&[Trojan])),
             scenario("gtsrb", papers(&[ErrorGeneric, ErrorSpecific])),
             scenario("cifar10", papers(&[Precision])),
@@ -102,18 +115,18 @@ fn scenarios(command: &PaperCommand, is_quick: bool) -> Vec<Scenario> {
     }
 }
 
-fn rules(command: &PaperCommand) -> Result<Vec<ComparisonRule>> {
-    let names: &[&str] = match command {
-        PaperCommand::TableMissingRates(_) => {
+fn rules(experiment: Experiment) -> Result<Vec<ComparisonRule>> {
+    let names: &[&str] = match experiment {
+        Experiment::TableMissingRates => {
             &["top-1", "top-3", "top-5", "decimals-1", "decimals-2", "tolerance-1e-4"]
         }
-        PaperCommand::Fig4(_) | PaperCommand::Efficiency(_) => &["top-1"],
+        Experiment::Fig4 | Experiment::Efficiency => &["top-1"],
     };
     Ok(names.iter().map(|name| name.parse()).collect::<Result<_, fingerprint::Error>>()?)
 }
 
 /// One chart per attack and strength; for figure 4 also the sweep over changed weights.
-fn panels(command: &PaperCommand, study: &Study) -> Vec<Panel> {
+fn panels(experiment: Experiment, study: &Study) -> Vec<Panel> {
     let mut keys: Vec<(&str, &str, &str)> = study
         .cells
         .keys()
@@ -121,7 +134,7 @@ fn panels(command: &PaperCommand, study: &Study) -> Vec<Panel> {
         .collect();
     keys.dedup();
     let sweep = "arbitrary-weights";
-    let is_figure = matches!(command, PaperCommand::Fig4(_));
+    let is_figure = matches!(experiment, Experiment::Fig4);
     let weakest = keys.iter().filter(|key| key.0 == sweep).map(|key| key.1).min();
     let mut panels: Vec<Panel> = keys
         .into_iter()
@@ -199,29 +212,29 @@ fn ratio_panel(study: &Study, attack: &str) -> Panel {
 }
 
 fn markdown(
-    command: &PaperCommand,
+    experiment: Experiment,
     name: &str,
     arguments: &PaperArguments,
     study: &Study,
 ) -> Result<String> {
     let quick = if arguments.quick { " --quick" } else { "" };
     let call = format!("securedl paper {name}{quick} --seed {}", arguments.seed);
-    let title = match command {
-        PaperCommand::Fig4(_) => "Detection over the number of samples",
-        PaperCommand::TableMissingRates(_) => "Missing rates",
-        PaperCommand::Efficiency(_) => "Queries needed",
+    let title = match experiment {
+        Experiment::Fig4 => "Detection over the number of samples",
+        Experiment::TableMissingRates => "Missing rates",
+        Experiment::Efficiency => "Queries needed",
     };
     let mut text = paper::introduction(study, title, &call)?;
-    match command {
-        PaperCommand::Fig4(_) => {
+    match experiment {
+        Experiment::Fig4 => {
             text.push_str("\n![Detection](fig4.svg)\n\nThe curves of figure 4 of the SecureDL paper cannot be read off; published missing rates below are those of the method it compares with.\n");
             text.push_str(&paper::missing_rates(study, arguments.seed)?);
         }
-        PaperCommand::TableMissingRates(_) => {
+        Experiment::TableMissingRates => {
             text.push_str(&paper::missing_rates(study, arguments.seed)?);
             text.push_str(&paper::by_rule(study)?);
         }
-        PaperCommand::Efficiency(_) => text.push_str(&paper::queries(study)?),
+        Experiment::Efficiency => text.push_str(&paper::queries(study)?),
     }
     Ok(text)
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use fingerprint::single_weight::StageCheck;
 use fingerprint::soundness::{SQUARE_DEGREE, SegmentCheck, SlotCheck};
 use fingerprint::word_check::{WordCheck, WordCheckPolicy};
 use fingerprint::{
@@ -9,7 +10,7 @@ use fingerprint::{
 };
 use ndarray::{Axis, Slice};
 use nn_poly::encrypted::{LinearMap, SegmentContext, linear_map};
-use nn_poly::integer::{IntegerMatrix, IntegerNetwork};
+use nn_poly::integer::{IntegerMatrix, IntegerNetwork, StageOutput};
 use nn_poly::plan::{Plan, Segment};
 use rand::CryptoRng;
 
@@ -191,6 +192,30 @@ impl ClientPlan {
         Ok(Soundness::weakest(&checks)?)
     }
 
+    /// The check of every segment, at its weakest (blocks full of samples), for
+    /// [`single_weight_trials`](fingerprint::single_weight::single_weight_trials).
+    ///
+    /// # Errors
+    /// Only broken invariants.
+    pub fn stage_checks(&self) -> Result<Vec<StageCheck>> {
+        let check = |(segment, public): (&ClientSegment, &Segment)| {
+            let stage = segment.stage;
+            Ok(match &segment.check {
+                CheckPlan::Words(check) => {
+                    let modulus = public.ring.moduli.iter().copied().min().unwrap_or(0);
+                    StageCheck::Words { stage, rows: check.rows(), modulus }
+                }
+                CheckPlan::Slots(layout) => StageCheck::Points {
+                    stage,
+                    points: narrow(layout.counts(layout.samples_per_block())?.random_points()),
+                    modulus: segment.context.window().modulus,
+                    output: StageOutput::Pooled,
+                },
+            })
+        };
+        self.segments.iter().zip(&self.plan.public().segments).map(check).collect()
+    }
+
     pub(super) fn segment(&self, index: usize) -> Result<&ClientSegment> {
         let count = self.segments.len();
         self.segments.get(index).ok_or(SessionError::NoSuchSegment { index, count })
@@ -263,4 +288,9 @@ fn trace_canaries(plan: &Plan, inputs: &IntegerMatrix) -> Result<CanarySet> {
         }
     }
     Ok(CanarySet::new(&canaries)?)
+}
+
+/// Slots of a block are below 2^17.
+fn narrow(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
