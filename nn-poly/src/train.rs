@@ -22,6 +22,9 @@
 //! Quantization-aware training is ordinary training of a network that contains quantizers; use
 //! [`TrainRecipe::fine_tune`] for it.
 //!
+//! **Variations.** [`Trainer::restricted_to`] freezes layers or single values (a pruned weight stays
+//! zero); [`Trainer::run_with`] replaces cross-entropy, for instance by agreement with a teacher.
+//!
 //! **Reproducibility.** Order, augmentation and dropout of step `k` depend on the seed and on `k` alone,
 //! so that a run resumed from a checkpoint continues exactly as if it had never stopped.
 
@@ -33,13 +36,17 @@ mod loss;
 mod optimizer;
 mod recipe;
 mod samples;
+mod trainable;
 mod trainer;
 
 pub use augment::Augmentation;
 pub use checkpoint::Checkpoint;
 pub use config::{Optimizer, Schedule, TrainConfig, TrainSpec};
 pub use evaluate::{Evaluation, evaluate};
-pub use loss::softmax_cross_entropy;
+pub use loss::{
+    CrossEntropy, Distillation, LabelsAndScores, Loss, LossBatch, softmax_cross_entropy,
+};
 pub use recipe::TrainRecipe;
 pub use samples::LabeledSamples;
+pub use trainable::{Trainable, TrainableParameters};
 pub use trainer::{BatchReport, EpochReport, Outcome, Progress, Trainer};

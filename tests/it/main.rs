@@ -11,7 +11,9 @@
     reason = "tests"
 )]
 
+mod fingerprint;
 mod golden_wire;
+mod http;
 mod layering;
 mod messages;
 mod oracle;

@@ -1,0 +1,117 @@
+//! Line charts as SVG.
+
+use anyhow::{Result, anyhow};
+use plotters::prelude::*;
+
+/// Width and height of one panel.
+const PANEL: (u32, u32) = (420, 320);
+
+/// Colors that differ in brightness too.
+const COLORS: [RGBColor; 6] = [
+    RGBColor(128, 128, 128),
+    RGBColor(217, 95, 2),
+    RGBColor(117, 112, 179),
+    RGBColor(27, 120, 80),
+    RGBColor(166, 30, 80),
+    RGBColor(30, 30, 30),
+];
+
+/// One line.
+#[derive(Debug, Clone)]
+pub(crate) struct Curve {
+    /// Its name in the legend.
+    pub(crate) name: String,
+    /// Points by rising `x`.
+    pub(crate) points: Vec<(f64, f64)>,
+}
+
+/// One chart. Values of `y` are percentages.
+#[derive(Debug, Clone)]
+pub(crate) struct Panel {
+    pub(crate) title: String,
+    pub(crate) x_label: String,
+    pub(crate) y_label: String,
+    pub(crate) curves: Vec<Curve>,
+}
+
+/// Draw panels, three in a row.
+///
+/// # Errors
+/// Never for finite values.
+pub(crate) fn svg(panels: &[Panel]) -> Result<String> {
+    let columns = panels.len().clamp(1, 3);
+    let rows = panels.len().div_ceil(columns).max(1);
+    let size = |n: usize, side: u32| u32::try_from(n).unwrap_or(1) * side;
+    let mut text = String::new();
+    {
+        let area = (size(columns, PANEL.0), size(rows, PANEL.1));
+        let root = SVGBackend::with_string(&mut text, area).into_drawing_area();
+        root.fill(&WHITE).map_err(|error| anyhow!("{error}"))?;
+        for (panel, area) in panels.iter().zip(root.split_evenly((rows, columns))) {
+            draw(panel, &area).map_err(|error| anyhow!("{error}"))?;
+        }
+        root.present().map_err(|error| anyhow!("{error}"))?;
+    }
+    Ok(text)
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+
+fn draw<'a>(
+    panel: &Panel,
+    area: &Area<'a>,
+) -> std::result::Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>> {
+    let xs = || panel.curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.0));
+    let (low, high) = (xs().fold(f64::INFINITY, f64::min), xs().fold(f64::NEG_INFINITY, f64::max));
+    let (low, high) = if low < high { (low, high) } else { (0.0, 1.0) };
+    let mut chart = ChartBuilder::on(area)
+        .caption(&panel.title, ("sans-serif", 15))
+        .margin(8)
+        .x_label_area_size(34)
+        .y_label_area_size(44)
+        .build_cartesian_2d(low..high, 0.0..102.0)?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .x_desc(&panel.x_label)
+        .y_desc(&panel.y_label)
+        .draw()?;
+    for (curve, color) in panel.curves.iter().zip(COLORS.into_iter().cycle()) {
+        let line = LineSeries::new(curve.points.iter().copied(), color.stroke_width(2));
+        chart
+            .draw_series(line)?
+            .label(&curve.name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
+        let dots = curve.points.iter().map(|&point| Circle::new(point, 2, color.filled()));
+        chart.draw_series(dots)?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE.mix(0.8))
+        .border_style(RGBColor(200, 200, 200))
+        .draw()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_chart_names_its_curves_and_axes() {
+        let curve =
+            |name: &str| Curve { name: name.into(), points: vec![(1.0, 10.0), (2.0, 90.0)] };
+        let panel = Panel {
+            title: "(a) trojan".into(),
+            x_label: "samples".into(),
+            y_label: "detected, %".into(),
+            curves: vec![curve("random"), curve("tie")],
+        };
+        let empty = Panel { curves: vec![], ..panel.clone() };
+        let text = svg(&[panel, empty]).unwrap();
+        for expected in ["(a) trojan", "samples", "detected, %", "random", "tie", "<svg"] {
+            assert!(text.contains(expected), "{expected}");
+        }
+        assert!(svg(&[]).unwrap().contains("<svg"));
+    }
+}
