@@ -246,7 +246,7 @@ fn what_cannot_be_made_or_shown_says_why() {
         (generate(&[model, "--bag", "3", "--count", "4"]), "at least as many"),
         (generate(&[model, "--generator", "magic"]), "magic"),
         (generate(&[model, "--margin", "0.5"]), "margin"),
-        (generate(&[model, "--ball", "-1"]), "ball"),
+        (generate(&[model, "--generator", "ssf", "--ball=-1"]), "ball"),
         (run(&["fingerprint", "show", model]), "is a model, not a fingerprint"),
         (run(&["fingerprint", "show", text(&made.model), "--out", out]), ".svg or .png"),
         (run(&["verify", "--fingerprint", text(&made.model)]), "--endpoint"),
