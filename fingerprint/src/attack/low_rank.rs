@@ -34,11 +34,8 @@ impl LowRank {
         let spectra = weights::tensors(&mut layers)
             .iter()
             .map(|tensor| {
-                let values = decompose(tensor)?.singular_values;
-                Ok(Spectrum {
-                    extents: (tensor.n_rows, tensor.row_len()),
-                    values: values.iter().copied().collect(),
-                })
+                let values = decompose(tensor)?.values;
+                Ok(Spectrum { extents: (tensor.n_rows, tensor.row_len()), values })
             })
             .collect::<Result<Vec<_>>>()?;
         Ok(choose_ranks(&spectra, self.kept_share))
@@ -90,34 +87,48 @@ fn choose_ranks(spectra: &[Spectrum], kept_share: f64) -> Vec<usize> {
     ranks
 }
 
-fn decompose(tensor: &WeightTensor<'_>) -> Result<SVD<f64, nalgebra::Dyn, nalgebra::Dyn>> {
+/// A matrix with at least as many columns as rows (a layer's weights, or their transpose), its
+/// singular values, largest first, and its left singular vectors.
+struct Decomposition {
+    wide: DMatrix<f64>,
+    is_transposed: bool,
+    values: Vec<f64>,
+    vectors: DMatrix<f64>,
+}
+
+/// Decompose by way of `Aᵀ = QR`: the square `Rᵀ` has the same singular values and left vectors as
+/// `A = RᵀQᵀ`, and a layer's long side then costs one pass only.
+fn decompose(tensor: &WeightTensor<'_>) -> Result<Decomposition> {
     /// Sweeps after which a decomposition is given up; it usually takes a handful per value.
     const MAX_SWEEPS: usize = 100_000;
     let matrix = weights::matrix(tensor);
     let matrix = DMatrix::from_row_iterator(matrix.nrows(), matrix.ncols(), matrix.iter().copied());
-    SVD::try_new(matrix, true, true, f64::EPSILON, MAX_SWEEPS).ok_or(Error::InvalidSetting {
+    let is_transposed = matrix.nrows() > matrix.ncols();
+    let wide = if is_transposed { matrix.transpose() } else { matrix };
+    let square = wide.transpose().qr().r().transpose();
+    let failure = Error::InvalidSetting {
         setting: "number of sweeps of a singular value decomposition",
         value: f64::from(u32::try_from(MAX_SWEEPS).unwrap_or(u32::MAX)),
         requirement: "enough to converge; the weights are out of the range of 64-bit numbers",
-    })
+    };
+    let svd = SVD::try_new(square, true, false, f64::EPSILON, MAX_SWEEPS).ok_or(failure)?;
+    let values = svd.singular_values.iter().copied().collect();
+    let vectors = svd.u.expect("invariant: the left vectors were asked for");
+    Ok(Decomposition { wide, is_transposed, values, vectors })
 }
 
-/// Replace the weights by the nearest matrix of rank `rank`.
+/// Replace the weights by the nearest matrix of rank `rank`: their projection on the first `rank`
+/// singular vectors.
 fn project(tensor: &mut WeightTensor<'_>, rank: usize) -> Result<()> {
     if rank >= tensor.n_rows.min(tensor.row_len()) {
         return Ok(());
     }
-    let decomposition = decompose(tensor)?;
-    let (Some(left), Some(right)) = (&decomposition.u, &decomposition.v_t) else {
-        unreachable!("invariant: both factors were asked for")
-    };
-    let mut scaled = left.columns(0, rank).into_owned();
-    for (mut column, value) in scaled.column_iter_mut().zip(&decomposition.singular_values) {
-        column *= *value;
-    }
-    let projected = scaled * right.rows(0, rank);
-    // Transposed, because matrices here are stored by column and weights by row.
-    for (weight, value) in tensor.values.iter_mut().zip(projected.transpose().iter()) {
+    let Decomposition { wide, is_transposed, vectors, .. } = decompose(tensor)?;
+    let kept = vectors.columns(0, rank);
+    let projected = kept * (kept.transpose() * wide);
+    // Matrices are stored by column here and weights by row.
+    let by_row = if is_transposed { projected } else { projected.transpose() };
+    for (weight, value) in tensor.values.iter_mut().zip(by_row.iter()) {
         *weight = single(*value);
     }
     Ok(())
@@ -184,7 +195,7 @@ mod tests {
             project(&mut tensor(&mut after, n_rows), rank).unwrap();
             let spectrum = |values: &[f32]| {
                 let mut values = values.to_vec();
-                decompose(&tensor(&mut values, n_rows)).unwrap().singular_values
+                decompose(&tensor(&mut values, n_rows)).unwrap().values
             };
             let (full, low) = (spectrum(&before), spectrum(&after));
             for (idx, value) in low.iter().enumerate() {
