@@ -67,12 +67,17 @@ fn draw<'a>(
     let mut chart = ChartBuilder::on(area)
         .caption(&panel.title, ("sans-serif", 15))
         .margin(8)
+        .margin_right(18)
         .x_label_area_size(34)
         .y_label_area_size(44)
         .build_cartesian_2d(low..high, 0.0..102.0)?;
     chart
         .configure_mesh()
         .light_line_style(WHITE)
+        .x_label_formatter(&|x| {
+            format!("{x:.3}").trim_end_matches('0').trim_end_matches('.').to_owned()
+        })
+        .y_label_formatter(&|y| format!("{y:.0}"))
         .x_desc(&panel.x_label)
         .y_desc(&panel.y_label)
         .draw()?;

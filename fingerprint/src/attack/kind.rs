@@ -278,6 +278,6 @@ mod tests {
             assert_eq!(dial.check(Some(2.5)).is_ok(), !dial.is_whole && dial.max >= 2.5);
         }
         let error = "trojna".parse::<AttackKind>().unwrap_err().to_string();
-        assert!(error.starts_with("unknown attack `trojna`, expected one of trojan, "), "{error}");
+        assert!(error.starts_with("unknown attack `trojna`: expected trojan, "), "{error}");
     }
 }
