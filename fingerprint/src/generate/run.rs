@@ -84,7 +84,8 @@ pub fn resume(
 /// Generate samples of an integer network: searched on the float network it came from, polished and
 /// labeled with the exact one.
 ///
-/// Margins are in units of the integer scores. With a smallest relative margin of 0 exact ties are
+/// The grid should be the network's own ([`InputGrid::of_integer`](crate::InputGrid::of_integer)): on
+/// a finer one most single steps change nothing. Margins are in units of the integer scores. With a smallest relative margin of 0 exact ties are
 /// allowed; the lowest class wins them.
 ///
 /// # Errors
