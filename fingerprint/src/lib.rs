@@ -8,9 +8,9 @@
 //! | [`detect`] | comparisons and findings to a [`Verdict`] |
 //! | [`soundness`] | how likely cheating stays unnoticed, with all derivations |
 //! | [`sensitivity`] | how far outputs move when weights do, and its exact gradient |
-//! | [`generate`] | sensitive samples and baselines |
+//! | [`generate`](mod@generate) | sensitive samples and baselines |
 //! | [`sample`] | valid inputs, bags of samples |
-//! | [`select`] | which samples of a bag to use |
+//! | [`select`](mod@select) | which samples of a bag to use |
 //! | [`statistics`] | binomials, the hypergeometric distribution, Wilson's interval |
 //!
 //! **Layering.** The crate sees numbers and networks only: it encrypts nothing, opens no socket, reads
