@@ -14,9 +14,9 @@
 //! | [`experiment`] | missing rates, false positives, queries needed |
 //! | [`fingerprint`](mod@fingerprint) | samples with known answers, in a file |
 //! | [`sensitivity`] | how far outputs move when weights do, and its exact gradient |
-//! | [`generate`] | sensitive samples and baselines |
+//! | [`generate`](mod@generate) | sensitive samples and baselines |
 //! | [`sample`] | valid inputs, bags of samples |
-//! | [`select`] | which samples of a bag to use |
+//! | [`select`](mod@select) | which samples of a bag to use |
 //! | [`single_weight`] | how often a change of one weight escapes, by trial |
 //! | [`statistics`] | binomials, the hypergeometric distribution, Wilson's interval |
 //!

@@ -274,8 +274,9 @@ pub struct SampleInfo {
     pub margin: f64,
     /// `log S` for the last layer and probabilities, see [`crate::sensitivity`].
     pub log_sensitivity: f64,
-    /// The classes within 5 % of `max|z|` of the largest score, largest first: at least two, and at
-    /// most as many as the generator brings together.
+    /// The classes near the largest score, largest first: those within 5 % of `max|z|` of it (30 % for
+    /// networks that round between layers), at least two, and at most as many as the generator
+    /// brings together.
     pub tied: Vec<u32>,
 }
 

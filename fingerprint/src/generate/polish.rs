@@ -16,9 +16,6 @@ use super::scoring::{Ranking, Scorer};
 use crate::error::Result;
 use crate::sample::InputGrid;
 
-/// Scores further than this share of `max|z|` below the largest are not tied with it: bringing them
-/// closer on the grid would cost the ties there are.
-const REACH: f64 = 0.05;
 /// Candidate sets per round.
 const N_CANDIDATES: usize = 96;
 /// Most steps in one set.
@@ -37,8 +34,36 @@ pub(super) struct Polisher<'a> {
     pub(super) grid: &'a InputGrid,
     pub(super) n_tied: usize,
     pub(super) min_relative_margin: f64,
-    /// Candidates evaluated exactly in a round: few if predictions are good.
-    pub(super) n_verified: usize,
+    /// How well the surrogate predicts.
+    pub(super) prediction: Prediction,
+}
+
+/// How well a smooth network predicts the scores that count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Prediction {
+    /// To second order: nothing is rounded in between.
+    Good,
+    /// Up to rounding between layers, which moves scores by more than one step of one input.
+    Coarse,
+}
+
+impl Prediction {
+    /// Scores further than this share of `max|z|` below the largest are not tied with it: bringing
+    /// them closer on the grid would cost the ties there are.
+    fn reach(self) -> f64 {
+        match self {
+            Self::Good => 0.05,
+            Self::Coarse => 0.3,
+        }
+    }
+
+    /// Candidates evaluated exactly in a round.
+    fn n_verified(self) -> usize {
+        match self {
+            Self::Good => 6,
+            Self::Coarse => 48,
+        }
+    }
 }
 
 /// When a polisher stops.
@@ -57,7 +82,10 @@ impl Polisher<'_> {
         let batch = batch.expect("invariant: one row of all levels");
         let scores = self.scorer.scores(&self.grid.values(batch.view()))?;
         let scores = scores.index_axis(Axis(0), 0);
-        Ok(Ranking::new(scores, Ranking::new(scores, self.n_tied).n_within(REACH)))
+        Ok(Ranking::new(
+            scores,
+            Ranking::new(scores, self.n_tied).n_within(self.prediction.reach()),
+        ))
     }
 
     /// Move `levels` by single steps while that lowers `z₁ − z_k` without losing the margin.
@@ -84,7 +112,7 @@ impl Polisher<'_> {
             let mut candidates = self.candidates(&columns, levels, &ranking, rng);
             candidates.retain(|(_, moved)| is_allowed(moved));
             candidates.sort_by(|(a, _), (b, _)| a.total_cmp(b));
-            candidates.truncate(self.n_verified);
+            candidates.truncate(self.prediction.n_verified());
             match self.best_of(candidates, &ranking)? {
                 Some((moved, reached)) => {
                     (*levels, ranking, idle) = (moved, reached, 0);

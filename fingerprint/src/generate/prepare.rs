@@ -3,6 +3,7 @@
 use nn_poly::layer::{Clamp, Layer};
 use nn_poly::{Network, Scalar};
 
+use super::polish::Prediction;
 use crate::error::{Error, Result};
 
 /// One network in the forms the steps of a generation need.
@@ -44,9 +45,10 @@ impl Prepared {
         &self.smooth_single
     }
 
-    /// Whether the network rounds between layers.
-    pub(super) fn is_rounding(&self) -> bool {
-        self.exact.layers().iter().any(|layer| matches!(layer, Layer::Quantize(_)))
+    /// How well the network without rounding predicts the one with it.
+    pub(super) fn prediction(&self) -> Prediction {
+        let rounds = self.exact.layers().iter().any(|layer| matches!(layer, Layer::Quantize(_)));
+        if rounds { Prediction::Coarse } else { Prediction::Good }
     }
 }
 

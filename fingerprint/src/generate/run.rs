@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use super::objective::UnitCoordinates;
-use super::polish::{Polisher, Until};
+use super::polish::{Polisher, Prediction, Until};
 use super::prepare::Prepared;
 use super::projection::Feasible;
 use super::scoring::{FloatScorer, IntegerScorer, Ranking, Scorer};
@@ -27,9 +27,6 @@ const BLOCK_SAMPLES: usize = 32;
 const MAX_ATTEMPTS: u32 = 8;
 /// Rounds of polishing.
 const POLISH_ROUNDS: u32 = 24;
-/// Candidates evaluated per round where the smooth prediction is good, and where it is not.
-const VERIFIED_SMOOTH: usize = 6;
-const VERIFIED_ROUNDING: usize = 24;
 /// Largest random move of a starting point that is used again, as a share of the range.
 const JITTER: f64 = 0.05;
 
@@ -58,7 +55,9 @@ pub fn generate(
 ) -> Result<SampleBag> {
     let prepared = Prepared::new(network)?;
     let scorer = FloatScorer(&prepared.exact);
-    Run::new(&prepared, &scorer, 1.0, starts, config)?.collect(empty_bag(config, starts), progress)
+    let prediction = prepared.prediction();
+    Run::new(&prepared, &scorer, (1.0, prediction), starts, config)?
+        .collect(empty_bag(config, starts), progress)
 }
 
 /// Complete a bag that was cut short: with the same arguments as [`generate`], the same result.
@@ -76,7 +75,8 @@ pub fn resume(
 ) -> Result<SampleBag> {
     let prepared = Prepared::new(network)?;
     let scorer = FloatScorer(&prepared.exact);
-    let run = Run::new(&prepared, &scorer, 1.0, starts, config)?;
+    let prediction = prepared.prediction();
+    let run = Run::new(&prepared, &scorer, (1.0, prediction), starts, config)?;
     run.check_begun(&bag)?;
     run.collect(bag, progress)
 }
@@ -84,7 +84,8 @@ pub fn resume(
 /// Generate samples of an integer network: searched on the float network it came from, polished and
 /// labeled with the exact one.
 ///
-/// Margins are in units of the integer scores. With a smallest relative margin of 0 exact ties are
+/// The grid should be the network's own ([`InputGrid::of_integer`](crate::InputGrid::of_integer)): on
+/// a finer one most single steps change nothing. Margins are in units of the integer scores. With a smallest relative margin of 0 exact ties are
 /// allowed; the lowest class wins them.
 ///
 /// # Errors
@@ -108,7 +109,7 @@ pub fn generate_for_integer(
     }
     let scorer = IntegerScorer(network);
     let scale = score_scale(&scorer, &prepared.smooth_single, starts)?;
-    let run = Run::new(&prepared, &scorer, scale, starts, config)?;
+    let run = Run::new(&prepared, &scorer, (scale, Prediction::Coarse), starts, config)?;
     run.collect(empty_bag(config, starts), progress)
 }
 
@@ -160,7 +161,7 @@ impl<'a> Run<'a> {
     fn new(
         prepared: &'a Prepared,
         scorer: &'a dyn Scorer,
-        scale: f64,
+        (scale, prediction): (f64, Prediction),
         starts: &'a Array2<f32>,
         config: &'a GenerateConfig,
     ) -> Result<Self> {
@@ -184,7 +185,6 @@ impl<'a> Run<'a> {
             return Err(error.into());
         }
         let n_classes = prepared.exact.output_shape().len();
-        let is_exact_prediction = !prepared.is_rounding() && scale == 1.0;
         let polisher = Polisher {
             scorer,
             surrogate: &prepared.smooth_single,
@@ -192,7 +192,7 @@ impl<'a> Run<'a> {
             grid: &spec.grid,
             n_tied: config.n_tied(n_classes),
             min_relative_margin: spec.min_relative_margin,
-            n_verified: if is_exact_prediction { VERIFIED_SMOOTH } else { VERIFIED_ROUNDING },
+            prediction,
         };
         let mut order: Vec<usize> = (0..starts.nrows()).collect();
         order.shuffle(&mut ChaCha8Rng::seed_from_u64(spec.seed));
