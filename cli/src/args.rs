@@ -14,8 +14,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::fingerprint::{
     AnswerName, FingerprintCommand, GenerateArguments, PaperArguments, PaperCommand, ShowArguments,
-    SingleWeightArguments,
-    UnitsName, VerifyArguments,
+    SingleWeightArguments, UnitsName, VerifyArguments,
 };
 pub(crate) use attack::AttackArguments;
 pub(crate) use bench::{

@@ -304,7 +304,7 @@ fn scaled(delta: i8, value: u64, modulus: u64) -> u64 {
     multiply(reduce(i64::from(delta), modulus), value, modulus)
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a residue")]
+#[expect(clippy::cast_possible_truncation, reason = "a residue")]
 fn reduce(value: i64, modulus: u64) -> u64 {
     i128::from(value).rem_euclid(i128::from(modulus)) as u64
 }

@@ -4,6 +4,7 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
     reason = "tests"
 )]
 
@@ -109,7 +110,7 @@ fn a_trial_sees_exactly_what_the_whole_stage_shows() {
             let edit = Edit::draw(&network, Some(stage), &mut rng).unwrap();
             let changed = edit.apply(&network).unwrap();
             let result = |network: &IntegerNetwork| {
-                network.evaluate_stage_modular(stage, &[point.clone()], T, output).unwrap()
+                network.evaluate_stage_modular(stage, std::slice::from_ref(&point), T, output).unwrap()
             };
             let escapes = result(&network) == result(&changed);
             assert_eq!(trial.missed, u64::from(escapes), "stage {stage}, seed {seed}: {edit:?}");
@@ -129,7 +130,7 @@ fn changes_escape_points_no_more_often_than_theory_allows() {
             assert!(trials.rate.low <= check.bound(), "{trials:?}, bound {}", check.bound());
             if stage == 1 {
                 // A dense weight shows unless its own coordinate is zero at every point.
-                let exact = (1.0 / T as f64).powi(n_points as i32);
+                let exact = (1.0 / T as f64).powi(n_points.cast_signed());
                 assert!(trials.rate.contains(exact), "{trials:?}, {exact}");
             }
         }

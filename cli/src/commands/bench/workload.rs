@@ -34,7 +34,11 @@ impl Workload {
     ///
     /// # Errors
     /// Only broken invariants: the networks fit the digits.
-    pub(in crate::commands) fn random(kind: NetworkKind, n_samples: usize, seed: u64) -> Result<Self> {
+    pub(in crate::commands) fn random(
+        kind: NetworkKind,
+        n_samples: usize,
+        seed: u64,
+    ) -> Result<Self> {
         let recipe = TrainRecipe::for_network(kind, ActivationChoice::Square, n_samples);
         let shape = Shape::image(SIDE, SIDE, 1)?;
         let (images, _) = synthetic_digits(CALIBRATION_SAMPLES + n_samples, seed);
@@ -96,7 +100,11 @@ impl Workload {
     ///
     /// # Errors
     /// No parameters for the network.
-    pub(in crate::commands) fn compile(&self, side: ActivationSide, expected_samples: u64) -> Result<Plan> {
+    pub(in crate::commands) fn compile(
+        &self,
+        side: ActivationSide,
+        expected_samples: u64,
+    ) -> Result<Plan> {
         let options =
             PlanOptions { activation_side: side, expected_samples, ..PlanOptions::default() };
         let bits = compiling::bits(&self.model, BitsChoice::Default);

@@ -74,7 +74,7 @@ pub(super) fn run(arguments: &SingleWeightArguments) -> Result<Outcome> {
     let mut figures = Vec::new();
     for plan in plans(arguments)? {
         let found = measure(&plan, arguments, &runtime, &console.progress)?;
-        console.screen.heading(&found.title());
+        console.screen.heading(found.title());
         found.table().print(&console.screen, TableStyle::Terminal);
         console.screen.line(found.runs_in_words());
         figures.push(found);
@@ -132,11 +132,8 @@ fn trials(
     progress: &Progress,
 ) -> Result<Vec<SegmentTrials>> {
     let changes_per_stage = arguments.changes.div_ceil(checks.len().max(1) as u64);
-    let spec = TrialSpec {
-        changes_per_stage,
-        changes_per_draw: CHANGES_PER_DRAW,
-        seed: arguments.seed,
-    };
+    let spec =
+        TrialSpec { changes_per_stage, changes_per_draw: CHANGES_PER_DRAW, seed: arguments.seed };
     let bar = progress.bar("changes tried", changes_per_stage * checks.len() as u64);
     let found = single_weight_trials(plan.network(), checks, spec, &|n| bar.advance(n))?;
     bar.finish(format!("{} changes tried", units::count(arguments.changes)));
@@ -221,7 +218,11 @@ impl SegmentTrials {
     fn new(plan: &Plan, segment: usize, trials: &StageTrials) -> Result<Self> {
         let check = match trials.check {
             StageCheck::Words { rows, modulus, .. } => {
-                format!("words: {} modulo a {}-bit prime", units::counted(rows, "row"), bits(modulus))
+                format!(
+                    "words: {} modulo a {}-bit prime",
+                    units::counted(rows, "row"),
+                    bits(modulus)
+                )
             }
             StageCheck::Points { points, modulus, .. } => format!(
                 "{} modulo a {}-bit prime",
