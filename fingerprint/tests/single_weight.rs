@@ -110,7 +110,9 @@ fn a_trial_sees_exactly_what_the_whole_stage_shows() {
             let edit = Edit::draw(&network, Some(stage), &mut rng).unwrap();
             let changed = edit.apply(&network).unwrap();
             let result = |network: &IntegerNetwork| {
-                network.evaluate_stage_modular(stage, std::slice::from_ref(&point), T, output).unwrap()
+                network
+                    .evaluate_stage_modular(stage, std::slice::from_ref(&point), T, output)
+                    .unwrap()
             };
             let escapes = result(&network) == result(&changed);
             assert_eq!(trial.missed, u64::from(escapes), "stage {stage}, seed {seed}: {edit:?}");
