@@ -444,7 +444,7 @@ fn what_cannot_work_is_refused() {
     let strong = apply(AttackKind::Prune, Some(1.5), &default, &world.relu);
     assert!(error(strong).contains("share of the weights of each layer set to zero"));
     let odd = apply(AttackKind::Quantize, Some(2.5), &default, &world.relu);
-    assert_eq!(error(odd), "strength is 2.5, it must be a whole number");
+    assert_eq!(error(odd), "strength is 2.5, but must be a whole number");
     let none = AttackOptions { epochs: Some(0), ..AttackOptions::default() };
     assert!(error(apply(AttackKind::Trojan, None, &none, &world.relu)).contains("epochs is 0"));
     let class = AttackOptions { target_class: Some(10), ..AttackOptions::default() };
