@@ -162,7 +162,7 @@ fn edits_that_do_not_exist_are_refused() {
     let top = StageWeights { weights: vec![i16::MAX; 20], ..network.weights()[0].clone() };
     let top = network.with_stage_weights(0, top).unwrap();
     let error = edit(0, Place::Weight(0)).apply(&top).unwrap_err().to_string();
-    assert_eq!(error, "a weight before the step is 32767, it must be inside ±32767");
+    assert_eq!(error, "a weight before the step is 32767, but must be inside ±32767");
 
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     assert!(matches!(Edit::draw(&network, Some(2), &mut rng), Err(Error::Network(_))));
