@@ -74,7 +74,7 @@ pub(crate) fn run(command: &PaperCommand) -> Result<Outcome> {
 /// Attacks by data set.
 fn scenarios(experiment: Experiment, is_quick: bool) -> Vec<Scenario> {
     use AttackKind::{
-        ArbitraryWeights, ErrorGeneric, ErrorSpecific, FineTuneAll, FineTuneLast, Noise, Precision,
+        Adaptive, ArbitraryWeights, ErrorGeneric, ErrorSpecific, FineTuneAll, FineTuneLast, Noise, Precision,
         Prune, Quantize, Trojan,
     };
     let papers = |kinds: &[AttackKind]| kinds.iter().map(|&kind| (kind, None)).collect::<Vec<_>>();
@@ -93,6 +93,7 @@ fn scenarios(experiment: Experiment, is_quick: bool) -> Vec<Scenario> {
         Experiment::TableMissingRates => {
             let mut mnist = papers(&[
                 Trojan,
+                Adaptive,
                 Prune,
                 Quantize,
                 Noise,

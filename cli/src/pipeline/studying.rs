@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use fingerprint::attack::{AttackData, AttackKind, AttackOptions, attack};
 use fingerprint::endpoint::{Answers, Endpoint as _, LocalEndpoint};
 use fingerprint::experiment::{DrawSpec, Draws, Instances, MissingRates, float_variants};
-use fingerprint::generate::generate;
+use fingerprint::generate::{NoProgress, generate};
 use fingerprint::select::{SelectionFeatures, select};
 use fingerprint::{
     ComparisonRule, GenerateSpec, GeneratorKind, InputGrid, SampleBag, SelectionRule,
@@ -25,6 +25,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use super::attacking::{self, OWN_SAMPLES};
 use super::fingerprinting::SampleBar;
 use super::training::{self, TrainingData, TrainingSettings};
 use crate::options::BitsChoice;
@@ -312,9 +313,10 @@ fn measure(
     target: &Target,
     progress: &Progress,
 ) -> Result<()> {
-    let attack = attack(target.kind, target.strength, &AttackOptions::default())?;
-    let strength = attack.strength().to_string();
+    let strength = target.kind.dial().check(target.strength)?.to_string();
     let bar = progress.spinner(format!("attacking, {} {strength}", target.kind));
+    let options = options(network, samples, target)?;
+    let attack = attack(target.kind, target.strength, &options)?;
     let data = AttackData::new(&samples.attack_train, &samples.attack_test)?;
     let mut rng = ChaCha8Rng::seed_from_u64(target.seed);
     let attacked = attack.apply(network, &data, &mut rng, &mut ())?;
@@ -355,6 +357,19 @@ fn measure(
         }
     }
     Ok(())
+}
+
+/// The papers' settings; the adaptive attacker uses the owner's generator on samples of their own.
+fn options(network: &Network<f32>, samples: &Samples, target: &Target) -> Result<AttackOptions> {
+    let mut options = AttackOptions::default();
+    if target.kind == AttackKind::Adaptive {
+        let recipe =
+            (GeneratorKind::default(), OWN_SAMPLES, attacking::attackers_seed(target.seed));
+        let (starts, grid) = (&samples.attack_train, InputGrid::bytes());
+        let inputs = attacking::sensitive_of(network, starts, &grid, recipe, &NoProgress)?;
+        options.sensitive_inputs = Some(inputs);
+    }
+    Ok(options)
 }
 
 fn answers(network: &Network<f32>, bag: &SampleBag) -> Result<Answers> {
