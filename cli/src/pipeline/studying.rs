@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use fingerprint::attack::{AttackData, AttackKind, AttackOptions, attack};
 use fingerprint::endpoint::{Answers, Endpoint as _, LocalEndpoint};
 use fingerprint::experiment::{DrawSpec, Draws, Instances, MissingRates, float_variants};
@@ -93,6 +93,28 @@ impl Scale {
             }
         }
     }
+
+    /// The same with other sizes, where they are given.
+    pub(crate) fn resized(
+        mut self,
+        samples: Option<u32>,
+        bag: Option<u32>,
+        draws: Option<u32>,
+    ) -> Self {
+        if let Some(samples) = samples.map(|n| n as usize) {
+            self.training.0 = samples;
+            self.attack_samples.0 = samples;
+        }
+        if let Some(bag) = bag {
+            self.bag = bag as usize;
+            // Natural samples are not used twice.
+            self.attack_samples.1 = self.attack_samples.1.max(self.bag);
+        }
+        if let Some(draws) = draws {
+            self.draws.draws = draws;
+        }
+        self
+    }
 }
 
 /// Attacks on networks of one data set.
@@ -159,6 +181,8 @@ struct Samples {
     data: TrainingData,
     attack_train: LabeledSamples,
     attack_test: LabeledSamples,
+    /// Sensitive samples an adaptive attacker makes.
+    n_own: usize,
 }
 
 /// Run every scenario.
@@ -209,6 +233,13 @@ fn load(folder: &Path, name: &'static str, scale: &Scale, seed: u64) -> Result<S
     };
     let train = part(Split::Train, scale.training.0)?;
     let test = part(Split::Test, usize::MAX)?.with_classes(train.class_names())?;
+    if test.n_samples() < scale.bag {
+        bail!(
+            "a bag of {} natural samples needs as many test samples, `{name}` has {}",
+            scale.bag,
+            test.n_samples(),
+        );
+    }
     // Fitted like the model's own: all three data sets are images.
     let preprocessing = nn_poly::import::Preprocessing::UnitRange;
     let (n_train, n_test) = scale.attack_samples;
@@ -216,6 +247,7 @@ fn load(folder: &Path, name: &'static str, scale: &Scale, seed: u64) -> Result<S
         attack_train: train.take(n_train)?.labeled(&preprocessing)?,
         attack_test: test.take(n_test)?.labeled(&preprocessing)?,
         data: TrainingData { train, test, split },
+        n_own: scale.bag.min(OWN_SAMPLES),
     })
 }
 
@@ -364,7 +396,7 @@ fn options(network: &Network<f32>, samples: &Samples, target: &Target) -> Result
     let mut options = AttackOptions::default();
     if target.kind == AttackKind::Adaptive {
         let recipe =
-            (GeneratorKind::default(), OWN_SAMPLES, attacking::attackers_seed(target.seed));
+            (GeneratorKind::default(), samples.n_own, attacking::attackers_seed(target.seed));
         let (starts, grid) = (&samples.attack_train, InputGrid::bytes());
         let inputs = attacking::sensitive_of(network, starts, &grid, recipe, &NoProgress)?;
         options.sensitive_inputs = Some(inputs);
