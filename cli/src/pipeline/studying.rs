@@ -150,6 +150,8 @@ pub(crate) struct Measured {
     pub(crate) instances: Instances,
     /// Share of the bag that detects, per attacked network.
     pub(crate) detecting: Vec<f64>,
+    /// The same as counts: samples that detect, and all.
+    pub(crate) counts: Vec<(u64, u64)>,
     /// Accuracy left after the attack, per attacked network.
     pub(crate) accuracy: Vec<f64>,
 }
@@ -383,6 +385,7 @@ fn measure(
                 let missing: MissingRates = draws.missing(&detected)?;
                 let measured = study.cells.entry(cell).or_default();
                 measured.instances.push(missing);
+                measured.counts.push((n as u64, detected.len() as u64));
                 measured.detecting.push(crate::report::units::share(n, detected.len()));
                 measured.accuracy.push(report.clean_accuracy_after);
             }

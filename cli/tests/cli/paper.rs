@@ -46,7 +46,7 @@ fn paper(experiment: &str, out: &Path) -> [String; 3] {
 fn rows(csv: &str) -> Vec<Vec<&str>> {
     let mut lines = csv.lines();
     let head = "data,attack,strength,generator,selection,rule,samples,models,missing,low,high,\
-                worst,detecting_share,accuracy_after";
+                worst,fresh_low,fresh_high,detecting_share,accuracy_after";
     assert_eq!(lines.next(), Some(head));
     let rows: Vec<Vec<&str>> = lines.map(|line| line.split(',').collect()).collect();
     assert!(!rows.is_empty());
@@ -56,12 +56,13 @@ fn rows(csv: &str) -> Vec<Vec<&str>> {
         let number = |column: usize| row[column].parse::<f64>().unwrap();
         let (samples, missing, low, high) = (number(6), number(8), number(9), number(10));
         assert!(0.0 <= low && low <= missing && missing <= high && high <= 1.0, "{row:?}");
-        assert!((0.0..=1.0).contains(&number(12)) && (0.0..=1.0).contains(&number(13)), "{row:?}");
+        assert!((0.0..=1.0).contains(&number(14)) && (0.0..=1.0).contains(&number(15)), "{row:?}");
         if samples > 1.0 {
             assert!(missing <= before, "more samples miss no more: {row:?}");
         } else {
             // One random sample misses as often as samples of the bag do not detect.
-            let expected = 1.0 - number(12);
+            let expected = 1.0 - number(14);
+            assert!((number(12)..=number(13)).contains(&expected), "{row:?}");
             assert!(row[4] != "random" || (low..=high).contains(&expected), "{row:?}");
         }
         before = missing;
