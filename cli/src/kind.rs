@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use fingerprint::fingerprint::FINGERPRINT_MAGIC;
+use fingerprint::generate::UNFINISHED_BAG_MAGIC;
 use nn_poly::artifact::peek_magic;
 use nn_poly::model::Model;
 use nn_poly::plan::{PLAN_MAGIC, PUBLIC_PLAN_MAGIC};
@@ -27,6 +28,8 @@ pub(crate) enum FileKind {
     Checkpoint,
     /// Samples with known answers.
     Fingerprint,
+    /// Samples of a fingerprint that is not finished.
+    UnfinishedBag,
     /// Anything else.
     Unknown,
 }
@@ -47,6 +50,7 @@ impl FileKind {
             Some(PUBLIC_PLAN_MAGIC) => Self::PublicPlan,
             Some(Checkpoint::MAGIC) => Self::Checkpoint,
             Some(FINGERPRINT_MAGIC) => Self::Fingerprint,
+            Some(UNFINISHED_BAG_MAGIC) => Self::UnfinishedBag,
             Some(_) | None => Self::Unknown,
         })
     }
@@ -72,6 +76,9 @@ impl FileKind {
             Self::PublicPlan => "servers hand out public parts; the whole plan is with its owner",
             Self::Checkpoint => "go on with it: `securedl train … --checkpoint FILE --resume`",
             Self::Fingerprint => "fingerprints come from `securedl fingerprint generate`",
+            Self::UnfinishedBag => {
+                "go on with it: `securedl fingerprint generate … --checkpoint FILE --resume`"
+            }
             Self::Unknown => "models come from `securedl train`, plans from `securedl compile`",
         }
     }
@@ -85,6 +92,7 @@ impl fmt::Display for FileKind {
             Self::PublicPlan => "the public part of a plan",
             Self::Checkpoint => "the checkpoint of a training",
             Self::Fingerprint => "a fingerprint",
+            Self::UnfinishedBag => "the checkpoint of a fingerprint",
             Self::Unknown => "no file of SecureDL",
         })
     }

@@ -23,6 +23,8 @@ mod cheating;
 mod fingerprint;
 #[path = "cli/fixture.rs"]
 mod fixture;
+#[path = "cli/paper.rs"]
+mod paper;
 #[path = "cli/runs.rs"]
 mod runs;
 #[path = "cli/server.rs"]

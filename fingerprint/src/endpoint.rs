@@ -83,6 +83,12 @@ pub enum EndpointError {
         /// As the network says it.
         cause: Cause,
     },
+    /// Somebody answers, but TLS does not accept them: most often their certificate.
+    #[error("the endpoint's TLS is not trusted: {cause}")]
+    Untrusted {
+        /// As the TLS library says it.
+        cause: Cause,
+    },
     /// The answer took too long.
     #[error("the endpoint did not answer within {} s", limit.as_secs_f64())]
     TimedOut {

@@ -230,6 +230,11 @@ pub enum Error {
         /// What it was used with.
         actual: String,
     },
+    /// Samples to go on with that were begun otherwise.
+    #[error(
+        "the unfinished samples belong to another generation: another model, other data or settings"
+    )]
+    ForeignBag,
     /// The parts of a fingerprint file do not fit together.
     #[error("the fingerprint is malformed: bad {what}")]
     MalformedFingerprint {

@@ -17,7 +17,9 @@
 pub use self::draws::{DrawSpec, Draws, MissingRates};
 pub use self::float::{FloatVariant, float_variants};
 pub use self::instances::Instances;
-pub use self::queries::{MISSING_TARGETS, efficiency, queries_needed, queries_needed_in_bag};
+pub use self::queries::{
+    MISSING_TARGETS, efficiency, fresh_missing_interval, queries_needed, queries_needed_in_bag,
+};
 
 mod draws;
 mod float;

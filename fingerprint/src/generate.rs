@@ -27,16 +27,21 @@ mod projection;
 mod run;
 mod scoring;
 mod search;
+mod search_grid;
 mod solver;
 mod spec;
+mod unfinished;
 
 pub use gauss_newton::{Equations, GaussNewtonState, LeastNormGaussNewton};
 pub(crate) use prepare::Prepared;
 pub use projection::Feasible;
-pub use run::{generate, generate_for_integer, resume};
+pub use run::{generate, generate_for_integer, resume, resume_for_integer};
 pub use solver::{FirstOrderState, Objective, ProjectedAdam, ProjectedGradient, StepSchedule};
 pub(crate) use spec::parse_name;
 pub use spec::{
     Constraint, GenerateConfig, GenerateProgress, GenerateSpec, GeneratorKind, NoProgress,
     OptimizerKind,
+};
+pub use unfinished::{
+    MAX_UNFINISHED_BAG_BYTES, UNFINISHED_BAG_MAGIC, UNFINISHED_BAG_VERSION, UnfinishedBag,
 };

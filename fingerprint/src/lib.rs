@@ -38,7 +38,7 @@ pub use crate::error::{Error, NetworkError, Result};
 pub use crate::fingerprint::{Fingerprint, FingerprintParts};
 pub use crate::generate::{
     Constraint, GenerateConfig, GenerateProgress, GenerateSpec, GeneratorKind, NoProgress,
-    OptimizerKind, generate, generate_for_integer, resume,
+    OptimizerKind, UnfinishedBag, generate, generate_for_integer, resume, resume_for_integer,
 };
 pub use crate::rule::ComparisonRule;
 pub use crate::sample::{InputGrid, SampleBag, SampleInfo};

@@ -29,7 +29,9 @@ use cover::{BitSet, greedy_cover};
 #[non_exhaustive]
 pub enum SelectionRule {
     /// Maximum active neuron cover: greedily cover the neurons of the last hidden layer with samples
-    /// on which they are positive (He, Zhang and Lee 2019, algorithm 2).
+    /// on which they are positive (He, Zhang and Lee 2019, algorithm 2). The first choice is the
+    /// sample with most active neurons: from one bag nearly always the same one, so that rates for a
+    /// single sample say more about that sample than about the rule.
     Manc,
     /// The same cover where a neuron counts as active if its weights carry sensitivity; for
     /// polynomial activations, whose neurons are never exactly off.

@@ -241,6 +241,30 @@ fn rounding_networks_are_scored_as_they_are() {
     assert!(margins(&bag) < natural / 10.0);
 }
 
+/// A network that rounds bytes to 4 bits is searched on its 16 levels, and asked with bytes.
+#[test]
+fn networks_with_coarse_inputs_are_searched_on_their_own_grid() {
+    let plain = relu();
+    let mut layers = plain.network.layers().to_vec();
+    let steps = ndarray::array![1.0_f32 / 15.0];
+    layers.insert(0, Layer::Quantize(Quantize { steps, min: 0, max: 15 }));
+    let network = Network::new(plain.network.input_shape().clone(), layers).unwrap();
+    let subject = Subject { network, starts: plain.starts.clone() };
+    let spec = spec(GeneratorKind::Tie, 8);
+    let bag = make(&subject, spec.clone());
+    check(&subject, &spec, &bag);
+    for x in &bag.inputs {
+        let distance = (x * 15.0 - (x * 15.0).round()).abs();
+        assert!(distance <= 15.0 * 0.5 / 255.0 + 1e-5, "{x} is near the edge of a rounding");
+    }
+    let natural = GenerateSpec { kind: GeneratorKind::NonSensitive, ..spec.clone() };
+    assert!(margins(&bag) < margins(&make(&subject, natural)) / 30.0, "{}", margins(&bag));
+    // Natural samples, and those that promise to stay near them, keep to the endpoint's own grid.
+    let ball = GenerateSpec { constraint: Constraint::Ball { rms: 25.0 }, ..spec };
+    let near = make(&subject, ball);
+    assert!(near.inputs.iter().any(|x| (x * 15.0 - (x * 15.0).round()).abs() > 0.1));
+}
+
 #[test]
 fn settings_that_do_not_fit_are_refused() {
     let Subject { network, starts } = relu();

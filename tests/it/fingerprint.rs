@@ -7,6 +7,8 @@ use fingerprint::{
     AuditError, AuditOutcome, ComparisonRule, Error, Fingerprint, FingerprintParts, GeneratorKind,
     InputGrid, Repetition, SampleBag, SampleInfo, SelectionRule, Verdict, audit,
 };
+use ndarray::Axis;
+use nn_poly::integer::IntegerMatrix;
 use nn_poly::plan::{ActivationSide, Plan};
 use protocol::client::Endpoint;
 use protocol::endpoint::EncryptedEndpoint;
@@ -19,10 +21,16 @@ use securedl_tests::dishonest::{Cheat, DishonestHost, Victims};
 use securedl_tests::loopback::{impatient, server, shelf};
 use securedl_tests::models::{TinyModel, samples, session_options};
 
+use crate::kernels::passes_under_all;
+
 /// A fingerprint of random samples.
 fn fingerprint(plan: &Plan, n: usize, seed: u64) -> Fingerprint {
+    fingerprint_of(plan, &samples(plan, n, seed), seed)
+}
+
+/// A fingerprint of samples as columns of the plan's integers.
+fn fingerprint_of(plan: &Plan, integers: &IntegerMatrix, seed: u64) -> Fingerprint {
     let grid = InputGrid::of_integer(&plan.public().input).unwrap();
-    let integers = samples(plan, n, seed);
     let lowest = plan.public().input.min();
     let levels = integers.t().mapv(|x| (x - lowest) as u32);
     let info = |label: usize| SampleInfo {
@@ -32,7 +40,7 @@ fn fingerprint(plan: &Plan, n: usize, seed: u64) -> Fingerprint {
         log_sensitivity: 0.0,
         tied: vec![],
     };
-    let labels = plan.simulate(&integers).unwrap().predictions();
+    let labels = plan.simulate(integers).unwrap().predictions();
     let bag = SampleBag {
         inputs: grid.values(levels.view()),
         generator: GeneratorKind::Random,
@@ -166,6 +174,56 @@ fn an_encrypted_server_answers_like_the_exact_network() {
         let audit = audit(&mut remote, &fingerprint, None, Repetition::Once).unwrap();
         assert_eq!(audit.outcome, AuditOutcome::Same);
     }
+}
+
+/// Of many random samples those whose two largest scores are closest, ties first.
+fn narrow_samples(plan: &Plan, n: usize) -> (IntegerMatrix, i64) {
+    let many = samples(plan, 3000, 8);
+    let scores = plan.simulate(&many).unwrap().scores;
+    let margin = |column: usize| {
+        let mut column = scores.column(column).to_vec();
+        column.sort_unstable();
+        column.iter().rev().take(2).copied().reduce(|first, second| first - second).unwrap()
+    };
+    let mut order: Vec<usize> = (0..many.ncols()).collect();
+    order.sort_by_key(|&column| margin(column));
+    order.truncate(n);
+    (many.select(Axis(1), &order), margin(order[0]))
+}
+
+/// Samples an honest server must not be accused with: the ones that any other arithmetic would flip.
+#[test]
+fn an_honest_exact_endpoint_never_differs() {
+    let mut narrowest = i64::MAX;
+    for model in TinyModel::zoo() {
+        for side in [ActivationSide::Server, ActivationSide::Client] {
+            if !model.suits(side) {
+                continue;
+            }
+            let plan = model.plan(side, 40);
+            let (inputs, margin) = narrow_samples(&plan, 12);
+            narrowest = narrowest.min(margin);
+            let fingerprint = fingerprint_of(&plan, &inputs, 8);
+            let mut remote = encrypted(&plan, &fingerprint, shelf(&plan));
+            let mut local = IntegerEndpoint::new(plan.network()).unwrap();
+            let answers = remote.query(&fingerprint.inputs()).unwrap();
+            assert!(remote.verdict().is_some_and(Verdict::is_intact));
+            assert_eq!(answers, local.query(&fingerprint.inputs()).unwrap(), "{}", model.name);
+            for rule in ["top-1", "top-2", "exact"] {
+                let rule: ComparisonRule = rule.parse().unwrap();
+                let differs = rule.differs(&fingerprint.reference(), &answers).unwrap();
+                assert_eq!(differs, [false; 12], "{}, {rule}", model.name);
+            }
+            let audit = audit(&mut remote, &fingerprint, None, Repetition::Twice).unwrap();
+            assert_eq!(audit.outcome, AuditOutcome::Same, "{}", model.name);
+        }
+    }
+    assert_eq!(narrowest, 0, "an exact tie is among the samples");
+}
+
+#[test]
+fn an_honest_exact_endpoint_never_differs_under_any_kernel_set() {
+    passes_under_all("fingerprint::an_honest_exact_endpoint_never_differs");
 }
 
 #[test]

@@ -14,6 +14,7 @@
 mod fingerprint;
 mod golden_wire;
 mod http;
+mod kernels;
 mod layering;
 mod messages;
 mod oracle;

@@ -1,11 +1,16 @@
-//! A small HTTP server on a loopback port, whose answers a closure decides.
+//! A small HTTP server on a loopback port, over TLS or not, whose answers a closure decides.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 /// Longest request body.
 const MAX_BODY_BYTES: usize = 64 << 20;
@@ -57,6 +62,7 @@ impl HttpReply {
 #[derive(Debug)]
 pub struct HttpServer {
     address: SocketAddr,
+    scheme: &'static str,
     stop: Arc<AtomicBool>,
     requests: Arc<Mutex<Vec<HttpRequest>>>,
     thread: Option<JoinHandle<()>>,
@@ -69,6 +75,36 @@ impl HttpServer {
     /// If no port is free.
     #[must_use]
     pub fn start(answer: impl Fn(&HttpRequest) -> HttpReply + Send + Sync + 'static) -> Self {
+        Self::listen(None, answer)
+    }
+
+    /// The same over TLS, as `localhost`, with the certificate and key that `tls init` left in
+    /// `directory`.
+    ///
+    /// # Panics
+    /// If no port is free, or the files are not there.
+    #[must_use]
+    pub fn start_tls(
+        directory: &Path,
+        answer: impl Fn(&HttpRequest) -> HttpReply + Send + Sync + 'static,
+    ) -> Self {
+        let chain = CertificateDer::pem_file_iter(directory.join("server.pem"))
+            .and_then(Iterator::collect)
+            .expect("a certificate");
+        let key = PrivateKeyDer::from_pem_file(directory.join("server.key")).expect("a key");
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .and_then(|config| config.with_no_client_auth().with_single_cert(chain, key))
+            .expect("a certificate and its key");
+        Self::listen(Some(Arc::new(config)), answer)
+    }
+
+    fn listen(
+        tls: Option<Arc<ServerConfig>>,
+        answer: impl Fn(&HttpRequest) -> HttpReply + Send + Sync + 'static,
+    ) -> Self {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
         let address = listener.local_addr().expect("a bound port");
         let stop = Arc::new(AtomicBool::new(false));
@@ -83,19 +119,24 @@ impl HttpServer {
                 let Ok(stream) = stream else { continue };
                 let (answer, log, count) =
                     (Arc::clone(&answer), Arc::clone(&log), Arc::clone(&count));
+                let tls = tls.clone();
                 std::thread::spawn(move || {
-                    // A client that goes away is its own business.
-                    let _ = serve(stream, answer.as_ref(), &log, &count);
+                    // A client that goes away, or does not trust the server, is its own business.
+                    let _ = accept(stream, tls, answer.as_ref(), &log, &count);
                 });
             }
         });
-        Self { address, stop, requests, thread: Some(thread) }
+        Self { address, scheme, stop, requests, thread: Some(thread) }
     }
 
     /// The URL of `path`, which begins with a slash.
     #[must_use]
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        match self.scheme {
+            // Certificates are for names.
+            "https" => format!("https://localhost:{}{path}", self.address.port()),
+            scheme => format!("{scheme}://{}{path}", self.address),
+        }
     }
 
     /// All requests so far.
@@ -116,14 +157,33 @@ impl Drop for HttpServer {
     }
 }
 
-fn serve(
-    mut stream: TcpStream,
+fn accept(
+    stream: TcpStream,
+    tls: Option<Arc<ServerConfig>>,
     answer: &(dyn Fn(&HttpRequest) -> HttpReply + Send + Sync),
     log: &Mutex<Vec<HttpRequest>>,
     count: &AtomicUsize,
 ) -> std::io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    let mut reader = BufReader::new(stream.try_clone()?);
+    match tls {
+        None => serve(stream, answer, log, count).map(drop),
+        Some(config) => {
+            let session = ServerConnection::new(config).map_err(std::io::Error::other)?;
+            let mut stream = serve(StreamOwned::new(session, stream), answer, log, count)?;
+            stream.conn.send_close_notify();
+            stream.flush()
+        }
+    }
+}
+
+/// One request and its reply; gives the stream back.
+fn serve<S: Read + Write>(
+    stream: S,
+    answer: &(dyn Fn(&HttpRequest) -> HttpReply + Send + Sync),
+    log: &Mutex<Vec<HttpRequest>>,
+    count: &AtomicUsize,
+) -> std::io::Result<S> {
+    let mut reader = BufReader::new(stream);
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let target = line.split(' ').take(2).collect::<Vec<_>>().join(" ");
@@ -149,7 +209,9 @@ fn serve(
         head += &format!("{name}: {value}\r\n");
     }
     head += "Connection: close\r\n\r\n";
+    let mut stream = reader.into_inner();
     stream.write_all(head.as_bytes())?;
     stream.write_all(&reply.body)?;
-    stream.flush()
+    stream.flush()?;
+    Ok(stream)
 }

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use fingerprint::GeneratorKind;
 use fingerprint::attack::AttackKind;
 
 use super::OutputPath;
@@ -19,7 +20,7 @@ use super::OutputPath;
 Kinds, what --strength means, and its default:
   trojan              share of training samples with the trigger                    0.17
   trojan-matched      the same, and clean samples keep their scores                 0.17
-  adaptive            the same, and the samples of --sensitive keep their scores    0.17
+  adaptive            the same, and own sensitive samples keep their scores         0.17
   error-generic       share of the source class that is mislabeled                  1
   error-specific      share of the source class that is labeled as the target       1
   precision           bits per weight, then retraining                              8
@@ -38,6 +39,7 @@ Kinds, what --strength means, and its default:
 Examples:
   securedl attack trojan mnist.model --data mnist --out trojan.model
   securedl attack error-specific signs.model --data gtsrb --source 14 --target 2 --out poisoned.model
+  securedl attack adaptive mnist.model --data mnist --generator boundary-entropy --out hidden.model
   securedl attack prune mnist.model --data mnist --strength 0.5 --json report.json --out small.model")]
 pub(crate) struct AttackArguments {
     /// What to do to the model.
@@ -67,9 +69,13 @@ pub(crate) struct AttackArguments {
     /// Class that poisoning or a trigger leads to [default: 2 of 43, else 1; for triggers 0].
     #[arg(long, value_name = "CLASS")]
     pub(crate) target: Option<String>,
-    /// Data set of sensitive samples the adaptive attacker made, never those of the fingerprint.
+    /// Data set of sensitive samples the adaptive attacker made, never those of the fingerprint
+    /// [default: 200 generated from training samples].
     #[arg(long, value_name = "PATH")]
     pub(crate) sensitive: Option<String>,
+    /// How the adaptive attacker generates samples [default: tie, as `securedl fingerprint generate`].
+    #[arg(long, value_name = "NAME", conflicts_with = "sensitive")]
+    pub(crate) generator: Option<GeneratorKind>,
     /// Where to write the tampered model.
     #[arg(long, value_name = "MODEL")]
     pub(crate) out: PathBuf,

@@ -29,6 +29,8 @@ Examples:
   securedl fingerprint generate mnist.model --data mnist --out mnist.fp
   securedl fingerprint generate mnist.model --data mnist --generator ssf --ball 25 --count 10 \\
                                 --select manc --out natural.fp
+  securedl fingerprint generate mnist.model --data mnist --bag 5000 --checkpoint bag.part --resume \
+                                --out large.fp
   securedl fingerprint generate plans/mnist.plan --model mnist.model --data mnist --out plan.fp")]
 pub(crate) struct GenerateArguments {
     /// A model or a plan.
@@ -72,9 +74,18 @@ pub(crate) struct GenerateArguments {
     /// Seed of everything random.
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
+    /// Keep the samples found so far in this file, as secret as the fingerprint; removed in the end.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Go on from the checkpoint, if there is one.
+    #[arg(long, requires = "checkpoint")]
+    pub(crate) resume: bool,
     /// Where to write the fingerprint.
     #[arg(long, value_name = "FP")]
     pub(crate) out: PathBuf,
+    /// Write what it holds, but for the samples themselves, as JSON (`-` = standard output).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<OutputPath>,
 }
 
 /// Show what a fingerprint holds, and draw its samples beside the natural ones.
@@ -90,6 +101,9 @@ pub(crate) struct ShowArguments {
     /// Where to write a contact sheet of the samples: a name that ends in .svg or .png.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+    /// Write what it holds, but for the samples themselves, as JSON (`-` = standard output).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<OutputPath>,
 }
 
 /// Check whether the model behind an endpoint is the one a fingerprint was made of.
@@ -240,6 +254,28 @@ pub(crate) struct SingleWeightArguments {
     pub(crate) seed: u64,
 }
 
+/// Data sets of the papers' experiments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum StudyData {
+    /// Handwritten digits.
+    Mnist,
+    /// Traffic signs.
+    Gtsrb,
+    /// Small photographs.
+    Cifar10,
+}
+
+impl StudyData {
+    /// Name of its folder.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Mnist => "mnist",
+            Self::Gtsrb => "gtsrb",
+            Self::Cifar10 => "cifar10",
+        }
+    }
+}
+
 /// What and where.
 #[derive(Debug, Args)]
 #[command(after_help = "\
@@ -258,6 +294,19 @@ pub(crate) struct PaperArguments {
     /// Small networks, bags and draws: minutes instead of hours.
     #[arg(long)]
     pub(crate) quick: bool,
+    /// Only this data set; may be repeated [default: all three].
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(crate) only: Vec<StudyData>,
+    /// Training samples at most, of networks and of attackers [default: all, and 8000; 4000 and 1500
+    /// with --quick].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(50..))]
+    pub(crate) samples: Option<u32>,
+    /// Samples generated per generator and network [default: 500; 60 with --quick].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=4000))]
+    pub(crate) bag: Option<u32>,
+    /// Choices drawn from each bag [default: 10000; 2000 with --quick].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) draws: Option<u32>,
     /// Seed of everything random.
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 use fingerprint::attack::{Attack, AttackKind, AttackOptions, AttackReport, AttackSuccess, attack};
+use ndarray::Array2;
 use nn_poly::model::Model;
 use serde::Serialize;
 
@@ -22,12 +23,23 @@ pub(crate) fn run(arguments: &AttackArguments) -> Result<Outcome> {
     let report = arguments.json.as_ref().map(Destination::check).transpose()?;
     FileKind::Model.expect_of(&arguments.model)?;
     let model = Model::load(&arguments.model)?;
-    let options = options(arguments, &model)?;
-    let attack = attack(arguments.kind, arguments.strength, &options)?;
+    let mut options = options(arguments, &model)?;
+    arguments.kind.dial().check(arguments.strength)?;
 
     let bar = progress.spinner("reading data");
     let samples = attacking::load(&model, &arguments.data, arguments.samples)?;
     drop(bar);
+    if arguments.kind == AttackKind::Adaptive && options.sensitive_inputs.is_none() {
+        let inputs = attacking::own_sensitive(
+            &model,
+            &samples,
+            arguments.generator.unwrap_or_default(),
+            arguments.seed,
+            &progress,
+        )?;
+        options.sensitive_inputs = Some(inputs);
+    }
+    let attack = attack(arguments.kind, arguments.strength, &options)?;
     print_task(&screen, &*attack, &model, &samples);
     let attacked = attacking::apply(&*attack, &model, &samples, arguments.seed, &progress)?;
     let json = JsonReport {
@@ -37,6 +49,7 @@ pub(crate) fn run(arguments: &AttackArguments) -> Result<Outcome> {
         test_samples: samples.test.n_samples(),
         seed: arguments.seed,
         strength_meaning: arguments.kind.dial().meaning,
+        sensitive_samples: options.sensitive_inputs.as_ref().map(Array2::nrows),
         report: attacked.report.clone(),
     };
     let tampered = attacking::tampered_model(&model, attacked)?;
@@ -62,6 +75,9 @@ struct JsonReport<'a> {
     test_samples: usize,
     seed: u64,
     strength_meaning: &'static str,
+    /// Samples of the attacker's own whose scores were to stay.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sensitive_samples: Option<usize>,
     #[serde(flatten)]
     report: AttackReport,
 }
@@ -77,13 +93,11 @@ fn check_flags(arguments: &AttackArguments) -> Result<()> {
         ("--source", arguments.source.is_some(), poisons),
         ("--target", arguments.target.is_some(), aims),
         ("--sensitive", arguments.sensitive.is_some(), kind == Adaptive),
+        ("--generator", arguments.generator.is_some(), kind == Adaptive),
     ] {
         if is_given && !is_used {
             bail!("{flag} means nothing to the attack `{kind}`: leave it out");
         }
-    }
-    if kind == Adaptive && arguments.sensitive.is_none() {
-        bail!("the attack `{kind}` needs --sensitive: samples the attacker made for themselves");
     }
     Ok(())
 }

@@ -1,14 +1,15 @@
 //! `securedl fingerprint`: make fingerprints, and show what they hold.
 
 use anyhow::{Result, bail};
-use fingerprint::Fingerprint;
+use fingerprint::{Fingerprint, SampleInfo};
 use nn_poly::model::Model;
 use nn_poly::plan::Plan;
+use serde::Serialize;
 
 use crate::args::{GenerateArguments, ShowArguments};
 use crate::failure::{Hint, Outcome};
 use crate::kind::FileKind;
-use crate::output::OutputFile;
+use crate::output::{Destination, OutputFile};
 use crate::pipeline::fingerprinting::{self, FingerprintSettings, SampleBar, Subject};
 use crate::report::picture::{Exhibit, Picture, gallery};
 use crate::report::sheet::{SheetFormat, contact_sheet};
@@ -25,8 +26,12 @@ const PICTURE_WIDTH: usize = 24;
 
 /// Make a fingerprint.
 pub(crate) fn generate(arguments: &GenerateArguments) -> Result<Outcome> {
-    let Console { screen, progress } = Console::new(None);
+    let Console { screen, progress } = Console::new(arguments.json.as_ref());
     let out = OutputFile::check(&arguments.out)?;
+    let report = arguments.json.as_ref().map(Destination::check).transpose()?;
+    if let Some(checkpoint) = &arguments.checkpoint {
+        OutputFile::check(checkpoint)?;
+    }
     let subject = subject(arguments)?;
     let bag = arguments.bag.unwrap_or(BAG.max(arguments.count));
     if bag < arguments.count {
@@ -42,6 +47,8 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> Result<Outcome> {
         ball: arguments.ball,
         margin: arguments.margin,
         seed: arguments.seed,
+        checkpoint: arguments.checkpoint.clone(),
+        resume: arguments.resume,
     };
     let spinner = progress.spinner("reading data");
     let starts = subject.starts(&arguments.data, arguments.split.into())?;
@@ -51,7 +58,11 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> Result<Outcome> {
     bar.0.finish(format!("generated {} by {}", units::counted(bag, "sample"), arguments.generator));
     let bytes = fingerprint.to_bytes()?;
     out.write(&bytes)?;
+    fingerprinting::discard_checkpoint(&settings)?;
     print(&screen, &fingerprint)?;
+    if let Some(destination) = report {
+        write_json(&destination, &fingerprint)?;
+    }
     screen.gap();
     let size = units::bytes(bytes.len() as u64);
     screen.fact("Fingerprint", format!("{} ({size}); keep it secret", arguments.out.display()));
@@ -81,6 +92,7 @@ fn subject(arguments: &GenerateArguments) -> Result<Subject> {
             kind @ (FileKind::PublicPlan
             | FileKind::Checkpoint
             | FileKind::Fingerprint
+            | FileKind::UnfinishedBag
             | FileKind::Unknown),
             _,
         ) => {
@@ -92,7 +104,8 @@ fn subject(arguments: &GenerateArguments) -> Result<Subject> {
 
 /// Show a fingerprint.
 pub(crate) fn show(arguments: &ShowArguments) -> Result<Outcome> {
-    let Console { screen, .. } = Console::new(None);
+    let Console { screen, .. } = Console::new(arguments.json.as_ref());
+    let report = arguments.json.as_ref().map(Destination::check).transpose()?;
     let sheet = match &arguments.out {
         Some(path) => Some((SheetFormat::of(path)?, OutputFile::check(path)?)),
         None => None,
@@ -108,8 +121,48 @@ pub(crate) fn show(arguments: &ShowArguments) -> Result<Outcome> {
         None if screen.is_terminal() => pictures(&screen, &fingerprint),
         None => {}
     }
+    if let Some(destination) = report {
+        write_json(&destination, &fingerprint)?;
+    }
     screen.finish()?;
     Ok(Outcome::Success)
+}
+
+/// What a fingerprint holds, but for the samples and their answers.
+#[derive(Serialize)]
+struct JsonReport<'a> {
+    model: &'a str,
+    model_digest: Option<String>,
+    plan_digest: Option<String>,
+    identity: String,
+    shape: &'a [usize],
+    input_levels: u32,
+    generator: String,
+    selection: String,
+    rule: String,
+    seed: u64,
+    segments: usize,
+    uses_in_clear: u64,
+    samples: &'a [SampleInfo],
+}
+
+fn write_json(destination: &Destination, fingerprint: &Fingerprint) -> Result<()> {
+    let json = JsonReport {
+        model: fingerprint.name(),
+        model_digest: fingerprint.model().map(|digest| digest.to_string()),
+        plan_digest: fingerprint.plan().map(|digest| digest.to_string()),
+        identity: fingerprint.identity()?.to_string(),
+        shape: fingerprint.shape().dims(),
+        input_levels: fingerprint.grid().n_steps() + 1,
+        generator: fingerprint.generator().to_string(),
+        selection: fingerprint.selection().to_string(),
+        rule: fingerprint.rule().to_string(),
+        seed: fingerprint.seed(),
+        segments: fingerprint.n_segments(),
+        uses_in_clear: fingerprint.uses(),
+        samples: fingerprint.samples(),
+    };
+    destination.write(&(serde_json::to_string_pretty(&json)? + "\n"))
 }
 
 fn print(screen: &Screen, fingerprint: &Fingerprint) -> Result<()> {

@@ -40,7 +40,11 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<Outcome> {
             serde_json::to_string_pretty(&PlanReport::new(&Plan::load(path)?)?)?
         }
         (
-            FileKind::PublicPlan | FileKind::Checkpoint | FileKind::Fingerprint | FileKind::Unknown,
+            FileKind::PublicPlan
+            | FileKind::Checkpoint
+            | FileKind::Fingerprint
+            | FileKind::UnfinishedBag
+            | FileKind::Unknown,
             _,
         ) => {
             let error = anyhow::anyhow!("{} is {kind}, neither a model nor a plan", path.display());

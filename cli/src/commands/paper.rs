@@ -52,10 +52,14 @@ pub(crate) fn run(command: &PaperCommand) -> Result<Outcome> {
     let file =
         |extension: &str| OutputFile::check(&arguments.out.join(format!("{name}.{extension}")));
     let (csv, plot, report) = (file("csv")?, file("svg")?, file("md")?);
-    let scale = Scale::new(arguments.quick, arguments.seed);
+    let scale = Scale::new(arguments.quick, arguments.seed).resized(
+        arguments.samples,
+        arguments.bag,
+        arguments.draws,
+    );
     let study = studying::run(
         &arguments.data,
-        &scenarios(experiment, arguments.quick),
+        &scenarios(experiment, arguments),
         &rules(experiment)?,
         &scale,
         arguments.seed,
@@ -71,11 +75,18 @@ pub(crate) fn run(command: &PaperCommand) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
-/// Attacks by data set.
-fn scenarios(experiment: Experiment, is_quick: bool) -> Vec<Scenario> {
+/// Attacks by data set, of those that are wanted.
+fn scenarios(experiment: Experiment, arguments: &PaperArguments) -> Vec<Scenario> {
+    let mut scenarios = all_scenarios(experiment, arguments.quick);
+    let only: Vec<&str> = arguments.only.iter().map(|data| data.name()).collect();
+    scenarios.retain(|scenario| only.is_empty() || only.contains(&scenario.data));
+    scenarios
+}
+
+fn all_scenarios(experiment: Experiment, is_quick: bool) -> Vec<Scenario> {
     use AttackKind::{
-        ArbitraryWeights, ErrorGeneric, ErrorSpecific, FineTuneAll, FineTuneLast, Noise, Precision,
-        Prune, Quantize, Trojan,
+        Adaptive, ArbitraryWeights, ErrorGeneric, ErrorSpecific, FineTuneAll, FineTuneLast, Noise,
+        Precision, Prune, Quantize, Trojan,
     };
     let papers = |kinds: &[AttackKind]| kinds.iter().map(|&kind| (kind, None)).collect::<Vec<_>>();
     let scenario = |data, attacks| Scenario { data, attacks };
@@ -93,6 +104,7 @@ fn scenarios(experiment: Experiment, is_quick: bool) -> Vec<Scenario> {
         Experiment::TableMissingRates => {
             let mut mnist = papers(&[
                 Trojan,
+                Adaptive,
                 Prune,
                 Quantize,
                 Noise,
@@ -211,14 +223,32 @@ fn ratio_panel(study: &Study, attack: &str) -> Panel {
     }
 }
 
+/// The command that repeats this, but for the folders.
+fn call(name: &str, arguments: &PaperArguments) -> String {
+    let mut call = format!("securedl paper {name}");
+    if arguments.quick {
+        call.push_str(" --quick");
+    }
+    for data in &arguments.only {
+        call.push_str(&format!(" --only {}", data.name()));
+    }
+    let sizes =
+        [("samples", arguments.samples), ("bag", arguments.bag), ("draws", arguments.draws)];
+    for (flag, size) in sizes {
+        if let Some(size) = size {
+            call.push_str(&format!(" --{flag} {size}"));
+        }
+    }
+    call + &format!(" --seed {}", arguments.seed)
+}
+
 fn markdown(
     experiment: Experiment,
     name: &str,
     arguments: &PaperArguments,
     study: &Study,
 ) -> Result<String> {
-    let quick = if arguments.quick { " --quick" } else { "" };
-    let call = format!("securedl paper {name}{quick} --seed {}", arguments.seed);
+    let call = call(name, arguments);
     let title = match experiment {
         Experiment::Fig4 => "Detection over the number of samples",
         Experiment::TableMissingRates => "Missing rates",

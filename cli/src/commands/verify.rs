@@ -99,6 +99,9 @@ fn over_http(
         Err(AuditError::Setup(error)) => Err(error).hint(
             || "choose another --rule, or describe the service with --answers and --response",
         ),
+        Err(error @ AuditError::Endpoint(EndpointError::Untrusted { .. })) => {
+            Err(error).hint(|| "name the file with the authority's certificate: --ca FILE")
+        }
         Err(error) => Err(error.into()),
     }
 }

@@ -4,6 +4,8 @@ use std::ops::ControlFlow;
 
 use anyhow::{Result, bail};
 use fingerprint::attack::{Attack, AttackData, Attacked};
+use fingerprint::generate::generate;
+use fingerprint::{GenerateProgress, GenerateSpec, GeneratorKind, InputGrid};
 use ndarray::Array2;
 use nn_poly::import::{Dataset, Split, resolve_data_path};
 use nn_poly::layer::Layer;
@@ -13,8 +15,12 @@ use nn_poly::train::{BatchReport, EpochReport, LabeledSamples, Progress as Watch
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use super::fingerprinting::SampleBar;
 use crate::failure::Hint;
 use crate::report::progress::{Bar, Progress};
+
+/// Sensitive samples an adaptive attacker makes.
+pub(crate) const OWN_SAMPLES: usize = 200;
 
 /// What an attacker has besides the model.
 #[derive(Debug)]
@@ -80,6 +86,49 @@ pub(crate) fn load_sensitive(model: &Model, argument: &str) -> Result<Array2<f32
         );
     }
     Ok(spec.preprocessing.apply(data.features())?)
+}
+
+/// Sensitive samples that an attacker who knows the method makes for themselves: by the owner's
+/// generator, on the owner's 8-bit grid, from training samples.
+///
+/// The owner's differ: theirs start from other samples and another seed.
+///
+/// # Errors
+/// A generator that finds no samples of this network.
+pub(crate) fn own_sensitive(
+    model: &Model,
+    samples: &AttackSamples,
+    generator: GeneratorKind,
+    seed: u64,
+    progress: &Progress,
+) -> Result<Array2<f32>> {
+    let grid = InputGrid::of_preprocessing(&model.spec().preprocessing, 8)?;
+    let name = format!("generating own samples, {generator}");
+    let bar = SampleBar(progress.bar(name, OWN_SAMPLES as u64));
+    let recipe = (generator, OWN_SAMPLES, attackers_seed(seed));
+    let inputs = sensitive_of(model.network(), &samples.train, &grid, recipe, &bar)?;
+    bar.0.finish(format!("generated {} own samples by {generator}", inputs.nrows()));
+    Ok(inputs)
+}
+
+/// Samples by a generator (its kind, how many, seed), from natural ones.
+///
+/// # Errors
+/// Those of [`generate`].
+pub(crate) fn sensitive_of(
+    network: &Network<f32>,
+    starts: &LabeledSamples,
+    grid: &InputGrid,
+    (generator, count, seed): (GeneratorKind, usize, u64),
+    progress: &dyn GenerateProgress,
+) -> Result<Array2<f32>> {
+    let spec = GenerateSpec::new(generator, count, seed, grid.clone());
+    Ok(generate(network, starts.inputs(), &spec.check()?, progress)?.inputs)
+}
+
+/// A seed no owner of a fingerprint with the same `--seed` uses.
+pub(crate) fn attackers_seed(seed: u64) -> u64 {
+    seed ^ u64::from_le_bytes(*b"attacker")
 }
 
 /// A class by its name or its number.

@@ -1,24 +1,28 @@
 //! From models, plans and data to fingerprints, and fingerprints in files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
-use fingerprint::generate::{generate, generate_for_integer};
+use fingerprint::fingerprint::model_digest;
+use fingerprint::generate::{MAX_UNFINISHED_BAG_BYTES, resume, resume_for_integer};
 use fingerprint::select::{SelectionFeatures, select};
 use fingerprint::{
-    ComparisonRule, Constraint, Fingerprint, FingerprintParts, GenerateProgress, GenerateSpec,
-    GeneratorKind, InputGrid, SampleBag, SelectionRule,
+    ComparisonRule, Constraint, Fingerprint, FingerprintParts, GenerateConfig, GenerateProgress,
+    GenerateSpec, GeneratorKind, InputGrid, SampleBag, SelectionRule, UnfinishedBag,
 };
 use ndarray::{Array2, Axis};
 use nn_poly::artifact;
 use nn_poly::import::{Dataset, Preprocessing, Split, SplitSpec, resolve_data_path};
 use nn_poly::model::Model;
-use nn_poly::plan::Plan;
+use nn_poly::plan::{Digest, Plan};
 use nn_poly::{Network, Shape};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use crate::failure::Hint;
 use crate::kind::FileKind;
+use crate::output::OutputFile;
 use crate::report::progress::Bar;
 
 /// What a fingerprint is made of.
@@ -42,6 +46,10 @@ pub(crate) struct FingerprintSettings {
     pub(crate) ball: Option<f64>,
     pub(crate) margin: Option<f64>,
     pub(crate) seed: u64,
+    /// Where the samples found so far are kept.
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Whether to go on from there.
+    pub(crate) resume: bool,
 }
 
 impl Subject {
@@ -58,6 +66,14 @@ impl Subject {
             Self::Model(model) => &model.spec().name,
             Self::Plan { plan, .. } => &plan.public().name,
         }
+    }
+
+    /// Digests of everything that decides about answers and gradients.
+    fn digests(&self) -> Result<Vec<Digest>> {
+        Ok(match self {
+            Self::Model(model) => vec![model_digest(model)?],
+            Self::Plan { plan, model } => vec![plan.digest(), model_digest(model)?],
+        })
     }
 
     fn preprocessing(&self) -> &Preprocessing {
@@ -131,12 +147,7 @@ pub(crate) fn make(
         Subject::Plan { .. } => 0.0,
     });
     let config = spec.check()?;
-    let bag = match subject {
-        Subject::Model(model) => generate(model.network(), starts, &config, progress)?,
-        Subject::Plan { plan, model } => {
-            generate_for_integer(plan.network(), model.network(), starts, &config, progress)?
-        }
-    };
+    let bag = generate_bag(subject, starts, &config, settings, progress)?;
     let chosen = choose(subject.network(), &bag, settings)?;
     let originals = originals(&chosen, starts);
     let parts = FingerprintParts {
@@ -153,6 +164,81 @@ pub(crate) fn make(
         Subject::Model(model) => Fingerprint::of_model(model, &parts)?,
         Subject::Plan { plan, .. } => Fingerprint::of_plan(plan, &parts)?,
     })
+}
+
+/// Samples begun between two writes of a checkpoint, at least.
+const SAMPLES_PER_CHECKPOINT: usize = 64;
+
+/// Generate a bag, with what there is of it kept in a file if wanted.
+fn generate_bag(
+    subject: &Subject,
+    starts: &Array2<f32>,
+    config: &GenerateConfig,
+    settings: &FingerprintSettings,
+    progress: &dyn GenerateProgress,
+) -> Result<SampleBag> {
+    let go_on = |bag, progress: &dyn GenerateProgress| match subject {
+        Subject::Model(model) => resume(bag, model.network(), starts, config, progress),
+        Subject::Plan { plan, model } => {
+            resume_for_integer(bag, plan.network(), model.network(), starts, config, progress)
+        }
+    };
+    let spec = config.spec();
+    let empty = SampleBag {
+        inputs: Array2::zeros((0, starts.ncols())),
+        generator: spec.kind,
+        seed: spec.seed,
+        samples: Vec::new(),
+    };
+    let Some(path) = &settings.checkpoint else { return Ok(go_on(empty, progress)?) };
+    let subjects = subject.digests()?;
+    let file = OutputFile::check(path)?;
+    let mut bag = if settings.resume && path.exists() {
+        let bytes = artifact::read_file(path, MAX_UNFINISHED_BAG_BYTES)?;
+        UnfinishedBag::from_bytes(&bytes)
+            .and_then(|unfinished| unfinished.into_bag(&subjects, starts, config))
+            .with_context(|| format!("cannot go on from {}", path.display()))
+            .hint(|| "repeat the settings of that run, or start anew without --resume")?
+    } else {
+        empty
+    };
+    while bag.len() < spec.count {
+        // Longer and longer, so that writing never takes more than a share of the time.
+        let until = bag.len() + SAMPLES_PER_CHECKPOINT.max(bag.len() / 4);
+        bag = go_on(bag, &Portion { progress, until, done: AtomicUsize::new(0) })?;
+        file.write(&UnfinishedBag::new(&subjects, starts, config, bag.clone())?.to_bytes()?)?;
+    }
+    Ok(bag)
+}
+
+/// Remove the checkpoint of a fingerprint that is written: its samples are a secret.
+///
+/// # Errors
+/// A file that cannot be removed.
+pub(crate) fn discard_checkpoint(settings: &FingerprintSettings) -> Result<()> {
+    match &settings.checkpoint {
+        Some(path) if path.exists() => std::fs::remove_file(path)
+            .with_context(|| format!("cannot remove the checkpoint {}", path.display())),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Stops a generation when there are so many samples.
+struct Portion<'a> {
+    progress: &'a dyn GenerateProgress,
+    until: usize,
+    done: AtomicUsize,
+}
+
+impl GenerateProgress for Portion<'_> {
+    fn advanced(&self, done: usize, total: usize) {
+        self.done.fetch_max(done, Ordering::Relaxed);
+        self.progress.advanced(done, total);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.done.load(Ordering::Relaxed) >= self.until || self.progress.is_cancelled()
+    }
 }
 
 fn choose(

@@ -8,11 +8,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use fingerprint::attack::{AttackData, AttackKind, AttackOptions, attack};
 use fingerprint::endpoint::{Answers, Endpoint as _, LocalEndpoint};
 use fingerprint::experiment::{DrawSpec, Draws, Instances, MissingRates, float_variants};
-use fingerprint::generate::generate;
+use fingerprint::generate::{NoProgress, generate};
 use fingerprint::select::{SelectionFeatures, select};
 use fingerprint::{
     ComparisonRule, GenerateSpec, GeneratorKind, InputGrid, SampleBag, SelectionRule,
@@ -25,6 +25,7 @@ use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use super::attacking::{self, OWN_SAMPLES};
 use super::fingerprinting::SampleBar;
 use super::training::{self, TrainingData, TrainingSettings};
 use crate::options::BitsChoice;
@@ -92,6 +93,28 @@ impl Scale {
             }
         }
     }
+
+    /// The same with other sizes, where they are given.
+    pub(crate) fn resized(
+        mut self,
+        samples: Option<u32>,
+        bag: Option<u32>,
+        draws: Option<u32>,
+    ) -> Self {
+        if let Some(samples) = samples.map(|n| n as usize) {
+            self.training.0 = samples;
+            self.attack_samples.0 = samples;
+        }
+        if let Some(bag) = bag {
+            self.bag = bag as usize;
+            // Natural samples are not used twice.
+            self.attack_samples.1 = self.attack_samples.1.max(self.bag);
+        }
+        if let Some(draws) = draws {
+            self.draws.draws = draws;
+        }
+        self
+    }
 }
 
 /// Attacks on networks of one data set.
@@ -127,6 +150,8 @@ pub(crate) struct Measured {
     pub(crate) instances: Instances,
     /// Share of the bag that detects, per attacked network.
     pub(crate) detecting: Vec<f64>,
+    /// The same as counts: samples that detect, and all.
+    pub(crate) counts: Vec<(u64, u64)>,
     /// Accuracy left after the attack, per attacked network.
     pub(crate) accuracy: Vec<f64>,
 }
@@ -158,6 +183,8 @@ struct Samples {
     data: TrainingData,
     attack_train: LabeledSamples,
     attack_test: LabeledSamples,
+    /// Sensitive samples an adaptive attacker makes.
+    n_own: usize,
 }
 
 /// Run every scenario.
@@ -208,6 +235,13 @@ fn load(folder: &Path, name: &'static str, scale: &Scale, seed: u64) -> Result<S
     };
     let train = part(Split::Train, scale.training.0)?;
     let test = part(Split::Test, usize::MAX)?.with_classes(train.class_names())?;
+    if test.n_samples() < scale.bag {
+        bail!(
+            "a bag of {} natural samples needs as many test samples, `{name}` has {}",
+            scale.bag,
+            test.n_samples(),
+        );
+    }
     // Fitted like the model's own: all three data sets are images.
     let preprocessing = nn_poly::import::Preprocessing::UnitRange;
     let (n_train, n_test) = scale.attack_samples;
@@ -215,6 +249,7 @@ fn load(folder: &Path, name: &'static str, scale: &Scale, seed: u64) -> Result<S
         attack_train: train.take(n_train)?.labeled(&preprocessing)?,
         attack_test: test.take(n_test)?.labeled(&preprocessing)?,
         data: TrainingData { train, test, split },
+        n_own: scale.bag.min(OWN_SAMPLES),
     })
 }
 
@@ -312,9 +347,10 @@ fn measure(
     target: &Target,
     progress: &Progress,
 ) -> Result<()> {
-    let attack = attack(target.kind, target.strength, &AttackOptions::default())?;
-    let strength = attack.strength().to_string();
+    let strength = target.kind.dial().check(target.strength)?.to_string();
     let bar = progress.spinner(format!("attacking, {} {strength}", target.kind));
+    let options = options(network, samples, target)?;
+    let attack = attack(target.kind, target.strength, &options)?;
     let data = AttackData::new(&samples.attack_train, &samples.attack_test)?;
     let mut rng = ChaCha8Rng::seed_from_u64(target.seed);
     let attacked = attack.apply(network, &data, &mut rng, &mut ())?;
@@ -349,12 +385,26 @@ fn measure(
                 let missing: MissingRates = draws.missing(&detected)?;
                 let measured = study.cells.entry(cell).or_default();
                 measured.instances.push(missing);
+                measured.counts.push((n as u64, detected.len() as u64));
                 measured.detecting.push(crate::report::units::share(n, detected.len()));
                 measured.accuracy.push(report.clean_accuracy_after);
             }
         }
     }
     Ok(())
+}
+
+/// The papers' settings; the adaptive attacker uses the owner's generator on samples of their own.
+fn options(network: &Network<f32>, samples: &Samples, target: &Target) -> Result<AttackOptions> {
+    let mut options = AttackOptions::default();
+    if target.kind == AttackKind::Adaptive {
+        let recipe =
+            (GeneratorKind::default(), samples.n_own, attacking::attackers_seed(target.seed));
+        let (starts, grid) = (&samples.attack_train, InputGrid::bytes());
+        let inputs = attacking::sensitive_of(network, starts, &grid, recipe, &NoProgress)?;
+        options.sensitive_inputs = Some(inputs);
+    }
+    Ok(options)
 }
 
 fn answers(network: &Network<f32>, bag: &SampleBag) -> Result<Answers> {

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::fixture::{fixture, folder, succeed, text};
+use super::fixture::{fixture, folder, run, succeed, text};
 
 const KINDS: [&str; 17] = [
     "trojan",
@@ -64,7 +64,7 @@ fn every_kind_leaves_a_model_and_a_report() {
     for kind in KINDS {
         let out = folder.join(format!("{kind}.model"));
         let extra: &[&str] = match kind {
-            "adaptive" => &["--sensitive", data, "--target", "1", "--epochs", "5"],
+            "adaptive" => &["--target", "1", "--epochs", "5"],
             "trojan" | "trojan-matched" => &["--epochs", "5", "--samples", "60"],
             "single-weight" => &["--seed", "9"],
             _ => &[],
@@ -78,6 +78,7 @@ fn every_kind_leaves_a_model_and_a_report() {
         let worked = report["success"]["worked"].as_bool().unwrap();
         assert_eq!(said.contains("neither as detected nor as missed"), !worked, "{said}");
         assert_eq!(report["kept_samples"].is_number(), kind == "adaptive");
+        assert_eq!(report["sensitive_samples"].as_u64(), (kind == "adaptive").then_some(200));
         assert!(succeed(&["inspect", text(&out)]).stdout.contains("mlp-blobs"));
     }
     // What an attacker leaves can take the model's place in a plan.
@@ -98,6 +99,35 @@ fn the_seed_decides_and_the_original_stays() {
     assert_eq!(first, bytes("again", "4"));
     assert_ne!(first, bytes("other", "5"));
     assert_eq!(before, fs::read(&fixture().model).unwrap());
+}
+
+#[test]
+fn the_adaptive_attacker_makes_samples_or_takes_given_ones() {
+    let folder = folder("attack-adaptive");
+    let data = text(&fixture().data);
+    let model = |name: &str, extra: &[&str]| {
+        let out = folder.join(name);
+        let (report, _) = attack("adaptive", &out, &[&["--epochs", "2"], extra].concat());
+        (fs::read(out).unwrap(), report["sensitive_samples"].as_u64())
+    };
+    let (default, n_own) = model("tie", &[]);
+    let (given, n_given) = model("given", &["--sensitive", data]);
+    assert_eq!((n_own, n_given), (Some(200), Some(120)));
+    assert_eq!(default, model("named", &["--generator", "tie"]).0);
+    let other = model("other", &["--generator", "boundary-entropy"]).0;
+    assert!(default != other && default != given && other != given, "the samples matter");
+
+    let refused = |kind: &str, extra: &[&str], expected: &str| {
+        let (model, out) = (text(&fixture().model), folder.join("refused"));
+        let arguments = ["attack", kind, model, "--data", data, "--out", text(&out)];
+        let finished = run(&[&arguments[..], extra].concat());
+        assert_eq!(finished.code, Some(2), "{}", finished.stdout);
+        assert!(finished.stderr.contains(expected), "`{expected}` in {}", finished.stderr);
+        assert!(!out.exists());
+    };
+    refused("trojan", &["--generator", "tie"], "--generator means nothing");
+    refused("adaptive", &["--generator", "tie", "--sensitive", data], "cannot be used with");
+    refused("adaptive", &["--strength", "7"], "0.001 to 0.9");
 }
 
 #[test]

@@ -216,7 +216,11 @@ fn attacks_that_make_no_sense_are_refused() {
         ("source", &["trojan", model, "--data", data, "--source", "1"], "--source means nothing"),
         ("class", &["trojan", model, "--data", data, "--target", "stop"], "no class `stop`"),
         ("number", &["trojan", model, "--data", data, "--target", "3"], "no class `3`"),
-        ("sensitive", &["adaptive", model, "--data", data], "needs --sensitive"),
+        (
+            "generator",
+            &["adaptive", model, "--data", data, "--generator", "magic"],
+            "unknown generator `magic`",
+        ),
         (
             "sensitive-shape",
             &["adaptive", model, "--data", data, "--sensitive", narrow],

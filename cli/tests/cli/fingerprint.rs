@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use super::cheating::{serve, tampered};
-use super::fixture::{Served, fixture, folder, run, succeed, text};
+use super::fixture::{Served, fixture, folder, run, securedl, succeed, text};
 
 /// One fingerprint of the model and one of the plan with squares.
 struct Made {
@@ -227,6 +227,87 @@ fn the_same_seed_gives_the_same_file() {
     };
     assert_eq!(make("a", "1"), make("b", "1"));
     assert_ne!(make("a", "1"), make("c", "2"));
+}
+
+#[test]
+fn an_interrupted_generation_goes_on_and_ends_alike() {
+    let fixture = fixture();
+    let folder = folder("fingerprint-resume");
+    let part = folder.join("bag.part");
+    let arguments = |out: &str, extra: &[&str]| -> Vec<String> {
+        let base = ["fingerprint", "generate", text(&fixture.model), "--data", text(&fixture.data)];
+        let sizes = ["--bag", "400", "--count", "6", "--seed", "3", "--out"];
+        let out = folder.join(out);
+        let words = [&base[..], &sizes, &[text(&out)], extra].concat();
+        words.into_iter().map(str::to_owned).collect()
+    };
+    let call =
+        |arguments: &[String]| run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let kept = ["--checkpoint", text(&part), "--resume"];
+    assert_eq!(call(&arguments("whole.fp", &[])).code, Some(0));
+
+    // Killed as soon as there is something to go on from, or finished before that.
+    let words = arguments("resumed.fp", &kept);
+    let mut child =
+        securedl(&words.iter().map(String::as_str).collect::<Vec<_>>()).spawn().unwrap();
+    while child.try_wait().unwrap().is_none() && !part.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    if part.exists() {
+        let (model, plan) = (text(&fixture.model), text(&part));
+        let inspected = run(&["inspect", plan]);
+        assert!(inspected.stderr.contains("the checkpoint of a fingerprint"), "{inspected:?}");
+        let other = ["fingerprint", "generate", model, "--data", text(&fixture.data)];
+        let other = [&other[..], &["--bag", "400", "--seed", "4", "--out", "x.fp"], &kept].concat();
+        let refused = run(&other);
+        assert_eq!(refused.code, Some(2));
+        assert!(refused.stderr.contains("belong to another generation"), "{}", refused.stderr);
+    }
+    assert_eq!(call(&words).code, Some(0));
+    assert!(!part.exists(), "the samples are a secret");
+    let bytes = |name: &str| fs::read(folder.join(name)).unwrap();
+    assert_eq!(bytes("whole.fp"), bytes("resumed.fp"));
+}
+
+#[test]
+fn a_report_says_what_a_fingerprint_holds_but_not_its_samples() {
+    let made = made();
+    for (path, segments) in [(&made.model, false), (&made.plan, true)] {
+        let said = succeed(&["fingerprint", "show", text(path), "--json", "-"]).stdout;
+        let report: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(report["samples"].as_array().unwrap().len(), 5);
+        assert_eq!(report["generator"], "tie");
+        assert_eq!(report["segments"].as_u64().unwrap() > 0, segments);
+        assert_eq!(report["plan_digest"].is_string(), segments);
+        assert_eq!(report["model_digest"].is_string(), !segments);
+        assert!(report["samples"][0]["margin"].is_number());
+        assert!(!said.contains("inputs") && !said.contains("levels\": ["), "{said}");
+    }
+}
+
+#[test]
+fn a_service_over_https_is_verified_with_its_authority_only() {
+    let fixture = fixture();
+    let folder = folder("verify-https");
+    let fingerprint = copy(&made().model, &folder);
+    let honest = Model::load(&fixture.model).unwrap().network().clone();
+    let server = HttpServer::start_tls(&fixture.tls, service(honest));
+    let url = server.url("/");
+    let other = folder.join("tls");
+    succeed(&["tls", "init", text(&other)]);
+    let (own, foreign) = (fixture.tls.join("ca.pem"), other.join("ca.pem"));
+    let base = [&verify(&url, &fingerprint)[..], &["--rule", "tolerance-1e-4"]].concat();
+    for (ca, code) in [(Some(&own), 0), (Some(&foreign), 2), (None, 2)] {
+        let ca: &[&str] = &ca.map_or(vec![], |ca| vec!["--ca", text(ca)]);
+        let finished = run(&[&base[..], ca].concat());
+        assert_eq!(finished.code, Some(code), "{ca:?}: {}", finished.stderr);
+        if code == 2 {
+            assert!(finished.stderr.contains("TLS is not trusted"), "{}", finished.stderr);
+            assert!(finished.stderr.contains("--ca"), "{}", finished.stderr);
+        }
+    }
 }
 
 #[test]

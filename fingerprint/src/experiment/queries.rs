@@ -1,7 +1,7 @@
 //! From detection probabilities to numbers of queries.
 
 use crate::error::{Error, Result};
-use crate::statistics::Hypergeometric;
+use crate::statistics::{Hypergeometric, Interval, Z_95, wilson_interval};
 
 /// The missing rates the papers' table of queries is about.
 pub const MISSING_TARGETS: [f64; 7] = [1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2];
@@ -56,6 +56,24 @@ pub fn queries_needed_in_bag(n_samples: u64, n_detecting: u64, target: f64) -> R
     Ok(Some(high))
 }
 
+/// A 95 % interval of the share of random choices of `n_queries` *fresh* samples that miss, after
+/// `n_detecting` of `n_samples` generated ones detected.
+///
+/// `(1 − p)^n` falls with `p`, so the ends are those of Wilson's interval for `p`. Draws from a bag,
+/// however many, know nothing of other bags: intervals over draws are about the bag at hand.
+///
+/// # Errors
+/// - Those of [`wilson_interval`].
+pub fn fresh_missing_interval(
+    n_samples: u64,
+    n_detecting: u64,
+    n_queries: u32,
+) -> Result<Interval> {
+    let detection = wilson_interval(n_detecting, n_samples, Z_95)?;
+    let missing = |p: f64| (1.0 - p).powf(f64::from(n_queries));
+    Ok(Interval { low: missing(detection.high), high: missing(detection.low) })
+}
+
 /// How many times fewer queries: `baseline / ours`, where both are known.
 #[must_use]
 #[expect(clippy::cast_precision_loss, reason = "counts of queries")]
@@ -92,6 +110,19 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn fresh_samples_are_less_certain_than_draws_of_a_large_bag() {
+        // 450 of 500 detect. Wilson's formula by hand: p in [0.8706, 0.9233].
+        let one = fresh_missing_interval(500, 450, 1).unwrap();
+        assert!((one.low - 0.0767).abs() < 1e-4 && (one.high - 0.1294).abs() < 1e-4, "{one:?}");
+        let three = fresh_missing_interval(500, 450, 3).unwrap();
+        assert!((three.high - one.high.powi(3)).abs() < 1e-12 && three.contains(1e-3));
+        let certain = fresh_missing_interval(500, 500, 8).unwrap();
+        assert!(certain.low == 0.0 && certain.high > 0.0 && certain.high < 1e-15);
+        assert!(fresh_missing_interval(0, 0, 1).is_err());
+        assert!(fresh_missing_interval(5, 6, 1).is_err());
+    }
 
     #[test]
     fn the_papers_row_of_ordinary_images_follows_from_one_probability() {

@@ -1,15 +1,16 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use ndarray::array;
-use nn_poly::Network;
 use nn_poly::import::SplitSpec;
 use nn_poly::layer::{Activation, Dense, Layer};
 use nn_poly::model::{ModelSpec, TrainingRecord};
 use nn_poly::network::{ActivationChoice, NetworkKind};
+use nn_poly::{Network, Predictor};
 use proptest::prelude::*;
 
 use super::*;
 use crate::error::NetworkError;
+use crate::sample::SampleBag;
 
 /// Three features, two classes, weights that floats hold exactly.
 pub(crate) fn model(weight: f32) -> Model {

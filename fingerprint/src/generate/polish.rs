@@ -31,6 +31,7 @@ pub(super) struct Polisher<'a> {
     pub(super) surrogate: &'a Network<f32>,
     /// Units of the scorer per unit of the surrogate's scores.
     pub(super) scale: f64,
+    /// What single steps are taken on.
     pub(super) grid: &'a InputGrid,
     pub(super) n_tied: usize,
     pub(super) min_relative_margin: f64,
@@ -77,10 +78,10 @@ pub(super) enum Until {
 
 impl Polisher<'_> {
     /// Scores of one sample, with as many tied classes as are within reach of one another.
-    fn rank(&self, levels: &[u32]) -> Result<Ranking> {
+    pub(super) fn rank(&self, grid: &InputGrid, levels: &[u32]) -> Result<Ranking> {
         let batch = Array2::from_shape_vec((1, levels.len()), levels.to_vec());
         let batch = batch.expect("invariant: one row of all levels");
-        let scores = self.scorer.scores(&self.grid.values(batch.view()))?;
+        let scores = self.scorer.scores(&grid.values(batch.view()))?;
         let scores = scores.index_axis(Axis(0), 0);
         Ok(Ranking::new(
             scores,
@@ -96,7 +97,7 @@ impl Polisher<'_> {
         is_allowed: impl Fn(&[u32]) -> bool,
         rng: &mut ChaCha8Rng,
     ) -> Result<Ranking> {
-        let mut ranking = self.rank(levels)?;
+        let mut ranking = self.rank(self.grid, levels)?;
         let mut idle = 0;
         let (Until::Rounds(max_rounds) | Until::Margin(max_rounds)) = until;
         for _ in 0..max_rounds {

@@ -16,6 +16,7 @@ use super::prepare::Prepared;
 use super::projection::Feasible;
 use super::scoring::{FloatScorer, IntegerScorer, Ranking, Scorer};
 use super::search::search;
+use super::search_grid::SearchGrid;
 use super::{Constraint, GenerateConfig, GenerateProgress, GeneratorKind};
 use crate::error::{Error, Result};
 use crate::sample::{SampleBag, SampleInfo};
@@ -53,11 +54,7 @@ pub fn generate(
     config: &GenerateConfig,
     progress: &dyn GenerateProgress,
 ) -> Result<SampleBag> {
-    let prepared = Prepared::new(network)?;
-    let scorer = FloatScorer(&prepared.exact);
-    let prediction = prepared.prediction();
-    Run::new(&prepared, &scorer, (1.0, prediction), starts, config)?
-        .collect(empty_bag(config, starts), progress)
+    resume(empty_bag(config, starts), network, starts, config, progress)
 }
 
 /// Complete a bag that was cut short: with the same arguments as [`generate`], the same result.
@@ -98,6 +95,22 @@ pub fn generate_for_integer(
     config: &GenerateConfig,
     progress: &dyn GenerateProgress,
 ) -> Result<SampleBag> {
+    resume_for_integer(empty_bag(config, starts), network, surrogate, starts, config, progress)
+}
+
+/// Complete a bag of [`generate_for_integer`] that was cut short: with the same arguments, the same
+/// result.
+///
+/// # Errors
+/// - Those of [`resume`] and [`generate_for_integer`].
+pub fn resume_for_integer(
+    bag: SampleBag,
+    network: &IntegerNetwork,
+    surrogate: &Network<f32>,
+    starts: &Array2<f32>,
+    config: &GenerateConfig,
+    progress: &dyn GenerateProgress,
+) -> Result<SampleBag> {
     let prepared = Prepared::new(surrogate)?;
     for (what, expected, actual) in [
         ("inputs of the surrogate", network.n_inputs(), surrogate.input_shape().len()),
@@ -110,7 +123,8 @@ pub fn generate_for_integer(
     let scorer = IntegerScorer(network);
     let scale = score_scale(&scorer, &prepared.smooth_single, starts)?;
     let run = Run::new(&prepared, &scorer, (scale, Prediction::Coarse), starts, config)?;
-    run.collect(empty_bag(config, starts), progress)
+    run.check_begun(&bag)?;
+    run.collect(bag, progress)
 }
 
 fn empty_bag(config: &GenerateConfig, starts: &Array2<f32>) -> SampleBag {
@@ -150,7 +164,11 @@ struct Run<'a> {
     config: &'a GenerateConfig,
     starts: &'a Array2<f32>,
     prepared: &'a Prepared,
-    polisher: Polisher<'a>,
+    scorer: &'a dyn Scorer,
+    /// Units of the scorer per unit of the network's scores, and how well that predicts them.
+    scale: f64,
+    prediction: Prediction,
+    search_grid: SearchGrid<'a>,
     n_features: usize,
     /// Rows of `starts` in the order in which samples use them.
     order: Vec<usize>,
@@ -184,15 +202,11 @@ impl<'a> Run<'a> {
             let error = nn_poly::Error::NonFiniteInput { what, sample_idx, feature_idx, value };
             return Err(error.into());
         }
-        let n_classes = prepared.exact.output_shape().len();
-        let polisher = Polisher {
-            scorer,
-            surrogate: &prepared.smooth_single,
-            scale,
-            grid: &spec.grid,
-            n_tied: config.n_tied(n_classes),
-            min_relative_margin: spec.min_relative_margin,
-            prediction,
+        // A ball promises to stay close on the endpoint's grid; natural samples stay as they are.
+        let search_grid = if spec.kind.is_sensitive() && spec.constraint == Constraint::Box {
+            SearchGrid::new(&prepared.exact, &spec.grid)
+        } else {
+            SearchGrid::of_endpoint(&spec.grid)
         };
         let mut order: Vec<usize> = (0..starts.nrows()).collect();
         order.shuffle(&mut ChaCha8Rng::seed_from_u64(spec.seed));
@@ -201,7 +215,30 @@ impl<'a> Run<'a> {
             &LayerSelection::Last,
             SensitivityOutputs::Probabilities,
         )?;
-        Ok(Self { config, starts, prepared, polisher, n_features, order, log_sensitivity })
+        Ok(Self {
+            config,
+            starts,
+            prepared,
+            scorer,
+            scale,
+            prediction,
+            search_grid,
+            n_features,
+            order,
+            log_sensitivity,
+        })
+    }
+
+    fn polisher(&self) -> Polisher<'_> {
+        Polisher {
+            scorer: self.scorer,
+            surrogate: &self.prepared.smooth_single,
+            scale: self.scale,
+            grid: self.search_grid.grid(),
+            n_tied: self.config.n_tied(self.prepared.exact.output_shape().len()),
+            min_relative_margin: self.config.spec().min_relative_margin,
+            prediction: self.prediction,
+        }
     }
 
     fn check_begun(&self, bag: &SampleBag) -> Result<()> {
@@ -332,13 +369,14 @@ impl<'a> Run<'a> {
     ) -> Result<(Vec<u32>, Ranking)> {
         let spec = self.config.spec();
         let coordinates = self.coordinates();
+        let grid = self.search_grid.grid();
         let input = coordinates.input::<f64>(found);
         let mut levels: Vec<u32> =
-            input.iter().enumerate().map(|(i, &x)| spec.grid.level(i, x)).collect();
+            input.iter().enumerate().map(|(i, &x)| grid.level(i, x)).collect();
         // Rounding may leave a ball by half a step; polishing must not go further.
-        let slack = 0.5 / f64::from(spec.grid.n_steps()) * root(found.len());
+        let slack = 0.5 / f64::from(grid.n_steps()) * root(found.len());
         let is_allowed = |levels: &[u32]| {
-            let values = levels.iter().enumerate().map(|(i, &level)| spec.grid.value(i, level));
+            let values = levels.iter().enumerate().map(|(i, &level)| grid.value(i, level));
             feasible.contains(&coordinates.unit(values), slack)
         };
         let until = match (spec.kind.is_sensitive(), spec.polish) {
@@ -346,7 +384,10 @@ impl<'a> Run<'a> {
             (true, false) => Until::Margin(POLISH_ROUNDS),
             (true, true) => Until::Rounds(POLISH_ROUNDS),
         };
-        let ranking = self.polisher.polish(&mut levels, until, is_allowed, rng)?;
+        let polisher = self.polisher();
+        polisher.polish(&mut levels, until, is_allowed, rng)?;
+        let levels = self.search_grid.endpoint_levels(levels);
+        let ranking = polisher.rank(&spec.grid, &levels)?;
         Ok((levels, ranking))
     }
 

@@ -10,7 +10,7 @@ use ndarray::{Array2, ArrayView2, Axis};
 use nn_poly::Shape;
 use serde_json::Value;
 use ureq::http::{HeaderName, HeaderValue, Uri, header::RETRY_AFTER};
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::{Agent, Timeout};
 
 use super::template::{AnswerForm, InputUnits, RequestTemplate, ResponsePattern, malformed};
@@ -40,7 +40,7 @@ pub struct HttpSpec {
     pub answers: AnswerForm,
     /// What the service takes.
     pub units: InputUnits,
-    /// Certificate authority to trust instead of the public ones, PEM.
+    /// Certificate authorities to trust instead of the public ones, PEM; at least one.
     pub ca_pem: Option<Vec<u8>>,
     /// Longest time for one request, from connecting to the last byte. Default 30 s.
     pub timeout: Duration,
@@ -133,12 +133,7 @@ impl HttpEndpoint {
         let response =
             ResponsePattern::new(&spec.response, spec.answers, class_names, request.is_batch())?;
         let roots = match &spec.ca_pem {
-            Some(pem) => {
-                let certificate = Certificate::from_pem(pem).map_err(|error| {
-                    setting("the certificate authority", format!("cannot be used: {error}"))
-                })?;
-                RootCerts::Specific(Arc::new(vec![certificate]))
-            }
+            Some(pem) => RootCerts::Specific(Arc::new(authorities(pem)?)),
             None => RootCerts::WebPki,
         };
         let config = Agent::config_builder()
@@ -209,6 +204,10 @@ impl HttpEndpoint {
         let late = || EndpointError::TimedOut { limit: self.spec.timeout };
         #[expect(clippy::wildcard_enum_match_arm, reason = "foreign and growing")]
         match error {
+            ureq::Error::Io(error) if is_distrust(&error) => {
+                EndpointError::Untrusted { cause: Box::new(error) }
+            }
+            ureq::Error::Rustls(error) => EndpointError::Untrusted { cause: Box::new(error) },
             ureq::Error::Timeout(Timeout::Resolve) => {
                 EndpointError::Unreachable { cause: "its name was not resolved in time".into() }
             }
@@ -257,6 +256,27 @@ impl Endpoint for HttpEndpoint {
         }
         self.response.answers(&items)
     }
+}
+
+/// All certificates of a PEM file.
+fn authorities(pem: &[u8]) -> Result<Vec<Certificate<'static>>, EndpointError> {
+    const NAME: &str = "the certificate authority";
+    let mut certificates = Vec::new();
+    for item in parse_pem(pem) {
+        let item = item.map_err(|error| setting(NAME, format!("cannot be used: {error}")))?;
+        if let PemItem::Certificate(certificate) = item {
+            certificates.push(certificate);
+        }
+    }
+    if certificates.is_empty() {
+        return Err(setting(NAME, "cannot be used: the file holds no certificate"));
+    }
+    Ok(certificates)
+}
+
+/// Whether TLS refused the other side: its certificate, or that it speaks no TLS.
+fn is_distrust(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
 }
 
 /// The start of a foreign text, without control characters.
