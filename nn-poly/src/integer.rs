@@ -50,6 +50,7 @@
 
 mod check;
 mod evaluate;
+mod geometry;
 mod grid;
 mod interval;
 mod linear;
@@ -66,6 +67,7 @@ mod window;
 pub(crate) use check::require;
 pub use evaluate::{Evaluation, StageCounts, StageObservation};
 pub(crate) use evaluate::{Keep, StageRule};
+pub use geometry::{ConvGeometry, Grouping, LinearGeometry, SumGeometry, SumTerm, Volume};
 pub use grid::InputGrid;
 pub use interval::Interval;
 pub use ranges::{RowNorms, StageRanges};
@@ -73,9 +75,8 @@ pub use reference::ReferenceStage;
 pub use refresh::{MAX_MULTIPLIER, MAX_REFRESHED, MAX_SHIFT, Refresh};
 pub use refresher::{Arrivals, Refreshed, RefreshedScores, Refresher};
 pub use structure::{
-    ActivationKind, ConvGeometry, Grouping, LinearGeometry, MAX_NETWORK_PRODUCTS,
-    MAX_NETWORK_VALUES, MAX_STAGE_GATHERS, MAX_STAGE_VALUES, MAX_STAGE_WEIGHTS, MAX_STAGES,
-    StageStructure, SumPool, ValueRef, Volume,
+    ActivationKind, MAX_NETWORK_PRODUCTS, MAX_NETWORK_VALUES, MAX_STAGE_GATHERS, MAX_STAGE_VALUES,
+    MAX_STAGE_WEIGHTS, MAX_STAGES, StageStructure, SumPool, ValueRef,
 };
 pub use weights::{MAX_BIAS, MAX_LEADING, MAX_WEIGHT, Quadratic, StageWeights};
 pub use window::Window;

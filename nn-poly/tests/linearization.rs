@@ -198,6 +198,21 @@ fn every_layer_between_others() {
     }
 }
 
+#[path = "generators/random_graph.rs"]
+mod random_graph;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn random_graphs(seed in any::<u64>(), choice in any::<prop::sample::Index>()) {
+        let network = random_graph::random_graph(seed, random_graph::Choices::ALL);
+        check("random graph", &network, &ParameterSelection::all(&network), seed);
+        let with_parameters = ParameterSelection::all(&network).layers();
+        let one = [*choice.get(&with_parameters)];
+        check("one layer", &network, &ParameterSelection::only(&network, &one).unwrap(), seed);
+    }
+}
+
 #[test]
 fn whole_networks() {
     let shape = Shape::image(16, 16, 2).unwrap();

@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nn_poly::import::{Dataset, Preprocessing, SplitSpec};
+use nn_poly::layer::Layer;
 use nn_poly::model::{Bits, Model, ModelSpec, TrainingRecord};
-use nn_poly::network::{ActivationChoice, Network, NetworkKind};
+use nn_poly::network::{ActivationChoice, Network, NetworkKind, Source};
 use nn_poly::quantize::{Quantized, calibrate, prepare_qat, quantize};
 use nn_poly::train::{
     BatchReport, Checkpoint, EpochReport, Evaluation, LabeledSamples, Outcome, Progress as Watcher,
@@ -277,7 +278,7 @@ impl PhaseRun<'_> {
         let trainer = Trainer::resume(Checkpoint::load(file)?);
         let is_same = trainer.config() == &config
             && trainer.network().layer_shapes() == initial.layer_shapes()
-            && names(trainer.network()) == names(&initial);
+            && connections(trainer.network()) == connections(&initial);
         if !is_same {
             let error = anyhow::anyhow!(
                 "the checkpoint {} belongs to a run with other settings (network, epochs, bits or seed)",
@@ -290,8 +291,10 @@ impl PhaseRun<'_> {
     }
 }
 
-fn names(network: &Network<f32>) -> Vec<&'static str> {
-    network.layers().iter().map(nn_poly::layer::Layer::name).collect()
+/// Every layer's name and what it reads.
+fn connections(network: &Network<f32>) -> Vec<(&'static str, &[Source])> {
+    let layer = |(idx, layer): (usize, &Layer<f32>)| (layer.name(), network.sources(idx));
+    network.layers().iter().enumerate().map(layer).collect()
 }
 
 /// Shows the steps of one epoch as a bar, and stops the trainer at its end.

@@ -83,11 +83,16 @@ pub fn float_variants(
         .collect()
 }
 
-/// The same function with hidden neurons and channels in a random order.
+/// The same function with hidden neurons and channels in a random order. Where channels belong
+/// together (branches that meet, groups) all keep their order.
 ///
 /// # Errors
 /// - [`Error::Network`](crate::Error::Network) never for a checked network.
 pub(super) fn permuted(network: &Network<f32>, seed: u64) -> Result<Network<f32>> {
+    let is_grouped = |layer: &Layer<f32>| matches!(layer, Layer::Conv2d(conv) if conv.groups > 1);
+    if !network.is_sequential() || network.layers().iter().any(is_grouped) {
+        return Ok(network.clone());
+    }
     let is_linear = |layer: &Layer<f32>| matches!(layer, Layer::Dense(_) | Layer::Conv2d(_));
     let last = network.layers().iter().rposition(is_linear).unwrap_or(0);
     let mut rng = stream(seed, 0);

@@ -211,3 +211,107 @@ fn inputs_that_are_not_finite_are_refused() {
     let error = network.scores(&array![[0.0, f32::INFINITY]]).unwrap_err();
     assert_eq!(error.to_string(), "network input: sample 0, feature 1 is inf, it must be finite");
 }
+
+fn eye(n: usize) -> Layer<f64> {
+    Layer::Dense(Dense::new(Array2::eye(n), Array1::ones(n)))
+}
+
+#[test]
+fn a_residual_network_adds_and_joins_what_its_layers_read() {
+    let mut builder = NetworkBuilder::new(Shape::vector(2).unwrap());
+    let first = builder.push(eye(2), &[Source::Input]).unwrap();
+    let square = builder.append(Layer::Activation(Activation::Square)).unwrap();
+    let sum = builder.push(Layer::Add, &[square, Source::Input, first]).unwrap();
+    builder.push(Layer::Concat, &[first, sum]).unwrap();
+    assert_eq!(builder.shape(sum), Some(&Shape::vector(2).unwrap()));
+    let network = builder.finish().unwrap();
+    assert!(!network.is_sequential());
+    assert_eq!(network.sources(2), [square, Source::Input, first]);
+    // x = (1, −2): x + 1 = (2, −1), squared (4, 1), plus x plus (x + 1): (7, −2).
+    let x = array![[1.0, -2.0]];
+    assert_eq!(network.outputs(&x).unwrap(), array![[2.0, -1.0, 7.0, -2.0]]);
+    let batch = Tensor::new(Shape::vector(2).unwrap(), x.clone()).unwrap();
+    let all = network.forward_all(&batch).unwrap();
+    assert_eq!(all[2].values(), array![[7.0, -2.0]]);
+    // Parts, replacements, removals.
+    assert_eq!(network.upto(sum).unwrap().outputs(&x).unwrap(), array![[7.0, -2.0]]);
+    assert_eq!(network.upto(square).unwrap().layers().len(), 2);
+    assert_eq!(network.upto(Source::Input).unwrap().outputs(&x).unwrap(), x);
+    assert!(network.upto(Source::Layer(4)).is_err());
+    let is_square = |layer: &Layer<f64>| matches!(layer, Layer::Activation(_));
+    let linear = |_, layer: &Layer<f64>| (!is_square(layer)).then(|| layer.clone());
+    let without = network.filter_map_layers(linear).unwrap();
+    assert_eq!(without.outputs(&x).unwrap(), array![[2.0, -1.0, 5.0, -4.0]]);
+    assert!(network.filter_map_layers(|i, layer| (i != 2).then(|| layer.clone())).is_err());
+    assert_eq!(network.with_layers(network.layers().to_vec()).unwrap(), network);
+    assert_eq!(network.cast::<f32>().unwrap().cast::<f64>().unwrap(), network);
+}
+
+#[test]
+fn connections_that_are_no_graph_are_refused_with_their_place() {
+    let refusal = |nodes: Vec<(Layer<f64>, Vec<Source>)>| {
+        let nodes = nodes.into_iter().map(|(layer, sources)| Node { layer, sources }).collect();
+        Network::from_nodes(Shape::image(2, 2, 1).unwrap(), nodes).unwrap_err().to_string()
+    };
+    let flatten = (Layer::Flatten, vec![Source::Input]);
+    let cases = [
+        // Any cycle has a layer that reads a later one, or itself.
+        (
+            vec![flatten.clone(), (Layer::Add, vec![Source::Layer(0), Source::Layer(1)])],
+            "layer 1: layer it reads is 1, it must be 0",
+        ),
+        (
+            vec![(Layer::Flatten, vec![Source::Layer(usize::MAX)])],
+            "layer 0: layer it reads is 18446744073709551614, it must be between 0 and -1",
+        ),
+        (vec![(Layer::Flatten, vec![])], "layer 0: number of values it reads is 0, it must be 1"),
+        (
+            vec![(Layer::Flatten, vec![Source::Input; 2])],
+            "layer 0: number of values it reads is 2, it must be 1",
+        ),
+        (
+            vec![(Layer::Concat, vec![Source::Input])],
+            "layer 0: number of values it reads is 1, it must be between 2 and 256",
+        ),
+        (
+            vec![flatten.clone(), (Layer::Add, vec![Source::Layer(0), Source::Input])],
+            "layer 1 (add) cannot join 4 and 2×2×1: an addition takes values of one shape",
+        ),
+        (
+            vec![flatten.clone(), (Layer::Concat, vec![Source::Input, Source::Layer(0)])],
+            "layer 1 (concat) cannot join 2×2×1 and 4: a concatenation takes vectors, or images of one \
+             height and width",
+        ),
+    ];
+    for (nodes, expected) in cases {
+        assert_eq!(refusal(nodes), expected);
+    }
+    let unread = refusal(vec![flatten.clone(), flatten]);
+    assert!(unread.starts_with("layer 0: number of layers that read it is 0"), "{unread}");
+    let sequence = Network::new(Shape::vector(2).unwrap(), vec![Layer::<f64>::Add]);
+    assert!(sequence.unwrap_err().to_string().contains("number of values it reads is 1"));
+}
+
+#[test]
+fn normalization_folds_through_additions_but_not_through_shared_layers() {
+    let norm = || {
+        let mut norm = BatchNorm::new(2, 2.0, 0.5);
+        norm.running_mean = array![0.25, -1.0];
+        Layer::BatchNorm(norm)
+    };
+    let mut builder = NetworkBuilder::new(Shape::vector(2).unwrap());
+    let first = builder.push(eye(2), &[Source::Input]).unwrap();
+    let second = builder.push(eye(2), &[Source::Input]).unwrap();
+    builder.push(Layer::Add, &[first, second]).unwrap();
+    builder.append(norm()).unwrap();
+    let network = builder.clone().finish().unwrap();
+    let folded = network.fold_batch_norm().unwrap();
+    assert_eq!(folded.layers().len(), 3);
+    let x = array![[0.5, -3.0]];
+    let pairs = (network.outputs(&x).unwrap(), folded.outputs(&x).unwrap());
+    assert!(pairs.0.iter().zip(&pairs.1).all(|(a, b)| (a - b).abs() < 1e-12), "{pairs:?}");
+    // The first layer is read by an addition and by the output.
+    builder.push(Layer::Concat, &[builder.latest(), first]).unwrap();
+    let error = builder.finish().unwrap().fold_batch_norm().unwrap_err().to_string();
+    assert!(error.contains("feeds other layers too"), "{error}");
+}
