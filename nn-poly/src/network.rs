@@ -89,6 +89,8 @@ impl<A: Scalar> From<Network<A>> for NetworkSpec<A> {
     }
 }
 
+/// Most values of one sample that layers with branches may hold at one time.
+const MAX_WAITING_VALUES: usize = 1 << 27;
 /// Most samples evaluated at a time outside training.
 const EVALUATION_SAMPLES: usize = 500;
 /// Most values between two layers at a time outside training, unless one sample has more.
@@ -121,7 +123,7 @@ impl<A: Scalar> Network<A> {
     ///
     /// # Errors
     /// - [`Error::OutOfRange`] if a layer reads a later one (as any cycle must), reads too few or too
-    ///   many values, or is read by none and not the last.
+    ///   many values, or is read by none and not the last; or if more than 2^27 values wait at one time.
     /// - [`Error::IncompatibleInputs`] if a joining layer cannot take the shapes it reads together.
     /// - The others of [`Self::new`].
     pub fn from_nodes(input_shape: Shape, nodes: Vec<Node<A>>) -> Result<Self> {
@@ -146,6 +148,11 @@ impl<A: Scalar> Network<A> {
         for (layer_idx, &n) in n_readers.iter().skip(1).enumerate() {
             let least = usize::from(layer_idx + 1 < network.layers.len());
             require("layer", layer_idx, "number of layers that read it", n, least, usize::MAX)?;
+        }
+        if !network.is_sequential() {
+            // A few bytes of a file can join values to ever larger ones and keep them all waiting.
+            let (field, widest) = ("values of one sample held at one time", network.widest());
+            require("network", 0, field, widest, 1, MAX_WAITING_VALUES)?;
         }
         Ok(network)
     }

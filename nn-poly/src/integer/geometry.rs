@@ -294,8 +294,10 @@ impl SumGeometry {
             let n_weights = n_expanded.saturating_mul(self.n_channels());
             require("stage", stage, "number of weights", n_weights, 1, MAX_STAGE_WEIGHTS)?;
             let out = self.output();
-            let n = n_expanded.saturating_mul(out.height.saturating_mul(out.width));
-            require("stage", stage, "gathered inputs", n, 1, MAX_STAGE_GATHERS)?;
+            let n_gathers = n_expanded.saturating_mul(out.height.saturating_mul(out.width));
+            require("stage", stage, "gathered inputs", n_gathers, 1, MAX_STAGE_GATHERS)?;
+            let n_products = n_expanded.saturating_mul(out.len());
+            require("stage", stage, "number of products", n_products, 1, MAX_NETWORK_PRODUCTS)?;
         }
         Ok(())
     }

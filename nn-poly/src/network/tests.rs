@@ -288,6 +288,15 @@ fn connections_that_are_no_graph_are_refused_with_their_place() {
     }
     let unread = refusal(vec![flatten.clone(), flatten]);
     assert!(unread.starts_with("layer 0: number of layers that read it is 0"), "{unread}");
+    // Every layer joins 16 copies: 2^24 values after six, then nine copies of them wait for a sum.
+    let joined =
+        |idx| Node { layer: Layer::<f64>::Concat, sources: vec![Source::of_value(idx); 16] };
+    let add = |sources| Node { layer: Layer::Add, sources };
+    let mut nodes: Vec<_> = (0..6).map(joined).collect();
+    nodes.extend((0..9).map(|_| add(vec![Source::Layer(5); 2])));
+    nodes.push(add((6..15).map(Source::Layer).collect()));
+    let error = Network::from_nodes(Shape::vector(1).unwrap(), nodes).unwrap_err().to_string();
+    assert!(error.contains("values of one sample held at one time is 150994944"), "{error}");
     let sequence = Network::new(Shape::vector(2).unwrap(), vec![Layer::<f64>::Add]);
     assert!(sequence.unwrap_err().to_string().contains("number of values it reads is 1"));
 }
