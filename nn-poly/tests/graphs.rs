@@ -4,6 +4,7 @@
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
     clippy::cast_precision_loss,
+    clippy::wildcard_enum_match_arm,
     missing_docs,
     reason = "tests"
 )]

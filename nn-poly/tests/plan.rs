@@ -516,6 +516,9 @@ fn golden_bytes_of_a_plan_with_branches() {
     check_simulation(&plan, &inputs);
     let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
     assert_eq!(Plan::from_bytes(&plan.to_bytes().unwrap()).unwrap().digest(), plan.digest());
-    let expected = ["GOLDEN0", "GOLDEN1"];
+    let expected = [
+        "29ab786c3170317099e57489ac8559be20e9c4b18230298a0fd6c6af68f8f7e9",
+        "f44e89ddaca46198b003ba43c5cba64c585cb96979aaaf9834076499d7ee5faa",
+    ];
     assert_eq!([plan.digest(), file].map(|digest| digest.to_string()), expected);
 }

@@ -29,14 +29,18 @@ use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 use super::step::{self, Cache, Site};
 use super::{Mode, Pending, Tape};
 use crate::error::{Error, Result};
-use crate::layer::{Activation, BatchNorm, BatchStatistics, Conv2d, Dense, Layer, convolution};
+use crate::layer::{Conv2d, Dense, Layer, convolution};
 use crate::network::{Network, Source};
 use crate::tensor::{Scalar, Tensor};
 
 mod direction;
+mod local;
+mod rows;
 mod selection;
 
 use direction::Direction;
+use local::{Local, local_slope};
+use rows::{checked_rows, row, scale_rows, slice};
 pub use selection::ParameterSelection;
 
 /// A network at one input, outside training.
@@ -46,15 +50,6 @@ pub use selection::ParameterSelection;
 pub struct Linearization<'a, A: Scalar> {
     tape: Tape<'a, A>,
     local: Vec<Local<A>>,
-}
-
-/// What the derivatives of a layer without a matrix need, value by value.
-#[derive(Debug)]
-enum Local<A> {
-    /// Nothing: linear maps, pools, identities.
-    None,
-    /// The layer multiplies tangents and gradients by `slope`.
-    Elementwise { slope: Vec<A>, curvature: Option<Vec<A>> },
 }
 
 /// Everything the first backward pass leaves for the second.
@@ -126,7 +121,8 @@ impl<'a, A: Scalar> Linearization<'a, A> {
     }
 
     /// Gradients of several functions with respect to what enters layer `layer_idx`, given their
-    /// gradients with respect to the outputs; all ways from there to the outputs count.
+    /// gradients with respect to the outputs; all ways from there to the outputs count, whichever layers
+    /// they pass.
     ///
     /// # Errors
     /// - [`Error::OutOfRange`] if there is no such layer.
@@ -486,47 +482,6 @@ impl<'a, A: Scalar> FirstPass<'a, A> {
     }
 }
 
-/// Slopes of the layers that act value by value.
-fn local_slope<A: Scalar>(tape: &Tape<'_, A>, layer_idx: usize) -> Local<A> {
-    let Site { layer, .. } = step::site(tape.network, layer_idx);
-    let source = tape.network.sources(layer_idx).first().copied().unwrap_or(Source::Input);
-    let input = row(tape.value(source).view());
-    let x = input.as_slice().expect("invariant: batches are in standard layout");
-    let by_backward = |backward: &dyn Fn(&[A], &mut [A])| {
-        let mut slope = vec![A::zero(); x.len()];
-        backward(&vec![A::one(); x.len()], &mut slope);
-        Local::Elementwise { slope, curvature: None }
-    };
-    match layer {
-        Layer::Activation(activation) => {
-            let (slope, curvature) = activation.derivatives(x);
-            let is_bent = !matches!(activation, Activation::Relu);
-            Local::Elementwise { slope, curvature: is_bent.then_some(curvature) }
-        }
-        Layer::BatchNorm(norm) => {
-            let scale = inference_scale(norm);
-            let slope = scale.iter().copied().cycle().take(x.len()).collect();
-            Local::Elementwise { slope, curvature: None }
-        }
-        Layer::Clamp(clamp) => by_backward(&|one, slope| clamp.backward(x, one, slope, x.len())),
-        Layer::Quantize(quantize) => {
-            by_backward(&|one, slope| quantize.backward(x, one, slope, x.len()))
-        }
-        Layer::Dense(_)
-        | Layer::Conv2d(_)
-        | Layer::Pool2d(_)
-        | Layer::Flatten
-        | Layer::Dropout(_)
-        | Layer::Add
-        | Layer::Concat => Local::None,
-    }
-}
-
-/// `γ/√(σ² + ε)` per channel, rounded as the forward pass rounds it.
-fn inference_scale<A: Scalar>(norm: &BatchNorm<A>) -> Array1<A> {
-    &norm.gamma * BatchStatistics::running(norm).inverse_deviation()
-}
-
 fn pull_convolution<A: Scalar>(
     conv: &Conv2d<A>,
     input_shape: &crate::tensor::Shape,
@@ -537,32 +492,4 @@ fn pull_convolution<A: Scalar>(
     let mut below = Array2::zeros((upstream.nrows(), input_shape.len()));
     convolution::input_gradient(&shape, weights, slice(upstream), step::slice_mut(&mut below));
     below
-}
-
-/// Rows of the expected length in standard layout.
-fn checked_rows<A: Scalar>(rows: Array2<A>, n_columns: usize) -> Result<Array2<A>> {
-    if rows.ncols() != n_columns {
-        return Err(Error::ShapeMismatch {
-            what: "gradients of functions",
-            expected: vec![rows.nrows(), n_columns],
-            actual: rows.shape().to_vec(),
-        });
-    }
-    Ok(rows.as_standard_layout().into_owned())
-}
-
-fn scale_rows<A: Scalar>(rows: &mut Array2<A>, factors: &[A]) {
-    for mut row in rows.rows_mut() {
-        for (value, &factor) in row.iter_mut().zip(factors) {
-            *value *= factor;
-        }
-    }
-}
-
-fn row<A>(rows: ArrayView2<'_, A>) -> ArrayView1<'_, A> {
-    rows.index_axis_move(Axis(0), 0)
-}
-
-fn slice<A>(rows: &Array2<A>) -> &[A] {
-    rows.as_slice().expect("invariant: rows are in standard layout")
 }

@@ -79,7 +79,6 @@ fn fold_into<A: Scalar>(
     let (scale, mut offset) = norm.affine();
     for place in places {
         let layer = place.value_idx().checked_sub(1).and_then(|idx| layers.get_mut(idx));
-        #[expect(clippy::wildcard_enum_match_arm, reason = "only linear layers were collected")]
         match layer {
             Some(Layer::Dense(dense)) if dense.weight_quantizer.is_none() => {
                 scale_rows(&mut dense.weights, &mut dense.bias, &scale, &offset);

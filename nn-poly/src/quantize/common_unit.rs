@@ -7,7 +7,7 @@
 /// The common unit may be this many times finer than the finest.
 const MAX_FRACTION: u32 = 256;
 /// Relative difference from a whole number that the rounding of scales to `f32` explains.
-const TOLERANCE: f64 = 1e-5;
+const TOLERANCE: f64 = 1e-6;
 
 /// The coarsest unit of which all `units` are whole multiples: the finest of them, or a small whole
 /// fraction of it. `None` if there is none, or a unit is not positive.
