@@ -6,6 +6,9 @@
 //!                   └ W·x + b ─► activation ─► sum pool ─► refresh: clamp(⌊(v·m + 2^(s−1))/2^s⌋)
 //! ```
 //!
+//! A stage reads the input and the outputs of any earlier refreshes ([`ValueRef`]), as one vector or
+//! as terms of a sum ([`SumGeometry`]): residual connections and joined channels are linear maps.
+//!
 //! Everything is a whole number and every rule is exact, so two builds on two machines agree in
 //! every bit. A network is checked when it is built: dimensions, coefficients, and by interval
 //! arithmetic ([`StageRanges`]) that no accumulator can reach `±2^62`, whatever the input. After
@@ -18,6 +21,7 @@
 //! | `modular` | one segment over `Z_t` at arbitrary points, for random-point canaries |
 //! | `refresher` | the key holder's tail of a stage, neuron by neuron |
 //! | `ranges` | proofs of ranges, row norms |
+//! | `geometry` | dense maps, convolutions in groups, sums of convolutions |
 //!
 //! Values are neuron-major: row = neuron in `(row, column, channel)` order, column = sample.
 //! Structure ([`StageStructure`]) is public; numbers ([`StageWeights`]) are private.
