@@ -7,11 +7,12 @@ use std::fs;
 use anyhow::{Context, Result};
 use fingerprint::ComparisonRule;
 use fingerprint::attack::AttackKind;
+use nn_poly::network::NetworkKind;
 
 use crate::args::{PaperArguments, PaperCommand};
 use crate::failure::Outcome;
 use crate::output::OutputFile;
-use crate::pipeline::studying::{self, Cell, Scale, Scenario, Study};
+use crate::pipeline::studying::{self, Folders, Scale, Scenario, Sizes, Study};
 use crate::report::plot::{Curve, Panel, svg};
 use crate::report::{Console, paper};
 
@@ -52,13 +53,15 @@ pub(crate) fn run(command: &PaperCommand) -> Result<Outcome> {
     let file =
         |extension: &str| OutputFile::check(&arguments.out.join(format!("{name}.{extension}")));
     let (csv, plot, report) = (file("csv")?, file("svg")?, file("md")?);
-    let scale = Scale::new(arguments.quick, arguments.seed).resized(
-        arguments.samples,
-        arguments.bag,
-        arguments.draws,
-    );
+    let scale = Scale::new(arguments.quick, arguments.seed).resized(&Sizes {
+        samples: arguments.samples,
+        bag: arguments.bag,
+        draws: arguments.draws,
+        networks: arguments.networks,
+        instances: arguments.instances,
+    });
     let study = studying::run(
-        &arguments.data,
+        Folders { data: &arguments.data, kept: &arguments.out.join("study") },
         &scenarios(experiment, arguments),
         &rules(experiment)?,
         &scale,
@@ -89,7 +92,14 @@ fn all_scenarios(experiment: Experiment, is_quick: bool) -> Vec<Scenario> {
         Precision, Prune, Quantize, Trojan,
     };
     let papers = |kinds: &[AttackKind]| kinds.iter().map(|&kind| (kind, None)).collect::<Vec<_>>();
-    let scenario = |data, attacks| Scenario { data, attacks };
+    let scenario = |data, attacks| {
+        let kinds = match (data, is_quick) {
+            ("mnist", true) => vec![NetworkKind::Cryptonets],
+            ("mnist", false) => vec![NetworkKind::Securedl, NetworkKind::Mlp],
+            _ => vec![NetworkKind::Securedl],
+        };
+        Scenario { data, kinds, attacks }
+    };
     match experiment {
         Experiment::Fig4 => {
             let ratios: &[f64] = if is_quick { &QUICK_RATIOS } else { &RATIOS };
@@ -129,9 +139,7 @@ fn all_scenarios(experiment: Experiment, is_quick: bool) -> Vec<Scenario> {
 
 fn rules(experiment: Experiment) -> Result<Vec<ComparisonRule>> {
     let names: &[&str] = match experiment {
-        Experiment::TableMissingRates => {
-            &["top-1", "top-3", "top-5", "decimals-1", "decimals-2", "tolerance-1e-4"]
-        }
+        Experiment::TableMissingRates => &studying::RULES,
         Experiment::Fig4 | Experiment::Efficiency => &["top-1"],
     };
     Ok(names.iter().map(|name| name.parse()).collect::<Result<_, fingerprint::Error>>()?)
@@ -139,29 +147,24 @@ fn rules(experiment: Experiment) -> Result<Vec<ComparisonRule>> {
 
 /// One chart per attack and strength; for figure 4 also the sweep over changed weights.
 fn panels(experiment: Experiment, study: &Study) -> Vec<Panel> {
-    let mut keys: Vec<(&str, &str, &str)> = study
-        .cells
-        .keys()
-        .map(|cell| (cell.attack.as_str(), cell.strength.as_str(), cell.data))
-        .collect();
-    keys.dedup();
-    let sweep = "arbitrary-weights";
+    let sweep = AttackKind::ArbitraryWeights.to_string();
     let is_figure = matches!(experiment, Experiment::Fig4);
-    let weakest = keys.iter().filter(|key| key.0 == sweep).map(|key| key.1).min();
+    let keys = study.attacks();
+    let weakest = keys.iter().filter(|key| key.1 == sweep).map(|key| key.2).min();
     let mut panels: Vec<Panel> = keys
         .into_iter()
-        .filter(|key| !is_figure || key.0 != sweep || Some(key.1) == weakest)
-        .map(|(attack, strength, data)| Panel {
+        .filter(|key| !is_figure || key.1 != sweep || Some(key.2) == weakest)
+        .map(|(data, attack, strength)| Panel {
             title: format!("{attack} {strength}, {data}"),
             x_label: "samples".to_owned(),
             y_label: "detected, %".to_owned(),
             curves: CURVES
                 .iter()
                 .filter_map(|&(name, generator, selection)| {
-                    let cell = cell(data, attack, strength, generator, selection);
-                    let instances = &study.cells.get(&cell)?.instances;
+                    let about = (Some(data), attack, Some(strength));
+                    let measured = study.merged(about, generator, selection, "top-1")?;
                     let points = (1_u32..)
-                        .map_while(|n| Some((f64::from(n), instances.mean(n as usize)?)))
+                        .map_while(|n| Some((f64::from(n), measured.instances.mean(n as usize)?)))
                         .map(|(n, missing)| (n, 100.0 * (1.0 - missing)))
                         .collect();
                     Some(Curve { name: name.to_owned(), points })
@@ -170,48 +173,29 @@ fn panels(experiment: Experiment, study: &Study) -> Vec<Panel> {
         })
         .collect();
     if is_figure {
-        panels.push(ratio_panel(study, sweep));
+        panels.push(ratio_panel(study, &sweep));
     }
     panels
 }
 
-fn cell(
-    data: &'static str,
-    attack: &str,
-    strength: &str,
-    generator: &str,
-    selection: &str,
-) -> Cell {
-    Cell {
-        data,
-        attack: attack.to_owned(),
-        strength: strength.to_owned(),
-        generator: generator.to_owned(),
-        selection: selection.to_owned(),
-        rule: ComparisonRule::Top1.to_string(),
-    }
-}
-
 /// Detection by 1, 3 and 5 samples over the share of changed weights, ours and SSF's.
 fn ratio_panel(study: &Study, attack: &str) -> Panel {
+    let mut ratios: Vec<(&str, &str, f64)> = study
+        .attacks()
+        .into_iter()
+        .filter(|key| key.1 == attack)
+        .filter_map(|(data, _, strength)| Some((data, strength, strength.parse().ok()?)))
+        .collect();
+    ratios.sort_by(|a, b| a.2.total_cmp(&b.2));
     let mut curves = Vec::new();
     for (name, generator, selection) in [("SSF", "ssf", "manc"), ("ours", "tie", "class-cover")] {
         for n in [1, 3, 5] {
-            let mut points: Vec<(f64, f64)> = study
-                .cells
-                .iter()
-                .filter(|(cell, _)| {
-                    cell.attack == attack
-                        && cell.generator == generator
-                        && cell.selection == selection
-                        && cell.rule == "top-1"
-                })
-                .filter_map(|(cell, measured)| {
-                    let missing = measured.instances.mean(n)?;
-                    Some((cell.strength.parse().ok()?, 100.0 * (1.0 - missing)))
-                })
-                .collect();
-            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let point = |&(data, strength, ratio): &(&str, &str, f64)| {
+                let about = (Some(data), attack, Some(strength));
+                let measured = study.merged(about, generator, selection, "top-1")?;
+                Some((ratio, 100.0 * (1.0 - measured.instances.mean(n)?)))
+            };
+            let points = ratios.iter().filter_map(point).collect();
             curves.push(Curve { name: format!("{name}, {n}"), points });
         }
     }
@@ -232,8 +216,13 @@ fn call(name: &str, arguments: &PaperArguments) -> String {
     for data in &arguments.only {
         call.push_str(&format!(" --only {}", data.name()));
     }
-    let sizes =
-        [("samples", arguments.samples), ("bag", arguments.bag), ("draws", arguments.draws)];
+    let sizes = [
+        ("samples", arguments.samples),
+        ("bag", arguments.bag),
+        ("draws", arguments.draws),
+        ("networks", arguments.networks),
+        ("instances", arguments.instances),
+    ];
     for (flag, size) in sizes {
         if let Some(size) = size {
             call.push_str(&format!(" --{flag} {size}"));

@@ -62,11 +62,11 @@ pub(crate) const QUERIES: [(&str, [[u64; 7]; 3]); 4] = [
 /// Only broken invariants.
 pub(crate) fn csv(study: &Study, seed: u64) -> Result<String> {
     let mut text = String::from(
-        "data,attack,strength,generator,selection,rule,samples,models,missing,low,high,worst,\
+        "data,attack,strength,network,generator,selection,rule,samples,models,missing,low,high,worst,\
          fresh_low,fresh_high,detecting_share,accuracy_after\n",
     );
     for (cell, measured) in &study.cells {
-        let Cell { data, attack, strength, generator, selection, rule } = cell;
+        let Cell { data, attack, strength, network, generator, selection, rule } = cell;
         let instances = &measured.instances;
         for n in 1.. {
             let (Some(rate), Some(worst)) = (instances.mean(n), instances.worst(n)) else { break };
@@ -74,14 +74,14 @@ pub(crate) fn csv(study: &Study, seed: u64) -> Result<String> {
             let fresh = fresh(measured, n)?;
             writeln!(
                 text,
-                "{data},{attack},{strength},{generator},{selection},{rule},{n},{},{rate:.6},{:.6},\
-                 {:.6},{worst:.6},{:.6},{:.6},{:.4},{:.4}",
+                "{data},{attack},{strength},{network},{generator},{selection},{rule},{n},{},{rate:.6},\
+                 {:.6},{:.6},{worst:.6},{:.6},{:.6},{:.4},{:.4}",
                 instances.len(),
                 interval.low,
                 interval.high,
                 fresh.low,
                 fresh.high,
-                mean(&measured.detecting),
+                mean(&shares(measured)),
                 mean(&measured.accuracy),
             )?;
         }
@@ -101,20 +101,11 @@ fn fresh(measured: &Measured, n: usize) -> Result<Interval> {
     Ok(Interval { low: mean(&low), high: mean(&high) })
 }
 
-/// The cells of a study that fit.
-pub(crate) fn find<'a>(
-    study: &'a Study,
-    attack: &str,
-    generator: &str,
-    selection: &str,
-    rule: &str,
-) -> Option<(&'a Cell, &'a Measured)> {
-    study.cells.iter().find(|(cell, _)| {
-        cell.attack == attack
-            && cell.generator == generator
-            && cell.selection == selection
-            && cell.rule == rule
-    })
+/// Share of the bag that detects, per attacked network.
+fn shares(measured: &Measured) -> Vec<f64> {
+    #[expect(clippy::cast_precision_loss, reason = "a few thousand samples")]
+    let share = |&(n, of): &(u64, u64)| n as f64 / of.max(1) as f64;
+    measured.counts.iter().map(share).collect()
 }
 
 /// What every report begins with.
@@ -124,7 +115,7 @@ pub(crate) fn introduction(study: &Study, title: &str, command: &str) -> Result<
     for (name, accuracy) in &study.networks {
         writeln!(text, "| {name} | {} |", units::percent(*accuracy))?;
     }
-    text.push_str("\n| generator | s per sample, all cores | labels on other honest float stacks | flipped |\n|---|---|---|---|\n");
+    text.push_str("\n| generator | s per sample on one core | labels on other honest float stacks | flipped |\n|---|---|---|---|\n");
     for (generator, seconds) in &study.seconds {
         let (compared, flipped) = study.false_alarms.get(generator).copied().unwrap_or_default();
         writeln!(text, "| {generator} | {:.3} | {compared} | {flipped} |", mean(seconds))?;
@@ -138,13 +129,23 @@ pub(crate) fn introduction(study: &Study, title: &str, command: &str) -> Result<
     Ok(text)
 }
 
-/// Missing rates of all generators, with the published ones.
+/// Generators of the tables, with what they are called there.
+const GENERATORS: [(&str, &str); 4] = [
+    ("non-sensitive", "ordinary"),
+    ("ssf", "`ssf`"),
+    ("boundary-entropy", "`boundary-entropy`"),
+    ("tie", "`tie`"),
+];
+
+/// Missing rates of all generators at a glance, then by selection with the published ones.
 ///
 /// # Errors
 /// Only broken invariants.
 pub(crate) fn missing_rates(study: &Study, seed: u64) -> Result<String> {
-    let mut text = String::from(
-        "\n## Missing rates, top-1, in %\n\nMean over attacked networks, with 95 % interval over \
+    let mut text = overview(study)?;
+    text.push_str(&by_network(study)?);
+    text.push_str(
+        "\n## By selection, top-1, in %\n\nMean over attacked networks, with 95 % interval over \
          networks and over draws from these bags; other bags differ by more (`fresh_low` and \
          `fresh_high` in the CSV, for random choice). From a small pool MANC picks nearly the same \
          first sample again and again, so its figures for NS = 1 stand for a few samples only. \
@@ -155,60 +156,128 @@ pub(crate) fn missing_rates(study: &Study, seed: u64) -> Result<String> {
         write!(text, " NS = {n} |")?;
     }
     text.push_str("\n|---|---|---|---|---|---|---|---|---|---|\n");
+    let mut attacks = study.attacks();
+    attacks.sort_by_key(|(_, attack, _)| {
+        MISSING.iter().position(|row| row.0 == *attack).unwrap_or(MISSING.len())
+    });
     for (attack, name, published) in MISSING {
         write!(text, "| {name} | *published* | *manc* | |")?;
         for value in published {
             write!(text, " *{value:.2}* |")?;
         }
         text.push('\n');
-        text.push_str(&rows(study, attack, "top-1", seed)?);
+        for &about in attacks.iter().filter(|about| about.1 == attack) {
+            text.push_str(&rows(study, about, seed)?);
+        }
     }
-    let known: Vec<&str> = MISSING.iter().map(|row| row.0).collect();
-    let mut others: Vec<&str> = study
-        .cells
-        .keys()
-        .map(|cell| cell.attack.as_str())
-        .filter(|attack| !known.contains(attack))
-        .collect();
-    others.dedup();
-    for attack in others {
-        text.push_str(&rows(study, attack, "top-1", seed)?);
+    for about in attacks {
+        if MISSING.iter().all(|row| row.0 != about.1) {
+            text.push_str(&rows(study, about, seed)?);
+        }
     }
     Ok(text)
 }
 
-fn rows(study: &Study, attack: &str, rule: &str, seed: u64) -> Result<String> {
-    let mut text = String::new();
-    for (cell, measured) in &study.cells {
-        if cell.attack != attack || cell.rule != rule {
-            continue;
+/// Random choice: one row per attack, one column per generator.
+fn overview(study: &Study) -> Result<String> {
+    let mut text = String::from(
+        "\n## Missing rates, top-1, random choice, in %\n\nAt NS = 1 / 3 / 8, mean over attacked \
+         networks.\n\n| attack | networks | accuracy after |",
+    );
+    for (_, name) in GENERATORS {
+        write!(text, " {name} |")?;
+    }
+    text.push_str("\n|---|---|---|---|---|---|---|\n");
+    for (data, attack, strength) in study.attacks() {
+        let about = (Some(data), attack, Some(strength));
+        let Some(any) = study.merged(about, "tie", "random", "top-1") else { continue };
+        let accuracy = units::percent(mean(&any.accuracy));
+        write!(text, "| {attack} {strength}, {data} | {} | {accuracy} |", any.instances.len())?;
+        for (generator, _) in GENERATORS {
+            let measured = study.merged(about, generator, "random", "top-1").unwrap_or_default();
+            write!(text, " {} |", rates(&measured, &[1, 3, 8]))?;
         }
-        let instances = &measured.instances;
-        write!(
-            text,
-            "| {attack} {}, {} | {} | {} | {} |",
-            cell.strength,
-            cell.data,
-            cell.generator,
-            cell.selection,
-            instances.len()
-        )?;
-        for n in SAMPLES {
-            match instances.mean(n) {
-                Some(rate) => {
-                    let interval = instances.interval(n, seed)?;
-                    write!(
-                        text,
-                        " {:.2} ({:.2}–{:.2}) |",
-                        100.0 * rate,
-                        100.0 * interval.low,
-                        100.0 * interval.high
-                    )?;
-                }
-                None => text.push_str(" |"),
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// The default generator by kind of network.
+fn by_network(study: &Study) -> Result<String> {
+    let mut networks: Vec<&str> = study.cells.keys().map(|cell| cell.network.as_str()).collect();
+    networks.sort_unstable();
+    networks.dedup();
+    let mut text = String::from("\n## `tie` by network, top-1, random choice, in %\n\n| attack |");
+    for network in &networks {
+        write!(text, " {network} |")?;
+    }
+    text.push_str("\n|---|");
+    text.push_str(&"---|".repeat(networks.len()));
+    text.push('\n');
+    for (data, attack, strength) in study.attacks() {
+        write!(text, "| {attack} {strength}, {data} |")?;
+        for network in &networks {
+            let cell = Cell {
+                data,
+                attack: attack.to_owned(),
+                strength: strength.to_owned(),
+                network: (*network).to_owned(),
+                generator: "tie".to_owned(),
+                selection: "random".to_owned(),
+                rule: "top-1".to_owned(),
+            };
+            match study.cells.get(&cell) {
+                Some(measured) => write!(text, " {} |", rates(measured, &[1, 3, 8]))?,
+                None => text.push_str(" – |"),
             }
         }
         text.push('\n');
+    }
+    Ok(text)
+}
+
+/// Missing rates in percent, such as `12.3 / 0.4 / 0.00`.
+fn rates(measured: &Measured, samples: &[usize]) -> String {
+    let shown = |&n: &usize| match measured.instances.mean(n) {
+        Some(rate) if rate >= 0.01 => format!("{:.1}", 100.0 * rate),
+        Some(rate) => format!("{:.2}", 100.0 * rate),
+        None => "–".to_owned(),
+    };
+    samples.iter().map(shown).collect::<Vec<_>>().join(" / ")
+}
+
+fn rows(study: &Study, about: (&str, &str, &str), seed: u64) -> Result<String> {
+    let (data, attack, strength) = about;
+    let mut text = String::new();
+    for (generator, _) in GENERATORS {
+        for selection in ["random", "manc", "class-cover"] {
+            let about = (Some(data), attack, Some(strength));
+            let Some(measured) = study.merged(about, generator, selection, "top-1") else {
+                continue;
+            };
+            let instances = &measured.instances;
+            let n_networks = instances.len();
+            write!(
+                text,
+                "| {attack} {strength}, {data} | {generator} | {selection} | {n_networks} |"
+            )?;
+            for n in SAMPLES {
+                match instances.mean(n) {
+                    Some(rate) => {
+                        let interval = instances.interval(n, seed)?;
+                        write!(
+                            text,
+                            " {:.2} ({:.2}–{:.2}) |",
+                            100.0 * rate,
+                            100.0 * interval.low,
+                            100.0 * interval.high
+                        )?;
+                    }
+                    None => text.push_str(" |"),
+                }
+            }
+            text.push('\n');
+        }
     }
     Ok(text)
 }
@@ -218,8 +287,7 @@ pub(crate) fn by_rule(study: &Study) -> Result<String> {
     let mut text = String::from(
         "\n## Trojan, by what is compared: missing rates in %\n\n| rule | published NS = 1, 2, 3 |",
     );
-    let generators = ["non-sensitive", "ssf", "boundary-entropy", "tie"];
-    for generator in generators {
+    for (generator, _) in GENERATORS {
         write!(text, " {generator} |")?;
     }
     text.push_str("\n|---|---|---|---|---|---|\n");
@@ -227,16 +295,11 @@ pub(crate) fn by_rule(study: &Study) -> Result<String> {
     let exact = [("tolerance-1e-4", "scores within 1e-4", None)];
     for (rule, name, published) in published.chain(exact) {
         let published = published
-            .map_or_else(|| "–".to_owned(), |[a, b, c]| format!("*{a:.2}, {b:.2}, {c:.2}*"));
+            .map_or_else(|| "–".to_owned(), |[a, b, c]| format!("*{a:.2} / {b:.2} / {c:.2}*"));
         write!(text, "| {name} | {published} |")?;
-        for generator in generators {
-            match find(study, "trojan", generator, "random", rule) {
-                Some((_, measured)) => {
-                    let rate = |n| 100.0 * measured.instances.mean(n).unwrap_or(f64::NAN);
-                    write!(text, " {:.2}, {:.2}, {:.2} |", rate(1), rate(2), rate(3))?;
-                }
-                None => text.push_str(" – |"),
-            }
+        for (generator, _) in GENERATORS {
+            let measured = study.merged((None, "trojan", None), generator, "random", rule);
+            write!(text, " {} |", rates(&measured.unwrap_or_default(), &[1, 2, 3]))?;
         }
         text.push('\n');
     }
@@ -266,11 +329,11 @@ pub(crate) fn queries(study: &Study) -> Result<String> {
             text.push('\n');
         }
         let share = |generator: &str| {
-            let found = find(study, attack, generator, "random", "top-1")?;
-            Some(mean(&found.1.detecting))
+            let found = study.merged((None, attack, None), generator, "random", "top-1")?;
+            Some(mean(&shares(&found)))
         };
         let Some(baseline) = share("non-sensitive") else { continue };
-        for generator in ["non-sensitive", "ssf", "boundary-entropy", "tie"] {
+        for (generator, _) in GENERATORS {
             let Some(p) = share(generator) else { continue };
             write!(text, "| {attack} | {generator} | {p:.3} |")?;
             for target in MISSING_TARGETS {
@@ -316,7 +379,7 @@ mod tests {
     fn an_empty_study_still_shows_what_was_published() {
         let study = Study::default();
         let text = missing_rates(&study, 0).unwrap() + &by_rule(&study).unwrap();
-        assert!(text.contains("*48.93*") && text.contains("*5.93, 0.22, 0.00*"));
+        assert!(text.contains("*48.93*") && text.contains("*5.93 / 0.22 / 0.00*"));
         assert!(queries(&study).unwrap().contains("*502*"));
         assert_eq!(csv(&study, 0).unwrap().lines().count(), 1);
     }
