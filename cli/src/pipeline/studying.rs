@@ -133,8 +133,8 @@ impl Scale {
 pub(crate) struct Scenario {
     /// Name of the data set.
     pub(crate) data: &'static str,
-    /// Architectures.
-    pub(crate) kinds: Vec<NetworkKind>,
+    /// Architecture.
+    pub(crate) kind: NetworkKind,
     /// Attacks with their strength, `None` for the paper's.
     pub(crate) attacks: Vec<(AttackKind, Option<f64>)>,
 }
@@ -167,16 +167,19 @@ pub(crate) struct Measured {
     pub(crate) counts: Vec<(u64, u64)>,
     /// Accuracy left after the attack, per attacked network.
     pub(crate) accuracy: Vec<f64>,
+    /// Share of their own sensitive samples that attackers kept, where they tried.
+    pub(crate) kept: Vec<f64>,
 }
 
 impl Measured {
     /// The same attack on more networks.
     pub(crate) fn extend(&mut self, other: &Self) {
-        for rates in other.instances.as_slice() {
-            self.instances.push(rates.clone());
+        for (network, rates) in other.instances.as_slice() {
+            self.instances.push(*network, rates.clone());
         }
         self.counts.extend_from_slice(&other.counts);
         self.accuracy.extend_from_slice(&other.accuracy);
+        self.kept.extend_from_slice(&other.kept);
     }
 }
 
@@ -189,8 +192,8 @@ pub(crate) struct Study {
     pub(crate) failed: Vec<String>,
     /// Networks: name and accuracy.
     pub(crate) networks: Vec<(String, f64)>,
-    /// Per generator: labels compared on other honest float stacks, and how many flipped.
-    pub(crate) false_alarms: BTreeMap<String, (u64, u64)>,
+    /// Per generator and rule: answers of other honest float stacks compared, and how many differed.
+    pub(crate) false_alarms: BTreeMap<(String, String), (u64, u64)>,
     /// Per generator: seconds of one processor core per sample.
     pub(crate) seconds: BTreeMap<String, Vec<f64>>,
 }
@@ -255,23 +258,20 @@ pub(crate) fn run(
     let mut study = Study::default();
     for scenario in scenarios {
         let samples = Samples::load(folders.data, scenario.data, scale, seed)?;
-        for &kind in &scenario.kinds {
-            for &activation in &scale.activations {
-                for number in 0..scale.networks {
-                    let seed = seed.wrapping_add(number);
-                    let design = (kind, activation, seed);
-                    let mut subject =
-                        Subject::train(folders.kept, &samples, design, scale, progress)?;
-                    subject.generate(&samples, scale, progress)?;
-                    add_network(&mut study, &subject);
-                    let choices = Choices::draw(&subject, &scale.draws)?;
-                    for &(kind, strength) in &scenario.attacks {
-                        for instance in 0..scale.instances {
-                            let seed = seed.wrapping_mul(1000).wrapping_add(instance);
-                            let target = Target { kind, strength, seed };
-                            let record = attack_record(&mut subject, &samples, &target, progress)?;
-                            add_attack(&mut study, &subject, (&choices, rules), &record)?;
-                        }
+        for &activation in &scale.activations {
+            for number in 0..scale.networks {
+                let seed = seed.wrapping_add(number);
+                let design = (scenario.kind, activation, seed);
+                let mut subject = Subject::train(folders.kept, &samples, design, scale, progress)?;
+                subject.generate(&samples, scale, progress)?;
+                add_network(&mut study, &subject);
+                let choices = Choices::draw(&subject, &scale.draws)?;
+                for &(kind, strength) in &scenario.attacks {
+                    for instance in 0..scale.instances {
+                        let seed = seed.wrapping_mul(1000).wrapping_add(instance);
+                        let target = Target { kind, strength, seed };
+                        let record = attack_record(&mut subject, &samples, &target, progress)?;
+                        add_attack(&mut study, &subject, (&choices, rules), &record)?;
                     }
                 }
             }
@@ -283,9 +283,12 @@ pub(crate) fn run(
 fn add_network(study: &mut Study, subject: &Subject) {
     study.networks.push((subject.name(), subject.record.accuracy));
     for (generator, record) in &subject.record.generators {
-        let entry = study.false_alarms.entry(generator.clone()).or_default();
-        entry.0 += record.labels_compared;
-        entry.1 += record.labels_flipped;
+        for (rule, (compared, flipped)) in &record.false_alarms {
+            let key = (generator.clone(), rule.clone());
+            let entry = study.false_alarms.entry(key).or_default();
+            entry.0 += compared;
+            entry.1 += flipped;
+        }
         study.seconds.entry(generator.clone()).or_default().push(record.core_seconds_per_sample);
     }
 }
@@ -316,9 +319,11 @@ fn add_attack(
                 };
                 let missing: MissingRates = draws.missing(&detected)?;
                 let measured = study.cells.entry(cell).or_default();
-                measured.instances.push(missing);
+                // Networks are numbered in the order of the study.
+                measured.instances.push(study.networks.len() as u64, missing);
                 measured.counts.push((n as u64, detected.len() as u64));
                 measured.accuracy.push(attack.accuracy_after);
+                measured.kept.extend(attack.kept_samples);
             }
         }
     }

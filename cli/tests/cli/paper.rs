@@ -45,7 +45,7 @@ fn paper(experiment: &str, out: &Path) -> [String; 3] {
 /// Rows of a CSV after checking the head and that rates are rates.
 fn rows(csv: &str) -> Vec<Vec<&str>> {
     let mut lines = csv.lines();
-    let head = "data,attack,strength,network,generator,selection,rule,samples,models,missing,low,high,\
+    let head = "data,attack,strength,network,generator,selection,rule,samples,networks,models,missing,low,high,\
                 worst,fresh_low,fresh_high,detecting_share,accuracy_after";
     assert_eq!(lines.next(), Some(head));
     let rows: Vec<Vec<&str>> = lines.map(|line| line.split(',').collect()).collect();
@@ -54,15 +54,15 @@ fn rows(csv: &str) -> Vec<Vec<&str>> {
     for row in &rows {
         assert_eq!(row.len(), head.split(',').count(), "{row:?}");
         let number = |column: usize| row[column].parse::<f64>().unwrap();
-        let (samples, missing, low, high) = (number(7), number(9), number(10), number(11));
+        let (samples, missing, low, high) = (number(7), number(10), number(11), number(12));
         assert!(0.0 <= low && low <= missing && missing <= high && high <= 1.0, "{row:?}");
-        assert!((0.0..=1.0).contains(&number(15)) && (0.0..=1.0).contains(&number(16)), "{row:?}");
+        assert!((0.0..=1.0).contains(&number(16)) && (0.0..=1.0).contains(&number(17)), "{row:?}");
         if samples > 1.0 {
             assert!(missing <= before, "more samples miss no more: {row:?}");
         } else {
             // One random sample misses as often as samples of the bag do not detect.
-            let expected = 1.0 - number(15);
-            assert!((number(13)..=number(14)).contains(&expected), "{row:?}");
+            let expected = 1.0 - number(16);
+            assert!((number(14)..=number(15)).contains(&expected), "{row:?}");
             let deviation = (0.25_f64 / 50.0).sqrt();
             assert!(row[5] != "random" || (missing - expected).abs() < 4.0 * deviation, "{row:?}");
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use fingerprint::attack::{AttackData, AttackKind, AttackOptions, attack};
 use fingerprint::endpoint::{Endpoint as _, LocalEndpoint};
 use fingerprint::experiment::{DrawSpec, Draws};
@@ -66,26 +66,51 @@ pub(super) fn attack_record(
         return Ok(known.clone());
     }
     let bar = progress.spinner(format!("attacking, {kind} {strength}"));
-    let options = options(subject, samples, target)?;
-    let attack = attack(kind, target.strength, &options)?;
-    let data = AttackData::new(&samples.attack_train, &samples.attack_test)?;
-    let mut rng = ChaCha8Rng::seed_from_u64(target.seed);
-    let attacked = attack.apply(subject.model.network(), &data, &mut rng, &mut ())?;
-    let report = &attacked.report;
-    let failure = report.success.as_ref().filter(|success| !success.worked).map(|success| {
-        format!(
-            "reached {:.3} of {:.3}, lost {:.3} of accuracy",
-            success.rate, success.target_rate, success.accuracy_loss,
-        )
-    });
     let mut record = AttackRecord {
         attack: kind.to_string(),
         strength,
         seed: target.seed,
-        accuracy_after: report.clean_accuracy_after,
-        failure,
+        accuracy_after: 0.0,
+        failure: None,
+        kept_samples: None,
         detected: BTreeMap::new(),
     };
+    // An instance that fails is a result, too: hours of others must not end with it.
+    if let Err(error) = apply(subject, samples, target, &mut record) {
+        record.failure = Some(format!("{error:#}"));
+    }
+    bar.finish(format!("attacked by {}", record.name()));
+    subject.record.attacks.push(record.clone());
+    subject.save()?;
+    Ok(record)
+}
+
+/// Attack, and see who notices.
+fn apply(
+    subject: &Subject,
+    samples: &Samples,
+    target: &Target,
+    record: &mut AttackRecord,
+) -> Result<()> {
+    let options = options(subject, samples, target)?;
+    let attack = attack(target.kind, target.strength, &options)?;
+    let data = AttackData::new(&samples.attack_train, &samples.attack_test)?;
+    let mut rng = ChaCha8Rng::seed_from_u64(target.seed);
+    let attacked = attack.apply(subject.model.network(), &data, &mut rng, &mut ())?;
+    let report = &attacked.report;
+    record.accuracy_after = report.clean_accuracy_after;
+    record.kept_samples = report.kept_samples;
+    match &report.success {
+        Some(success) if success.worked => {}
+        Some(success) => bail!(
+            "reached {:.3} of {:.3}, lost {:.3} of accuracy, changed {} parameters",
+            success.rate,
+            success.target_rate,
+            success.accuracy_loss,
+            report.changed_weights,
+        ),
+        None => bail!("there is nothing to measure its success on"),
+    }
     let mut endpoint = LocalEndpoint::new(&attacked.network, None)?;
     for (generator, bag, reference) in &subject.bags {
         let answers = endpoint.query(&bag.inputs)?;
@@ -94,10 +119,7 @@ pub(super) fn attack_record(
             record.set_detected(*generator, rule, &rule.differs(reference, &answers)?);
         }
     }
-    bar.finish(format!("attacked by {}", record.name()));
-    subject.record.attacks.push(record.clone());
-    subject.save()?;
-    Ok(record)
+    Ok(())
 }
 
 /// The papers' settings; the adaptive attacker uses the owner's generator on samples of their own.

@@ -33,13 +33,13 @@ pub(crate) struct NetworkRecord {
 }
 
 /// What making a bag took, and how its labels fare on other honest stacks.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GeneratorRecord {
     /// Wall time times threads over samples; other work on the machine counts, too.
     pub(crate) core_seconds_per_sample: f64,
-    pub(crate) labels_compared: u64,
-    pub(crate) labels_flipped: u64,
+    /// By rule: answers of other honest stacks that were compared, and how many differed.
+    pub(crate) false_alarms: BTreeMap<String, (u64, u64)>,
 }
 
 /// One instance of an attack.
@@ -52,6 +52,9 @@ pub(crate) struct AttackRecord {
     pub(crate) accuracy_after: f64,
     /// Why the instance does not count, if so.
     pub(crate) failure: Option<String>,
+    /// Share of the attacker's own sensitive samples that still get their class, where they tried.
+    #[serde(default)]
+    pub(crate) kept_samples: Option<f64>,
     /// By generator and rule: a digit per sample of the bag, `1` if it detects.
     pub(crate) detected: BTreeMap<String, BTreeMap<String, String>>,
 }
@@ -190,6 +193,7 @@ mod tests {
             seed: 3,
             accuracy_after: 0.5,
             failure: None,
+            kept_samples: None,
             detected: BTreeMap::new(),
         }
     }
