@@ -94,6 +94,16 @@ pub enum Error {
         /// The accepted words.
         expected: &'static str,
     },
+    /// A function that a method of approximation cannot deal with.
+    #[error("{method} cannot approximate {function}: {reason}")]
+    CannotApproximate {
+        /// Name of the function.
+        function: String,
+        /// Name of the method.
+        method: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// A network without a form the operation needs.
     #[error("layer {layer_idx} ({layer}) cannot be folded: {reason}")]
     CannotFold {
