@@ -1,6 +1,7 @@
 //! The command line as people type it. [`crate::options`] checks what the types here cannot.
 
 mod bench;
+mod polynomial;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -13,6 +14,10 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 pub(crate) use bench::{
     BenchCommand, FiguresArguments, KernelsArguments, NetworkArguments, PeersArguments,
     TransportName,
+};
+pub(crate) use polynomial::{
+    ApproximateArguments, FunctionArgument, IntervalArgument, MethodArgument,
+    PolynomializeArguments,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -57,6 +62,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Demo(DemoArguments),
     Train(TrainArguments),
+    Approximate(ApproximateArguments),
+    Polynomialize(PolynomializeArguments),
     Compile(CompileArguments),
     Inspect(InspectArguments),
     /// Manage the certificates of a server.

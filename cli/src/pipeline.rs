@@ -1,5 +1,6 @@
-//! The steps that several commands share: train, compile, run encrypted.
+//! The work behind the commands: train, make polynomial, compile, run encrypted.
 
 pub(crate) mod compiling;
 pub(crate) mod inference;
+pub(crate) mod polynomializing;
 pub(crate) mod training;

@@ -8,6 +8,8 @@ pub(crate) mod layers;
 pub(crate) mod machine;
 pub(crate) mod memory;
 pub(crate) mod picture;
+pub(crate) mod plot;
+pub(crate) mod polynomials;
 pub(crate) mod predictions;
 pub(crate) mod process;
 pub(crate) mod progress;

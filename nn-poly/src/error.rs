@@ -104,6 +104,12 @@ pub enum Error {
         /// Why not.
         reason: &'static str,
     },
+    /// A network without the activation that is to be replaced.
+    #[error("the network has no {what}: there is nothing to replace")]
+    NoActivation {
+        /// Which activation.
+        what: &'static str,
+    },
     /// A network without a form the operation needs.
     #[error("layer {layer_idx} ({layer}) cannot be folded: {reason}")]
     CannotFold {

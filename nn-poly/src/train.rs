@@ -22,6 +22,10 @@
 //! Quantization-aware training is ordinary training of a network that contains quantizers; use
 //! [`TrainRecipe::fine_tune`] for it.
 //!
+//! A trained ReLU network becomes polynomial in three steps: [`polynomialize`] replaces each ReLU by a
+//! blend with a fitted polynomial, a run of the trainer moves the blend over, and [`finish_blending`]
+//! leaves the polynomials alone.
+//!
 //! **Reproducibility.** Order, augmentation and dropout of step `k` depend on the seed and on `k` alone,
 //! so that a run resumed from a checkpoint continues exactly as if it had never stopped.
 
@@ -31,15 +35,20 @@ mod config;
 mod evaluate;
 mod loss;
 mod optimizer;
+mod polynomialize;
 mod recipe;
 mod samples;
 mod trainer;
 
 pub use augment::Augmentation;
 pub use checkpoint::Checkpoint;
-pub use config::{Optimizer, Schedule, TrainConfig, TrainSpec};
+pub use config::{BlendSpec, Optimizer, Schedule, TrainConfig, TrainSpec};
 pub use evaluate::{Evaluation, evaluate};
 pub use loss::softmax_cross_entropy;
+pub use polynomialize::{
+    FitChoice, Limit, Polynomialization, Polynomialized, ReplacedLayer, finish_blending,
+    polynomialize,
+};
 pub use recipe::TrainRecipe;
 pub use samples::LabeledSamples;
 pub use trainer::{BatchReport, EpochReport, Outcome, Progress, Trainer};

@@ -10,7 +10,7 @@ use super::optimizer::Moments;
 use super::{LabeledSamples, TrainConfig, augment, softmax_cross_entropy};
 use crate::autodiff::{self, InputGradient, Mode, Tape};
 use crate::error::{Error, Result};
-use crate::layer::Layer;
+use crate::layer::{Activation, Layer};
 use crate::network::Network;
 use crate::tensor::Tensor;
 
@@ -25,7 +25,7 @@ pub struct BatchReport {
     pub batch: u64,
     /// Number of steps per epoch.
     pub n_batches: u64,
-    /// Mean loss of the batch.
+    /// Mean loss of the batch, range loss included.
     pub loss: f64,
     /// Learning rate of the step.
     pub learning_rate: f64,
@@ -166,6 +166,8 @@ impl Trainer {
             }
             let batch_idx = self.state.n_steps_done % n_batches;
             let epoch = u32::try_from(epoch_idx + 1).unwrap_or(u32::MAX);
+            let share = config.spec().blend.share(self.state.n_steps_done, n_steps);
+            set_share(self.state.network.layers_mut(), share);
             let factor = config.spec().schedule.factor(self.state.n_steps_done, n_steps);
             let mut report = BatchReport {
                 epoch,
@@ -228,8 +230,11 @@ impl Trainer {
         let batch = Tensor::new(samples.shape().clone(), batch)?;
         let tape = Tape::forward(&state.network, batch, Mode::Training { dropout_seed })?;
         let (loss, slope) = softmax_cross_entropy(tape.output(), &labels, spec.label_smoothing);
+        let range_weight = spec.blend.range_weight;
+        let loss = loss + range_weight * tape.range_loss();
         report.loss = loss;
-        let mut gradients = tape.backward(slope, InputGradient::Skipped)?;
+        let mut gradients =
+            tape.backward_with_range_loss(slope, InputGradient::Skipped, range_weight)?;
         let norm = gradients.norm();
         if !loss.is_finite() || !norm.is_finite() {
             return Err(diverged(report, norm));
@@ -260,6 +265,17 @@ impl Trainer {
         let mut order: Vec<usize> = (0..n_samples).collect();
         order.shuffle(&mut generator(self.state.config.spec().seed, Purpose::Order, epoch_idx));
         order
+    }
+}
+
+/// Set the share of the polynomial in every blended activation.
+fn set_share(layers: &mut [Layer<f32>], share: f64) {
+    for layer in layers {
+        if let Layer::Activation(Activation::Blend(blend)) = layer {
+            #[expect(clippy::cast_possible_truncation, reason = "rounds to nearest")]
+            let share = share as f32;
+            blend.share = share;
+        }
     }
 }
 

@@ -1,0 +1,132 @@
+//! An activation on its way from ReLU to a polynomial.
+
+use ndarray::Array1;
+use serde::{Deserialize, Serialize};
+
+use super::parallel::{for_each_chunk, map_chunks2};
+use super::{FINITE, Fault, cast_array, check_parameter};
+use crate::tensor::{Scalar, Shape};
+
+/// `(1 − share) max(x, 0) + share (a x² + b x + c)`, with coefficients per channel (last axis).
+///
+/// Training raises `share` from 0 to 1, so that the weights can follow; it also charges for inputs
+/// outside `[low, high]`, where the polynomial is not meant to be used
+/// ([`BlendSpec`](crate::train::BlendSpec)). A network for use has no such layer:
+/// [`finish_blending`](crate::train::finish_blending) replaces it by its polynomial.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(bound = "A: Scalar")]
+pub struct Blend<A> {
+    /// Share of the polynomial, 0 to 1.
+    pub share: A,
+    /// Low end of the interval that inputs should keep to.
+    pub low: A,
+    /// High end; above `low`.
+    pub high: A,
+    /// Coefficients of `x²`.
+    pub a: Array1<A>,
+    /// Coefficients of `x`.
+    pub b: Array1<A>,
+    /// Constants.
+    pub c: Array1<A>,
+}
+
+impl<A: Scalar> Blend<A> {
+    pub(super) fn check(&self, input: &Shape) -> Result<(), Fault> {
+        let expected = [input.channels()];
+        for (field, values) in [("a", &self.a), ("b", &self.b), ("c", &self.c)] {
+            check_parameter(field, (&expected, values.shape()), values, FINITE)?;
+        }
+        let unit: (&str, fn(f64) -> bool) = ("between 0 and 1", |s| (0.0..=1.0).contains(&s));
+        check_parameter("share", (&[], &[]), [&self.share], unit)?;
+        check_parameter("interval", (&[], &[]), [&self.low, &self.high], FINITE)?;
+        if self.low >= self.high {
+            return Err(Fault::ParameterValue {
+                field: "high",
+                position: 0,
+                value: self.high.as_f64(),
+                requirement: "above low",
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn cast<B: Scalar>(&self) -> Blend<B> {
+        let number = |value: A| B::from_f64(value.as_f64());
+        Blend {
+            share: number(self.share),
+            low: number(self.low),
+            high: number(self.high),
+            a: cast_array(&self.a),
+            b: cast_array(&self.b),
+            c: cast_array(&self.c),
+        }
+    }
+
+    pub(super) fn forward(&self, input: &[A], output: &mut [A], sample_len: usize) {
+        let coefficients = self.triples();
+        let (share, rest) = (self.share, A::one() - self.share);
+        for_each_chunk((input, sample_len), (output, sample_len), |input, output| {
+            let values = input.iter().zip(output).zip(coefficients.iter().cycle());
+            for ((&x, y), &[a, b, c]) in values {
+                *y = rest * x.max(A::zero()) + share * ((a * x + b) * x + c);
+            }
+        });
+    }
+
+    /// Write the gradient of the input.
+    pub(super) fn input_gradient(
+        &self,
+        input: &[A],
+        output_gradient: &[A],
+        input_gradient: &mut [A],
+        sample_len: usize,
+    ) {
+        let coefficients = self.triples();
+        let (share, rest) = (self.share, A::one() - self.share);
+        let len = sample_len;
+        map_chunks2(
+            (input, len),
+            (output_gradient, len),
+            (input_gradient, len),
+            |input, upstream, gradient| {
+                let values = input.iter().zip(upstream).zip(gradient);
+                for (((&x, &dy), dx), &[a, b, _]) in values.zip(coefficients.iter().cycle()) {
+                    let step = if x > A::zero() { rest } else { A::zero() };
+                    *dx = (step + share * (a * x + a * x + b)) * dy;
+                }
+            },
+        );
+    }
+
+    /// Mean over the samples of `Σ (d/h)²`, where `d` is how far a value lies outside the interval and
+    /// `h` is half the interval's length.
+    pub(crate) fn range_loss(&self, input: &[A], n_samples: usize) -> f64 {
+        let squares: f64 = input.iter().map(|&x| self.excess(x).as_f64().powi(2)).sum();
+        squares / A::from_count(n_samples.max(1)).as_f64()
+    }
+
+    /// Add `weight` times the gradient of [`Self::range_loss`].
+    pub(crate) fn add_range_gradient(
+        &self,
+        input: &[A],
+        n_samples: usize,
+        weight: f64,
+        input_gradient: &mut [A],
+    ) {
+        let half = (self.high - self.low).as_f64() / 2.0;
+        let factor = A::from_f64(2.0 * weight / half) / A::from_count(n_samples.max(1));
+        for (&x, dx) in input.iter().zip(input_gradient) {
+            *dx += factor * self.excess(x);
+        }
+    }
+
+    /// `d/h`, negative below the interval.
+    fn excess(&self, x: A) -> A {
+        let half = (self.high - self.low) / (A::one() + A::one());
+        (x - x.max(self.low).min(self.high)) / half
+    }
+
+    fn triples(&self) -> Vec<[A; 3]> {
+        super::activation::triples(&self.a, &self.b, &self.c)
+    }
+}
