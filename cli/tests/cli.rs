@@ -19,6 +19,8 @@ mod bench;
 mod cheating;
 #[path = "cli/fixture.rs"]
 mod fixture;
+#[path = "cli/polynomials.rs"]
+mod polynomials;
 #[path = "cli/runs.rs"]
 mod runs;
 #[path = "cli/server.rs"]

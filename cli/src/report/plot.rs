@@ -94,21 +94,18 @@ fn draw_functions(area: &Area<'_>, panel: &Panel<'_>) -> Result<()> {
     let xs = points(panel.interval, OVERHANG);
     let values = |g: &dyn Fn(f64) -> f64| xs.iter().map(|&x| (x, g(x))).collect::<Vec<_>>();
     let function = values(&|x| panel.function.value(x));
-    // The polynomials may leave the frame outside the interval; inside, nothing is cut.
+    // Polynomials may leave the frame outside the interval, and those far off inside it too.
     let inside = points(panel.interval, 1.0);
-    let reach = panel
-        .curves
-        .iter()
-        .flat_map(|curve| inside.iter().map(|&x| curve.polynomial.evaluate(x)))
-        .chain(function.iter().map(|&(_, y)| y));
+    let spans =
+        panel.curves.iter().map(|curve| span(inside.iter().map(|&x| curve.polynomial.evaluate(x))));
+    let range = padded(typical(span(function.iter().map(|&(_, y)| y)), spans));
     let series = panel
         .curves
         .iter()
         .map(|curve| values(&|x| curve.polynomial.evaluate(x)))
         .collect::<Vec<_>>();
-    let range = padded(reach);
     let frame = Frame { xs: &xs, range, caption: "function and polynomials" };
-    frame.draw(area, panel.interval, &series, Some(&function))
+    frame.draw(area, panel, &series, &function)
 }
 
 /// Polynomials minus function in the interval.
@@ -122,10 +119,11 @@ fn draw_errors(area: &Area<'_>, panel: &Panel<'_>) -> Result<()> {
             xs.iter().map(|&x| (x, error(x))).collect::<Vec<_>>()
         })
         .collect::<Vec<_>>();
-    let range = padded(series.iter().flatten().map(|&(_, y)| y).chain([0.0]));
+    let spans = series.iter().map(|points| span(points.iter().map(|&(_, y)| y)));
+    let range = padded(typical((0.0, 0.0), spans));
     let frame = Frame { xs: &xs, range, caption: "error: polynomial − function" };
     let zero: Vec<(f64, f64)> = xs.iter().map(|&x| (x, 0.0)).collect();
-    frame.draw(area, panel.interval, &series, Some(&zero))
+    frame.draw(area, panel, &series, &zero)
 }
 
 /// Axes and what they are for.
@@ -139,10 +137,11 @@ impl Frame<'_> {
     fn draw(
         &self,
         area: &Area<'_>,
-        interval: Interval,
+        panel: &Panel<'_>,
         series: &[Vec<(f64, f64)>],
-        black: Option<&[(f64, f64)]>,
+        black: &[(f64, f64)],
     ) -> Result<()> {
+        let interval = panel.interval;
         let (first, last) = (self.xs.first(), self.xs.last());
         let (low, high) = (first.copied().unwrap_or(-1.0), last.copied().unwrap_or(1.0));
         let (bottom, top) = self.range;
@@ -168,18 +167,20 @@ impl Frame<'_> {
             .y_label_formatter(&|y| tick(*y))
             .draw()
             .map_err(told)?;
-        if let Some(black) = black {
-            let line = LineSeries::new(visible(black, self.range), INK.stroke_width(3));
-            chart.draw_series(line).map_err(told)?;
+        for line in visible(black, self.range) {
+            chart.draw_series(LineSeries::new(line, INK.stroke_width(3))).map_err(told)?;
         }
-        for (idx, points) in series.iter().enumerate() {
-            let style = style(idx, series.len());
-            let points = visible(points, self.range);
-            if is_dashed(idx, series.len()) {
-                let dashes = DashedLineSeries::new(points, 7, 4, style);
-                chart.draw_series(dashes).map_err(told)?;
-            } else {
-                chart.draw_series(LineSeries::new(points, style)).map_err(told)?;
+        for (points, curve) in series.iter().zip(&panel.curves) {
+            let look = Look::of(curve.name);
+            for line in visible(points, self.range) {
+                match look.stroke {
+                    Stroke::Solid => chart.draw_series(LineSeries::new(line, look.style())),
+                    Stroke::Dashed => {
+                        let dashes = DashedLineSeries::new(line, 7, 4, look.style());
+                        chart.draw_series(dashes)
+                    }
+                }
+                .map_err(told)?;
             }
         }
         Ok(())
@@ -194,13 +195,13 @@ fn draw_legend(area: &Area<'_>, panel: &Panel<'_>) -> Result<()> {
     area.draw(&PathElement::new(black, INK.stroke_width(3))).map_err(told)?;
     let name = panel.function.to_string();
     area.draw(&Text::new(name, (50, y), text.clone())).map_err(told)?;
-    for (idx, curve) in panel.curves.iter().enumerate() {
+    for curve in &panel.curves {
         y += LINE_HEIGHT;
-        let style = style(idx, panel.curves.len());
-        let pieces: &[(i32, i32)] = if is_dashed(idx, panel.curves.len()) {
-            &[(8, 16), (20, 28), (32, 40)]
-        } else {
-            &[(8, 40)]
+        let look = Look::of(curve.name);
+        let style = look.style();
+        let pieces: &[(i32, i32)] = match look.stroke {
+            Stroke::Solid => &[(8, 40)],
+            Stroke::Dashed => &[(8, 16), (20, 28), (32, 40)],
         };
         for &(from, to) in pieces {
             area.draw(&PathElement::new(vec![(from, y), (to, y)], style)).map_err(told)?;
@@ -210,16 +211,43 @@ fn draw_legend(area: &Area<'_>, panel: &Panel<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Curves come in the order of the methods: with more of them than colors, the second half repeats
-/// the colors in dashes.
-fn style(idx: usize, n_curves: usize) -> ShapeStyle {
-    let n_colors = COLORS.len();
-    let idx = if is_dashed(idx, n_curves) { idx - n_colors } else { idx };
-    COLORS.get(idx % n_colors).copied().unwrap_or(INK).stroke_width(2)
+/// How the curve of a method is drawn.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    color: RGBColor,
+    stroke: Stroke,
 }
 
-fn is_dashed(idx: usize, n_curves: usize) -> bool {
-    n_curves > COLORS.len() && idx >= COLORS.len()
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stroke {
+    Solid,
+    Dashed,
+}
+
+impl Look {
+    /// The same in every picture: a color per measure, dashes where its derivative was fitted.
+    fn of(method: &str) -> Self {
+        let (name, stroke) = match method.strip_prefix("derivative-") {
+            Some(measure) => (measure, Stroke::Dashed),
+            None if matches!(method, "taylor" | "observed") => (method, Stroke::Dashed),
+            None => (method, Stroke::Solid),
+        };
+        let names: [&[&str]; 7] = [
+            &["legendre"],
+            &["chebyshev"],
+            &["cryptodl"],
+            &["cryptodl8"],
+            &["interpolation", "taylor"],
+            &["minimax", "observed"],
+            &["bernstein"],
+        ];
+        let color = names.iter().zip(COLORS).find(|(names, _)| names.contains(&name));
+        Self { color: color.map_or(INK, |(_, color)| color), stroke }
+    }
+
+    fn style(self) -> ShapeStyle {
+        self.color.stroke_width(2)
+    }
 }
 
 /// Points from end to end of the interval widened by `factor`.
@@ -229,19 +257,36 @@ fn points(interval: Interval, factor: f64) -> Vec<f64> {
         .collect()
 }
 
-/// The points up to where the curve leaves the frame (it does so at the ends only).
-fn visible(points: &[(f64, f64)], (bottom, top): (f64, f64)) -> Vec<(f64, f64)> {
-    points.iter().copied().filter(|&(_, y)| (bottom..=top).contains(&y)).collect()
+/// The pieces of a curve inside the frame.
+fn visible(points: &[(f64, f64)], (bottom, top): (f64, f64)) -> Vec<Vec<(f64, f64)>> {
+    points
+        .split(|&(_, y)| !(bottom..=top).contains(&y))
+        .filter(|piece| piece.len() > 1)
+        .map(<[_]>::to_vec)
+        .collect()
 }
 
-/// The range of values with some room.
-fn padded(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    let (low, high) = values
-        .filter(|y| y.is_finite())
-        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)));
-    if low > high {
-        return (-1.0, 1.0);
-    }
+/// Smallest and largest of the values.
+fn span(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)))
+}
+
+/// A span that holds `always`, and all of `spans` but those of curves far off.
+fn typical(always: (f64, f64), spans: impl Iterator<Item = (f64, f64)>) -> (f64, f64) {
+    /// A curve is far off that reaches this many times as far as the one in the middle.
+    const FAR: f64 = 4.0;
+    let mut spans: Vec<(f64, f64)> = spans.collect();
+    let reach = |&(low, high): &(f64, f64)| low.abs().max(high.abs());
+    spans.sort_by(|a, b| reach(a).total_cmp(&reach(b)));
+    let limit = FAR * spans.get(spans.len() / 2).map_or(0.0, reach).max(reach(&always));
+    spans
+        .iter()
+        .filter(|span| reach(span) <= limit)
+        .fold(always, |(low, high), span| (low.min(span.0), high.max(span.1)))
+}
+
+/// A span with some room.
+fn padded((low, high): (f64, f64)) -> (f64, f64) {
     let room = ((high - low) * 0.06).max(high.abs().max(low.abs()) * 1e-9).max(1e-12);
     (low - room, high + room)
 }
@@ -268,6 +313,15 @@ mod tests {
     use nn_poly::approximate::{FitProblem, Method};
 
     use super::*;
+
+    #[test]
+    fn a_curve_far_off_does_not_set_the_scale() {
+        let spans = [(0.0, 1.0), (-2.0, 1.0), (0.0, 100.0)];
+        assert_eq!(typical((0.0, 0.5), spans.into_iter()), (-2.0, 1.0));
+        assert_eq!(typical((0.0, 0.0), [(0.0, 100.0)].into_iter()), (0.0, 100.0));
+        let points = [(0.0, 0.0), (1.0, 1.0), (2.0, 9.0), (3.0, 1.0), (4.0, 0.5)];
+        assert_eq!(visible(&points, (0.0, 1.0)).len(), 2, "two pieces, not joined");
+    }
 
     #[test]
     fn every_curve_is_in_the_picture_and_in_the_legend() {

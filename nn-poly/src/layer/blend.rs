@@ -130,3 +130,64 @@ impl<A: Scalar> Blend<A> {
         super::activation::triples(&self.a, &self.b, &self.c)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    fn blend(share: f64) -> Blend<f64> {
+        let (a, b, c) = (array![0.5, -1.0], array![0.25, 0.0], array![1.0, 2.0]);
+        Blend { share, low: -1.0, high: 3.0, a, b, c }
+    }
+
+    #[test]
+    fn the_share_leads_from_relu_to_the_polynomial() {
+        let input = [-2.0, -2.0, 3.0, 3.0];
+        for (share, expected) in [
+            (0.0, [0.0, 0.0, 3.0, 3.0]),
+            (1.0, [2.5, -2.0, 6.25, -7.0]),
+            (0.5, [1.25, -1.0, 4.625, -2.0]),
+        ] {
+            let mut output = [0.0; 4];
+            blend(share).forward(&input, &mut output, 4);
+            assert_eq!(output, expected, "{share}");
+        }
+    }
+
+    #[test]
+    fn the_range_loss_counts_what_is_outside_and_has_the_right_slope() {
+        let blend = blend(0.5);
+        // Half width 2: distances of 1 and 4 are 0.5 and 2.
+        let input = [-2.0, -1.0, 0.0, 3.0, 7.0, 1.0];
+        assert_eq!(blend.range_loss(&input, 3), (0.25 + 4.0) / 3.0);
+        let mut gradient = [1.0; 6];
+        blend.add_range_gradient(&input, 3, 0.1, &mut gradient);
+        for (position, gradient) in gradient.into_iter().enumerate() {
+            let moved = |by: f64| {
+                let mut moved = input;
+                moved[position] += by;
+                blend.range_loss(&moved, 3)
+            };
+            let slope = (moved(1e-6) - moved(-1e-6)) / 2e-6;
+            assert!((gradient - 1.0 - 0.1 * slope).abs() < 1e-6, "{position}: {gradient} {slope}");
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_refused() {
+        let shape = Shape::vector(2).unwrap();
+        assert!(blend(0.5).check(&shape).is_ok());
+        assert!(blend(0.5).check(&Shape::vector(3).unwrap()).is_err());
+        for wrong in [
+            blend(1.5),
+            blend(f64::NAN),
+            Blend { low: 3.0, ..blend(0.5) },
+            Blend { high: f64::INFINITY, ..blend(0.5) },
+            Blend { c: array![f64::NAN, 0.0], ..blend(0.5) },
+        ] {
+            assert!(wrong.check(&shape).is_err(), "{wrong:?}");
+        }
+    }
+}
