@@ -228,13 +228,9 @@ fn the_range_loss_keeps_values_inside() {
     let made = polynomialize(&network, samples.inputs(), &choice).unwrap();
     let outside = |range_weight: f64| {
         let blend = BlendSpec { range_weight, ..BlendSpec::default() };
-        let spec = TrainSpec {
-            epochs: 6,
-            batch_size: 25,
-            learning_rate: 1e-3,
-            blend,
-            ..TrainSpec::default()
-        };
+        let learning_rate = 1e-2;
+        let spec =
+            TrainSpec { epochs: 10, batch_size: 25, learning_rate, blend, ..TrainSpec::default() };
         let mut trainer = Trainer::new(made.network.clone(), spec.check().unwrap()).unwrap();
         assert_eq!(trainer.run(&samples, &mut ()).unwrap(), Outcome::Finished);
         share_outside(trainer.network(), &samples)

@@ -23,9 +23,13 @@ fn fits_are_printed_written_and_drawn() {
         "--svg",
         text(&picture),
     ]);
-    for expected in
-        ["legendre", "0.1172 x² + 0.5 x + 0.375", "minimax", "0.125 x² + 0.5 x + 0.25", "taylor cannot"]
-    {
+    for expected in [
+        "legendre",
+        "0.1172 x² + 0.5 x + 0.375",
+        "minimax",
+        "0.125 x² + 0.5 x + 0.25",
+        "taylor cannot",
+    ] {
         assert!(finished.stdout.contains(expected), "{expected}:\n{}", finished.stdout);
     }
     let report: Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
@@ -80,14 +84,17 @@ fn a_relu_model_becomes_one_that_a_server_can_evaluate() {
     let data = text(&fixture.data);
     let train = ["--network", "mlp", "--activation", "relu", "--epochs", "8", "--bits", "none"];
     succeed(&[&["train", "--data", data, "--out", relu], &train[..]].concat());
-    let finished = succeed(&["polynomialize", relu, "--data", data, "--epochs", "6", "--out", poly]);
-    for expected in ["Polynomials to start from", "From ReLU to polynomials", "Replaced", "Integer"] {
+    let finished =
+        succeed(&["polynomialize", relu, "--data", data, "--epochs", "6", "--out", poly]);
+    for expected in ["Polynomials to start from", "From ReLU to polynomials", "Replaced", "Integer"]
+    {
         assert!(finished.stdout.contains(expected), "{expected}:\n{}", finished.stdout);
     }
     let side = ["--activation", "server", "--expected-samples", "24"];
     succeed(&[&["compile", poly, "--calibrate", data, "--out", plan], &side[..]].concat());
     let report = folder.join("report.json");
-    let infer = ["infer", "--plan", plan, "--data", data, "--samples", "6", "--json", text(&report)];
+    let infer =
+        ["infer", "--plan", plan, "--data", data, "--samples", "6", "--json", text(&report)];
     succeed(&infer);
     let report: Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
     assert_eq!(report["verdict"], "Intact");
