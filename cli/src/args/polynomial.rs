@@ -87,11 +87,11 @@ pub(crate) struct PolynomializeArguments {
     /// Do not limit values after the activations to what ReLU gives in the interval.
     #[arg(long)]
     pub(crate) no_clamp: bool,
-    /// Passes over the training data, before fine-tuning [default: half of what training takes].
+    /// Passes over the training data, before fine-tuning [default: as many as training takes].
     #[arg(long, value_name = "E", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) epochs: Option<u32>,
     /// Peak learning rate.
-    #[arg(long, value_name = "RATE", default_value_t = 1e-3)]
+    #[arg(long, value_name = "RATE", default_value_t = 2e-3)]
     pub(crate) learning_rate: f64,
     /// Share of the steps over which ReLU fades out.
     #[arg(long, value_name = "SHARE", default_value_t = 0.5)]

@@ -30,7 +30,7 @@ pub(crate) struct PolynomializeSettings {
     pub(crate) choice: Polynomialization,
     /// How they are blended.
     pub(crate) blend: BlendSpec,
-    /// Epochs of blending, if not half of the recipe's.
+    /// Epochs of blending, if not the recipe's.
     pub(crate) epochs: Option<u32>,
     /// Peak learning rate.
     pub(crate) learning_rate: f64,
@@ -86,7 +86,7 @@ pub(crate) fn make_polynomial(
     let recipe = TrainRecipe::for_network(spec.kind, spec.activation, data.train.n_samples())
         .with_seed(settings.seed);
     let blending = TrainSpec {
-        epochs: settings.epochs.unwrap_or_else(|| recipe.float.epochs.div_ceil(2)),
+        epochs: settings.epochs.unwrap_or_else(|| recipe.float.epochs),
         learning_rate: settings.learning_rate,
         blend: settings.blend,
         ..recipe.float
