@@ -1,6 +1,8 @@
 //! The command line as people type it. [`crate::options`] checks what the types here cannot.
 
+mod attack;
 mod bench;
+mod fingerprint;
 mod polynomial;
 
 use std::fmt;
@@ -11,6 +13,11 @@ use std::str::FromStr;
 use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+pub(crate) use self::fingerprint::{
+    AnswerName, FingerprintCommand, GenerateArguments, PaperArguments, PaperCommand, ShowArguments,
+    SingleWeightArguments, UnitsName, VerifyArguments,
+};
+pub(crate) use attack::AttackArguments;
 pub(crate) use bench::{
     BenchCommand, FiguresArguments, KernelsArguments, NetworkArguments, PeersArguments,
     TransportName,
@@ -39,6 +46,9 @@ Examples:
   securedl serve --plans plans --listen 127.0.0.1:7443 --tls tls
   securedl infer --plan plans/mnist.plan --data mnist --samples 8000 \\
                  --server localhost:7443 --tls tls --out predictions.csv --json report.json
+  securedl fingerprint generate mnist.model --data mnist --out mnist.fp
+  securedl verify --endpoint https://example.org/classify --fingerprint mnist.fp
+  securedl attack trojan mnist.model --data mnist --out trojan.model
   securedl bench network --network cryptonets --activation client
 
 Exit codes:
@@ -71,6 +81,14 @@ pub(crate) enum Command {
     Tls(TlsCommand),
     Serve(ServeArguments),
     Infer(InferArguments),
+    Attack(AttackArguments),
+    /// Make and show fingerprints: samples whose answers give a modified model away.
+    #[command(subcommand, arg_required_else_help = true)]
+    Fingerprint(FingerprintCommand),
+    Verify(VerifyArguments),
+    /// Repeat the papers' experiments, with their numbers beside ours.
+    #[command(subcommand, arg_required_else_help = true)]
+    Paper(PaperCommand),
     /// Measure this machine: kernels, whole networks, and another library beside them.
     #[command(subcommand, arg_required_else_help = true)]
     Bench(BenchCommand),
@@ -286,6 +304,10 @@ pub(crate) struct InferArguments {
     /// Secret slots each sample takes (segments with a square); 2 closes the gap for single samples.
     #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub(crate) replicas: u32,
+    /// Use the samples of this fingerprint as canaries, compared with the integers it holds [default:
+    /// samples of the data].
+    #[arg(long, value_name = "FP", conflicts_with = "simulate")]
+    pub(crate) fingerprint: Option<PathBuf>,
     /// Seconds to wait for a server that cannot be reached any more.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) patience: u64,

@@ -6,6 +6,8 @@ use std::io::Read;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use fingerprint::fingerprint::FINGERPRINT_MAGIC;
+use fingerprint::generate::UNFINISHED_BAG_MAGIC;
 use nn_poly::artifact::peek_magic;
 use nn_poly::model::Model;
 use nn_poly::plan::{PLAN_MAGIC, PUBLIC_PLAN_MAGIC};
@@ -24,6 +26,10 @@ pub(crate) enum FileKind {
     PublicPlan,
     /// A training that can be continued.
     Checkpoint,
+    /// Samples with known answers.
+    Fingerprint,
+    /// Samples of a fingerprint that is not finished.
+    UnfinishedBag,
     /// Anything else.
     Unknown,
 }
@@ -43,6 +49,8 @@ impl FileKind {
             Some(PLAN_MAGIC) => Self::Plan,
             Some(PUBLIC_PLAN_MAGIC) => Self::PublicPlan,
             Some(Checkpoint::MAGIC) => Self::Checkpoint,
+            Some(FINGERPRINT_MAGIC) => Self::Fingerprint,
+            Some(UNFINISHED_BAG_MAGIC) => Self::UnfinishedBag,
             Some(_) | None => Self::Unknown,
         })
     }
@@ -67,6 +75,10 @@ impl FileKind {
             Self::Plan => "plans come from `securedl compile MODEL --out PLAN`",
             Self::PublicPlan => "servers hand out public parts; the whole plan is with its owner",
             Self::Checkpoint => "go on with it: `securedl train … --checkpoint FILE --resume`",
+            Self::Fingerprint => "fingerprints come from `securedl fingerprint generate`",
+            Self::UnfinishedBag => {
+                "go on with it: `securedl fingerprint generate … --checkpoint FILE --resume`"
+            }
             Self::Unknown => "models come from `securedl train`, plans from `securedl compile`",
         }
     }
@@ -79,6 +91,8 @@ impl fmt::Display for FileKind {
             Self::Plan => "a plan",
             Self::PublicPlan => "the public part of a plan",
             Self::Checkpoint => "the checkpoint of a training",
+            Self::Fingerprint => "a fingerprint",
+            Self::UnfinishedBag => "the checkpoint of a fingerprint",
             Self::Unknown => "no file of SecureDL",
         })
     }

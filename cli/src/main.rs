@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-use args::{Arguments, Command, TlsCommand};
+use args::{Arguments, Command, FingerprintCommand, TlsCommand};
 use failure::{FAILURE, Outcome};
 
 fn main() -> ExitCode {
@@ -51,6 +51,16 @@ fn run(command: Command) -> Result<Outcome> {
         Command::Tls(TlsCommand::Init(arguments)) => commands::tls::init(&arguments),
         Command::Serve(arguments) => commands::serve::run(&arguments),
         Command::Infer(arguments) => commands::infer::run(&arguments),
+        Command::Attack(arguments) => commands::attack::run(&arguments),
+        Command::Fingerprint(FingerprintCommand::Generate(arguments)) => {
+            commands::fingerprint::generate(&arguments)
+        }
+        Command::Fingerprint(FingerprintCommand::Show(arguments)) => {
+            commands::fingerprint::show(&arguments)
+        }
+        Command::Verify(arguments) => commands::verify::run(&arguments),
+
+        Command::Paper(command) => commands::paper::run(&command),
         Command::Bench(command) => commands::bench::run(&command),
     }
 }

@@ -1,6 +1,9 @@
-//! The work behind the commands: train, make polynomial, compile, run encrypted.
+//! The steps behind the commands: train, make polynomial, compile, run encrypted, attack.
 
+pub(crate) mod attacking;
 pub(crate) mod compiling;
+pub(crate) mod fingerprinting;
 pub(crate) mod inference;
 pub(crate) mod polynomializing;
+pub(crate) mod studying;
 pub(crate) mod training;

@@ -11,14 +11,20 @@
     reason = "tests"
 )]
 
+#[path = "cli/attacks.rs"]
+mod attacks;
 #[path = "cli/bad_input.rs"]
 mod bad_input;
 #[path = "cli/bench.rs"]
 mod bench;
 #[path = "cli/cheating.rs"]
 mod cheating;
+#[path = "cli/fingerprint.rs"]
+mod fingerprint;
 #[path = "cli/fixture.rs"]
 mod fixture;
+#[path = "cli/paper.rs"]
+mod paper;
 #[path = "cli/polynomials.rs"]
 mod polynomials;
 #[path = "cli/runs.rs"]

@@ -1,5 +1,7 @@
 //! What can go wrong, grouped by blame.
 
+use std::sync::Arc;
+
 /// Result of this crate's fallible functions.
 pub type Result<T> = core::result::Result<T, Error>;
 
@@ -11,7 +13,30 @@ pub type Result<T> = core::result::Result<T, Error>;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
+    /// A network, its data or its training: see the error inside.
+    #[error(transparent)]
+    Network(NetworkError),
     // Config: the caller's settings.
+    /// The strength of an attack lies outside its dial.
+    #[error("strength is {actual} ({meaning}), allowed are {min} to {max}")]
+    StrengthOutOfRange {
+        /// What the number means for this attack.
+        meaning: &'static str,
+        /// The value given.
+        actual: f64,
+        /// Smallest value accepted.
+        min: f64,
+        /// Largest value accepted.
+        max: f64,
+    },
+    /// An attack needs something that was not given to it.
+    #[error("the attack `{attack}` needs {what}")]
+    AttackNeeds {
+        /// Name of the attack.
+        attack: String,
+        /// What it needs, and where it comes from.
+        what: &'static str,
+    },
     /// A count lies outside what the layout supports.
     #[error("{name} is {actual}, allowed are {min} to {max}")]
     CountOutOfRange {
@@ -82,7 +107,52 @@ pub enum Error {
         max_rows: u32,
     },
 
+    /// A name that stands for nothing.
+    #[error("unknown {what} `{actual}`: expected {expected}")]
+    UnknownName {
+        /// What it should name, such as `generator`.
+        what: &'static str,
+        /// The name given, cut to 40 characters.
+        actual: String,
+        /// The names there are.
+        expected: &'static str,
+    },
+    /// A setting is impossible, alone or together with the model.
+    #[error("{setting} is {value}, but must be {requirement}")]
+    InvalidSetting {
+        /// The setting.
+        setting: &'static str,
+        /// The value given.
+        value: f64,
+        /// What is accepted.
+        requirement: &'static str,
+    },
+    /// A network cannot be differentiated the way a sensitivity needs.
+    #[error("the network cannot be used for sensitive samples: {reason}")]
+    UnsuitableNetwork {
+        /// What is missing.
+        reason: &'static str,
+    },
+    /// No sample with the wanted margin between the two largest scores was found.
+    #[error(
+        "sample {sample} kept a relative margin of {best:e} after {attempts} attempts, \
+         {wanted:e} is wanted: lower the margin or give other starting points"
+    )]
+    MarginNotReached {
+        /// Position of the sample in the bag.
+        sample: usize,
+        /// Largest relative margin seen.
+        best: f64,
+        /// Margin asked for.
+        wanted: f64,
+        /// Attempts made.
+        attempts: u32,
+    },
+
     // Misuse: calls that do not fit together.
+    /// The watcher of a long work asked for its end.
+    #[error("stopped before the end")]
+    Stopped,
     /// A slice has another length than the layout or the observation needs.
     #[error("{what} has length {actual}, expected {expected}")]
     LengthMismatch {
@@ -127,6 +197,56 @@ pub enum Error {
         /// What was asked for.
         what: &'static str,
     },
+    /// An optimizer failed for a reason of its own; please report.
+    #[error("the optimizer failed: {reason}")]
+    Optimizer {
+        /// The optimizer's message.
+        reason: String,
+    },
+    /// A rule compares what reference or answers do not tell.
+    #[error("rule {rule} cannot compare {answers}: choose a coarser rule")]
+    RuleNeedsMore {
+        /// The rule.
+        rule: String,
+        /// What there is.
+        answers: String,
+    },
+    /// A sample is not a value that the endpoint can receive.
+    #[error("sample {sample} does not lie on the input grid: round samples before using them")]
+    OffGrid {
+        /// The sample.
+        sample: usize,
+    },
+    /// A fingerprint is used with a model it does not belong to.
+    #[error(
+        "the fingerprint is not of this {what} (it is of {}, this is {actual})",
+        expected.as_deref().unwrap_or("none")
+    )]
+    ForeignFingerprint {
+        /// `model`, `plan` or `input grid`.
+        what: &'static str,
+        /// What it belongs to.
+        expected: Option<String>,
+        /// What it was used with.
+        actual: String,
+    },
+    /// Samples to go on with that were begun otherwise.
+    #[error(
+        "the unfinished samples belong to another generation: another model, other data or settings"
+    )]
+    ForeignBag,
+    /// The parts of a fingerprint file do not fit together.
+    #[error("the fingerprint is malformed: bad {what}")]
+    MalformedFingerprint {
+        /// The part.
+        what: &'static str,
+    },
+    /// A score is NaN or infinite.
+    #[error("the scores of sample {sample} are not all finite")]
+    AnswerNotFinite {
+        /// The sample.
+        sample: usize,
+    },
     /// A failed word check was localized, but no output row differs.
     #[error(
         "block {block} failed its word check although no output row differs from the recomputed \
@@ -136,4 +256,35 @@ pub enum Error {
         /// The block.
         block: usize,
     },
+}
+
+/// An error of the network below, shared so that it can be copied; equal if the messages are.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{0}")]
+pub struct NetworkError(Arc<nn_poly::Error>);
+
+impl NetworkError {
+    /// The error itself.
+    #[must_use]
+    pub fn inner(&self) -> &nn_poly::Error {
+        &self.0
+    }
+}
+
+impl PartialEq for NetworkError {
+    fn eq(&self, other: &Self) -> bool {
+        self.to_string() == other.to_string()
+    }
+}
+
+impl From<nn_poly::Error> for NetworkError {
+    fn from(error: nn_poly::Error) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl From<nn_poly::Error> for Error {
+    fn from(error: nn_poly::Error) -> Self {
+        Self::Network(error.into())
+    }
 }

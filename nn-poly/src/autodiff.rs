@@ -8,10 +8,12 @@
 //! Cost: the backward pass takes about twice the forward pass. Memory: the values between the layers
 //! of one batch.
 
+mod linearization;
 mod step;
 
 use ndarray::{Array2, ArrayD, ArrayView2};
 
+pub use linearization::{Linearization, ParameterSelection};
 pub(crate) use step::Cache;
 
 use crate::error::{Error, Result};
@@ -218,9 +220,15 @@ fn last<A>(values: &[Array2<A>]) -> &Array2<A> {
     values.last().expect("invariant: the input is the first value")
 }
 
-/// Move the running statistics of every batch normalization toward those of one training pass.
-pub(crate) fn absorb_statistics<A: Scalar>(network: &mut Network<A>, caches: &[Cache<A>]) {
-    for (layer, cache) in network.layers_mut().iter_mut().zip(caches) {
+/// Move the running statistics of every batch normalization toward those of one training pass, at
+/// the layers for which `may_change(layer_idx)` holds.
+pub(crate) fn absorb_statistics<A: Scalar>(
+    network: &mut Network<A>,
+    caches: &[Cache<A>],
+    may_change: impl Fn(usize) -> bool,
+) {
+    let layers = network.layers_mut().iter_mut().zip(caches).enumerate();
+    for (_, (layer, cache)) in layers.filter(|(layer_idx, _)| may_change(*layer_idx)) {
         if let (Layer::BatchNorm(norm), Cache::Statistics(statistics)) = (layer, cache) {
             norm.absorb(statistics);
         }

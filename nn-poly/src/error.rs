@@ -232,6 +232,12 @@ pub enum Error {
         /// What was empty.
         what: &'static str,
     },
+    /// Something that should name trainable parameters names none.
+    #[error("{what} has no trainable parameters")]
+    NoParameters {
+        /// What was looked at.
+        what: &'static str,
+    },
     /// An input value that is NaN or infinite.
     #[error("{what}: sample {sample_idx}, feature {feature_idx} is {value}, it must be finite")]
     NonFiniteInput {

@@ -145,13 +145,35 @@ impl IntegerNetwork {
         let mut ranges = Vec::with_capacity(n_stages);
         let mut prepared = Vec::with_capacity(n_stages);
         for (stage, (shape, numbers)) in structure.iter().zip(&weights).enumerate() {
-            numbers.check(stage, shape)?;
             let inputs = source_intervals(&input, n_inputs, &structure, shape);
-            let proven = ranges::prove_stage(stage, shape, numbers, &inputs)?;
-            prepared.push(PreparedWeights::new(&shape.linear, numbers, proven.max_products));
+            let (proven, prepared_weights) = prepare_stage(stage, shape, numbers, &inputs)?;
+            prepared.push(prepared_weights);
             ranges.push(proven);
         }
         Ok(Self { input, n_inputs, structure, weights, ranges, prepared })
+    }
+
+    /// The same network with other numbers in stage `stage_idx`, checked as [`Self::new`] checks.
+    ///
+    /// What a stage reads is bounded by refreshes, not by the weights before it, so the proofs of the
+    /// other stages stay valid. Cost: one pass over the products of that stage, and a copy of the
+    /// weights of the others.
+    ///
+    /// # Errors
+    /// - [`crate::Error::OutOfRange`] if there is no such stage, or naming the field and its limits.
+    /// - [`crate::Error::Accumulator`] if a value could reach `±2^62`.
+    pub fn with_stage_weights(&self, stage_idx: usize, weights: StageWeights) -> Result<Self> {
+        let (shape, _) = self.stage(stage_idx)?;
+        let inputs = self.input_intervals(stage_idx)?;
+        let (proven, prepared) = prepare_stage(stage_idx, shape, &weights, &inputs)?;
+        let mut network = self.clone();
+        #[expect(clippy::indexing_slicing, reason = "the stage exists")]
+        {
+            network.weights[stage_idx] = weights;
+            network.ranges[stage_idx] = proven;
+            network.prepared[stage_idx] = prepared;
+        }
+        Ok(network)
     }
 
     /// The input grid.
@@ -215,6 +237,19 @@ impl std::fmt::Debug for IntegerNetwork {
             .field("structure", &self.structure)
             .finish_non_exhaustive()
     }
+}
+
+/// Check the numbers of a stage, prove its ranges, and bring its weights into the fast form.
+fn prepare_stage(
+    stage: usize,
+    shape: &StageStructure,
+    numbers: &StageWeights,
+    inputs: &[Interval],
+) -> Result<(StageRanges, PreparedWeights)> {
+    numbers.check(stage, shape)?;
+    let proven = ranges::prove_stage(stage, shape, numbers, inputs)?;
+    let prepared = PreparedWeights::new(&shape.linear, numbers, proven.max_products);
+    Ok((proven, prepared))
 }
 
 /// Check the public part of a network: each stage, the sources, the refreshes.

@@ -26,6 +26,9 @@
 //! blend with a fitted polynomial, a run of the trainer moves the blend over, and [`finish_blending`]
 //! leaves the polynomials alone.
 //!
+//! **Variations.** [`Trainer::restricted_to`] freezes layers or single values (a pruned weight stays
+//! zero); [`Trainer::run_with`] replaces cross-entropy, for instance by agreement with a teacher.
+//!
 //! **Reproducibility.** Order, augmentation and dropout of step `k` depend on the seed and on `k` alone,
 //! so that a run resumed from a checkpoint continues exactly as if it had never stopped.
 
@@ -38,17 +41,21 @@ mod optimizer;
 mod polynomialize;
 mod recipe;
 mod samples;
+mod trainable;
 mod trainer;
 
 pub use augment::Augmentation;
 pub use checkpoint::Checkpoint;
 pub use config::{BlendSpec, Optimizer, Schedule, TrainConfig, TrainSpec};
 pub use evaluate::{Evaluation, evaluate};
-pub use loss::softmax_cross_entropy;
+pub use loss::{
+    CrossEntropy, Distillation, LabelsAndScores, Loss, LossBatch, softmax_cross_entropy,
+};
 pub use polynomialize::{
     FitChoice, Limit, Polynomialization, Polynomialized, ReplacedLayer, finish_blending,
     polynomialize,
 };
 pub use recipe::TrainRecipe;
 pub use samples::LabeledSamples;
+pub use trainable::{Trainable, TrainableParameters};
 pub use trainer::{BatchReport, EpochReport, Outcome, Progress, Trainer};

@@ -264,8 +264,42 @@ fn naive_linear(
     out
 }
 
+/// Replacing the numbers of one stage gives what building everything anew gives, or the same refusal.
+fn check_replacement(network: &IntegerNetwork, inputs: &Array2<i32>, seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let stage = rng.random_range(0..network.structure().len());
+    let mut weights = network.weights().to_vec();
+    let place = rng.random_range(0..weights[stage].weights.len());
+    weights[stage].weights[place] = rng.random_range(-i16::MAX..=i16::MAX);
+    weights[stage].bias[0] = rng.random_range(-1 << 20..=1 << 20);
+    let (grid, n) = (*network.input(), network.n_inputs());
+    let replaced = network.with_stage_weights(stage, weights[stage].clone());
+    let anew = IntegerNetwork::new(grid, n, network.structure().to_vec(), weights);
+    let (Ok(replaced), Ok(anew)) = (&replaced, &anew) else {
+        assert_eq!(replaced.unwrap_err().to_string(), anew.unwrap_err().to_string());
+        return;
+    };
+    assert_eq!(replaced.weights(), anew.weights());
+    for stage in 0..network.structure().len() {
+        assert_eq!(replaced.stage_ranges(stage).unwrap(), anew.stage_ranges(stage).unwrap());
+    }
+    check_fast_path(replaced, inputs);
+    assert_eq!(replaced.trace(inputs).unwrap().scores, anew.trace(inputs).unwrap().scores);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn replacing_one_stage_equals_building_anew(seed in any::<u64>()) {
+        let (network, inputs) = random_network(seed, Choices::ALL);
+        check_replacement(&network, &inputs, seed);
+        let short = StageWeights { weights: vec![], ..network.weights()[0].clone() };
+        let refused = network.with_stage_weights(0, short);
+        prop_assert!(matches!(refused, Err(Error::OutOfRange { .. })), "too few weights");
+        let nowhere = network.with_stage_weights(9, network.weights()[0].clone());
+        prop_assert!(matches!(nowhere, Err(Error::OutOfRange { .. })), "no such stage");
+    }
 
     #[test]
     fn the_fast_path_equals_the_definition(seed in any::<u64>()) {

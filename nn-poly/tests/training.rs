@@ -15,8 +15,8 @@ use nn_poly::import::{DEFAULT_DATA_FOLDER, Dataset, Split, SplitSpec, resolve_da
 use nn_poly::layer::{Layer, Quantize, WeightQuantizer};
 use nn_poly::network::{ActivationChoice, Architecture, NetworkKind};
 use nn_poly::train::{
-    Augmentation, BatchReport, Checkpoint, LabeledSamples, Optimizer, Outcome, Schedule,
-    TrainRecipe, TrainSpec, Trainer, evaluate,
+    Augmentation, BatchReport, Checkpoint, Distillation, LabeledSamples, LabelsAndScores, Loss,
+    Optimizer, Outcome, Schedule, TrainRecipe, TrainSpec, TrainableParameters, Trainer, evaluate,
 };
 use nn_poly::{Error, Network, Shape};
 use rand::{Rng, SeedableRng};
@@ -287,5 +287,70 @@ fn real_tables_are_learned() {
         let accuracy = evaluate(trainer.network(), &test).unwrap().accuracy();
         eprintln!("{name}: test accuracy {accuracy:.4}");
         assert!(accuracy >= floor, "{name}: {accuracy}");
+    }
+}
+
+/// Frozen values keep every bit although weight decay and momentum pull at all of them.
+#[test]
+fn only_what_may_change_changes() {
+    let samples = bars(150, 8);
+    let spec = TrainSpec { optimizer: Optimizer::AdamW { weight_decay: 0.1 }, ..spec() };
+    let start = trainer(spec).into_network();
+    let run = |network: &Network<f32>, trainable: TrainableParameters| {
+        let trainer = Trainer::new(network.clone(), spec.check().unwrap()).unwrap();
+        let mut trainer = trainer.restricted_to(trainable).unwrap();
+        assert_eq!(trainer.run(&samples, &mut ()).unwrap(), Outcome::Finished);
+        trainer.into_network()
+    };
+    let last = start.layers().len() - 1;
+    let trained = run(&start, TrainableParameters::layers(&start, |layer_idx| layer_idx == last));
+    for (layer_idx, (before, after)) in start.layers().iter().zip(trained.layers()).enumerate() {
+        assert_eq!(before != after, layer_idx == last, "layer {layer_idx}, statistics included");
+    }
+
+    let mut layers = start.clone().into_layers();
+    for layer in &mut layers {
+        if let Layer::Dense(dense) = layer {
+            dense.weights.mapv_inplace(|w| if w.abs() < 0.05 { 0.0 } else { w });
+        }
+    }
+    let sparse = Network::new(start.input_shape().clone(), layers).unwrap();
+    let trained = run(&sparse, TrainableParameters::non_zero_weights(&sparse));
+    let weights = |network: &Network<f32>| -> Vec<f32> {
+        let parameters = network.layers().iter().flat_map(Layer::parameters);
+        parameters.filter(|p| p.name == "weights").flat_map(|p| p.values.to_owned()).collect()
+    };
+    let (before, after) = (weights(&sparse), weights(&trained));
+    assert!(before.iter().filter(|w| **w == 0.0).count() > 100);
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(*before == 0.0, *after == 0.0);
+    }
+    assert_eq!(run(&start, TrainableParameters::all(&start)), train(spec, &samples));
+    let other = trainer(spec).restricted_to(TrainableParameters::all(
+        &Architecture::new(NetworkKind::Mlp, ActivationChoice::Relu)
+            .build(&Shape::image(12, 12, 1).unwrap(), 2, 9)
+            .unwrap(),
+    ));
+    assert!(matches!(other, Err(Error::ShapeMismatch { .. })));
+}
+
+/// A student that sees a teacher's scores and wrong labels agrees with the teacher.
+#[test]
+fn a_student_learns_from_scores_alone() {
+    let (training, test) = (bars(400, 1), bars(200, 2));
+    let teacher = train(spec(), &training);
+    let scores = teacher.outputs(training.inputs()).unwrap();
+    let shape = training.shape().clone();
+    let blind = LabeledSamples::new(shape, training.inputs().clone(), vec![0; 400], 2).unwrap();
+    let n = blind.n_samples();
+    let losses: [Box<dyn Loss>; 2] = [
+        Box::new(Distillation::new(&scores, 2.0).unwrap()),
+        Box::new(LabelsAndScores::new(scores, vec![0.0; n], vec![1.0; n]).unwrap()),
+    ];
+    for loss in losses {
+        let mut student = trainer(TrainSpec { augmentation: Augmentation::default(), ..spec() });
+        assert_eq!(student.run_with(&blind, &*loss, &mut ()).unwrap(), Outcome::Finished);
+        let accuracy = evaluate(student.network(), &test).unwrap().accuracy();
+        assert!(accuracy > 0.95, "{accuracy}");
     }
 }

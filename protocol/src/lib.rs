@@ -21,6 +21,7 @@
 //! | [`transcript`] | what is hashed and signed |
 //! | [`limits`] | sizes and times |
 //! | [`client`], [`server`] | who may say what when |
+//! | [`endpoint`] | fingerprints against HTTP services and encrypted servers |
 //! | [`transport`], [`tls`] | how bytes get there, and who is at the other end |
 //!
 //! The bytes on the wire are described in `docs/protocol.md`, included below.
@@ -35,6 +36,7 @@
 #![cfg_attr(doc, doc = include_str!("../../docs/protocol.md"))]
 
 pub mod client;
+pub mod endpoint;
 pub mod error;
 pub mod frame;
 pub mod hosting;

@@ -4,11 +4,8 @@
 //! what the files hold and how to make them anew.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::PathBuf;
-use std::process::Command;
 
-use he_core::Backend;
 use nn_poly::integer::IntegerMatrix;
 use nn_poly::plan::{ActivationSide, Packing, Plan, PublicPlan};
 use protocol::session::ClientPlan;
@@ -16,6 +13,8 @@ use securedl_tests::batch::{answer, seeded_session};
 use securedl_tests::loopback::shelf;
 use securedl_tests::models::{TinyModel, session_options};
 use serde_json::{Value, json};
+
+use crate::kernels::passes_under_all;
 
 /// Samples of the golden batch.
 const N_SAMPLES: usize = 33;
@@ -108,30 +107,9 @@ fn plans_requests_and_replies_are_the_golden_bytes() {
     }
 }
 
-/// Runs the test above in a process of its own with this `HE_BACKEND`.
-fn run_under(backend: &str) -> std::process::Output {
-    Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "golden_wire::plans_requests_and_replies_are_the_golden_bytes"])
-        .env("HE_BACKEND", backend)
-        .output()
-        .unwrap()
-}
-
 #[test]
 fn every_kernel_set_of_this_machine_gives_the_golden_bytes() {
-    for backend in Backend::ALL {
-        let name = backend.name();
-        let output = run_under(name);
-        let said = String::from_utf8_lossy(&output.stdout);
-        if backend.is_available() {
-            assert!(output.status.success() && said.contains("1 passed"), "{name}: {said}");
-        } else {
-            assert!(!output.status.success(), "{name} is not available, so it must be refused");
-            let line = format!("SKIPPED: golden bytes under {name}: not on this machine\n");
-            std::io::stderr().write_all(line.as_bytes()).unwrap();
-        }
-    }
-    assert!(!run_under("no-such-kernels").status.success(), "HE_BACKEND is heeded");
+    passes_under_all("golden_wire::plans_requests_and_replies_are_the_golden_bytes");
 }
 
 /// A plan compiled long ago computes today what its definition says.

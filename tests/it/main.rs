@@ -11,7 +11,10 @@
     reason = "tests"
 )]
 
+mod fingerprint;
 mod golden_wire;
+mod http;
+mod kernels;
 mod layering;
 mod messages;
 mod oracle;

@@ -7,6 +7,7 @@
 //! | [`loopback`] | servers in the process and over TLS, and clients of them |
 //! | [`batch`] | one batch through real messages, with a generator from a seed |
 //! | [`dishonest`] | every kind of cheating server, behind the honest protocol |
+//! | [`http`] | a small HTTP server that answers as a closure says |
 //! | [`relay`] | a man in the middle who may alter, drop, repeat and reorder messages |
 //! | [`oracle`] | big integers and schoolbook loops: what everything else must equal |
 //!
@@ -30,6 +31,7 @@
 
 pub mod batch;
 pub mod dishonest;
+pub mod http;
 pub mod loopback;
 pub mod models;
 pub mod oracle;

@@ -12,7 +12,7 @@ use crate::args::{ApproximateArguments, FunctionArgument, IntervalArgument, Meth
 use crate::failure::{Hint, Outcome};
 use crate::kind::FileKind;
 use crate::output::{Destination, OutputFile};
-use crate::report::plot::{self, Curve, Panel};
+use crate::report::polynomials::plot::{self, Curve, Panel};
 use crate::report::table::{Grid, Lean};
 use crate::report::terminal::Screen;
 use crate::report::{Console, polynomials, units};

@@ -15,7 +15,7 @@ mod network;
 mod operations;
 mod peers;
 mod serving;
-mod workload;
+pub(super) mod workload;
 
 use anyhow::{Context, Result};
 use rayon::ThreadPool;

@@ -227,8 +227,11 @@ impl Stage {
     ) -> Result<Run> {
         let certificates = self.folder.path().join("tls");
         let server = inference::server(host)?;
-        let settings =
-            RunSettings { layout: LayoutOptions::default(), retry: RetryPolicy::default() };
+        let settings = RunSettings {
+            layout: LayoutOptions::default(),
+            retry: RetryPolicy::default(),
+            fingerprint: None,
+        };
         self.runtime.block_on(async {
             let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
             let listener = Server::bind(any_port).await?;

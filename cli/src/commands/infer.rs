@@ -13,6 +13,7 @@ use crate::kind::FileKind;
 use crate::logs;
 use crate::options::{Venue, retry_policy};
 use crate::output::{Destination, OutputFile};
+use crate::pipeline::fingerprinting;
 use crate::pipeline::inference::{self, Run, RunSettings, Workload};
 use crate::report::predictions::Predictions;
 use crate::report::run::{Findings, RunReport, print_costs};
@@ -98,7 +99,23 @@ fn evaluate(
             ..LayoutOptions::default()
         },
         retry: retry_policy(arguments.patience),
+        fingerprint: arguments.fingerprint.as_deref().map(fingerprinting::load).transpose()?,
     };
+    if let Some(fingerprint) = &settings.fingerprint {
+        fingerprint
+            .check_plan(plan)
+            .hint(|| "make one: `securedl fingerprint generate PLAN --model MODEL …`")?;
+        let has_slots = plan.public().segments.iter().any(|segment| segment.evaluates_activation);
+        let text = if has_slots {
+            format!(
+                "drawn from {} of a fingerprint",
+                units::counted(fingerprint.n_samples(), "sample")
+            )
+        } else {
+            "none needed: every word of every reply is checked".to_owned()
+        };
+        console.screen.fact("Canaries", text);
+    }
     if *venue == Venue::Simulation {
         return inference::simulate(plan, &workload.inputs);
     }

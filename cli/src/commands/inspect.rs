@@ -39,7 +39,14 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<Outcome> {
         (FileKind::Plan, Some(_)) => {
             serde_json::to_string_pretty(&PlanReport::new(&Plan::load(path)?)?)?
         }
-        (FileKind::PublicPlan | FileKind::Checkpoint | FileKind::Unknown, _) => {
+        (
+            FileKind::PublicPlan
+            | FileKind::Checkpoint
+            | FileKind::Fingerprint
+            | FileKind::UnfinishedBag
+            | FileKind::Unknown,
+            _,
+        ) => {
             let error = anyhow::anyhow!("{} is {kind}, neither a model nor a plan", path.display());
             return Err(error).hint(|| kind.origin());
         }

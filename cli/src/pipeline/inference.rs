@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use fingerprint::{CanarySet, LayoutOptions, UnverifiedReason, Verdict};
+use fingerprint::{CanarySet, Fingerprint, LayoutOptions, UnverifiedReason, Verdict};
 use ndarray::Axis;
 use nn_poly::import::{Dataset, Split, resolve_data_path};
 use nn_poly::integer::{IntegerMatrix, ScoreMatrix};
@@ -74,6 +74,8 @@ pub(crate) struct RunSettings {
     pub(crate) layout: LayoutOptions,
     /// Patience with the server.
     pub(crate) retry: RetryPolicy,
+    /// Where canaries come from, if not from the data.
+    pub(crate) fingerprint: Option<Fingerprint>,
 }
 
 /// What came of a run, encrypted or not.
@@ -137,9 +139,16 @@ pub(crate) fn simulate(plan: &Plan, inputs: &IntegerMatrix) -> Result<Run> {
 /// # Errors
 /// Only broken invariants.
 pub(crate) fn client(endpoint: Endpoint, retry: RetryPolicy) -> Result<Arc<RemoteEvaluator>> {
+    Ok(Arc::new(RemoteEvaluator::new(vec![endpoint], client_options(retry)?)?))
+}
+
+/// How this program presents itself to servers, and how patient it is.
+///
+/// # Errors
+/// Only broken invariants.
+pub(crate) fn client_options(retry: RetryPolicy) -> Result<ClientOptions> {
     let name = Label::new(concat!("securedl ", env!("CARGO_PKG_VERSION")))?;
-    let options = ClientOptions { retry, ..ClientOptions::new(name) };
-    Ok(Arc::new(RemoteEvaluator::new(vec![endpoint], options)?))
+    Ok(ClientOptions { retry, ..ClientOptions::new(name) })
 }
 
 /// A server inside this process with a new identity.
@@ -193,8 +202,8 @@ pub(crate) async fn check_server(
 
 /// Run samples encrypted through `remote`.
 ///
-/// Network canaries are drawn at random from `inputs` themselves, by the operating system's
-/// generator.
+/// Network canaries are drawn at random from the fingerprint or, without one, from `inputs`
+/// themselves, by the operating system's generator.
 ///
 /// # Errors
 /// Anything but a verdict: options that leave no room for samples, a server that is lost, refuses,
@@ -207,9 +216,14 @@ pub(crate) async fn run(
     progress: &Progress,
 ) -> Result<Run> {
     let started = Instant::now();
-    let canaries = draw_canaries(inputs, settings.layout.network_canaries)?;
     let options = SessionOptions { layout: settings.layout, ..SessionOptions::default() };
-    let client_plan = ClientPlan::new(plan.clone(), options, &canaries)?;
+    let client_plan = match &settings.fingerprint {
+        Some(fingerprint) => fingerprinted(plan, options, fingerprint)?,
+        None => {
+            let canaries = draw_canaries(inputs, settings.layout.network_canaries)?;
+            ClientPlan::new(plan.clone(), options, &canaries)?
+        }
+    };
     let options = RunOptions::for_plan(&client_plan);
     let rounds: Arc<dyn RunProgress> = Arc::new(Rounds::new(progress.clone()));
     let outcome = runner::run(&client_plan, inputs, remote, &options, &rounds).await?;
@@ -240,6 +254,19 @@ pub(crate) async fn run(
             total: started.elapsed(),
         },
     })
+}
+
+/// The plan with canaries from a fingerprint, drawn by the operating system's generator.
+///
+/// # Errors
+/// A fingerprint of another plan, options that leave no room for samples.
+pub(crate) fn fingerprinted(
+    plan: &Plan,
+    options: SessionOptions,
+    fingerprint: &Fingerprint,
+) -> Result<Arc<ClientPlan>> {
+    let mut generator = secret_generator()?;
+    Ok(ClientPlan::with_fingerprint(plan.clone(), options, fingerprint, &mut generator)?)
 }
 
 /// `count` columns of `inputs`, every selection equally likely; repeated if there are fewer.

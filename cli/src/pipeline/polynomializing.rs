@@ -86,7 +86,7 @@ pub(crate) fn make_polynomial(
     let recipe = TrainRecipe::for_network(spec.kind, spec.activation, data.train.n_samples())
         .with_seed(settings.seed);
     let blending = TrainSpec {
-        epochs: settings.epochs.unwrap_or_else(|| recipe.float.epochs),
+        epochs: settings.epochs.unwrap_or(recipe.float.epochs),
         learning_rate: settings.learning_rate,
         blend: settings.blend,
         ..recipe.float

@@ -48,7 +48,7 @@ impl Figures {
         }
     }
 
-    fn markdown(&self) -> Vec<String> {
+    pub(crate) fn markdown(&self) -> Vec<String> {
         let line = |cells: &[String]| format!("| {} |", cells.join(" | "));
         let titles: Vec<String> = self.columns.iter().map(|(title, _)| (*title).into()).collect();
         let rules = self.columns.iter().map(|(_, lean)| match lean {

@@ -1,5 +1,7 @@
 //! Polynomials as people write them.
 
+pub(crate) mod plot;
+
 use nn_poly::approximate::{Approximation, Interval};
 
 /// `0.1172 x² + 0.5 x + 0.375`, in four significant digits.

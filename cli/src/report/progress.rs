@@ -105,6 +105,11 @@ impl Bar {
         self.bar.inc(n_steps);
     }
 
+    /// So many steps are done in all.
+    pub(crate) fn at(&self, n_steps: u64) {
+        self.bar.set_position(n_steps);
+    }
+
     /// What happens right now, beside the bar.
     pub(crate) fn message(&self, text: impl Into<String>) {
         self.bar.set_message(text.into());

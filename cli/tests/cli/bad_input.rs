@@ -183,6 +183,59 @@ fn outputs_that_cannot_be_written_are_refused_before_the_work() {
 }
 
 #[test]
+fn attacks_that_make_no_sense_are_refused() {
+    let fixture = fixture();
+    let folder = folder("attack-data");
+    let (data, model) = (text(&fixture.data), text(&fixture.model));
+    let narrow = table(&folder, "narrow.csv", "x,label\n1,0\n2,1\n3,0\n4,1\n5,0\n");
+    let classes = table(&folder, "classes.csv", &format!("{}1,2,3,7\n1,2,3,7\n", blobs(30)));
+    let [narrow, classes] = [&narrow, &classes].map(|path| text(path));
+    let plan = text(&fixture.squares);
+    let cases: [(&str, &[&str], &str); 14] = [
+        ("kind", &["rowhammer", model, "--data", data], "rowhammer"),
+        ("plan", &["noise", plan, "--data", data], "not a model"),
+        ("missing", &["noise", "no-such-model", "--data", data], "cannot read no-such-model"),
+        ("no-data", &["noise", model, "--data", "nowhere"], "no data at `nowhere`"),
+        (
+            "shape",
+            &["noise", model, "--data", narrow],
+            "have shape 1, the model `mlp-blobs` reads 3",
+        ),
+        (
+            "classes",
+            &["noise", model, "--data", classes],
+            "`7`, expected a whole number from 0 to 2",
+        ),
+        (
+            "strength",
+            &["prune", model, "--data", data, "--strength", "2"],
+            "allowed are 0.001 to 0.99",
+        ),
+        ("bits", &["quantize", model, "--data", data, "--strength", "4.5"], "a whole number"),
+        ("epochs", &["noise", model, "--data", data, "--epochs", "3"], "--epochs means nothing"),
+        ("source", &["trojan", model, "--data", data, "--source", "1"], "--source means nothing"),
+        ("class", &["trojan", model, "--data", data, "--target", "stop"], "no class `stop`"),
+        ("number", &["trojan", model, "--data", data, "--target", "3"], "no class `3`"),
+        (
+            "generator",
+            &["adaptive", model, "--data", data, "--generator", "magic"],
+            "unknown generator `magic`",
+        ),
+        (
+            "sensitive-shape",
+            &["adaptive", model, "--data", data, "--sensitive", narrow],
+            "sensitive samples in",
+        ),
+    ];
+    for (name, arguments, expected) in cases {
+        let arguments = [&["attack"], arguments, &["--out", "OUT", "--json", "REPORT"]].concat();
+        check(&format!("attack-{name}"), &case(&arguments, expected));
+    }
+    let out = ["attack", "noise", model, "--data", data, "--out", "/no/such/folder/m"];
+    check("attack-out", &case(&out, "there is no folder /no/such/folder"));
+}
+
+#[test]
 fn settings_that_cannot_be_met_are_refused() {
     let fixture = fixture();
     let (data, model) = (text(&fixture.data), text(&fixture.model));

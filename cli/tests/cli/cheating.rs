@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 use super::fixture::{fixture, folder, run, text};
 
 /// `plan` with one weight of its second segment one unit nearer to zero.
-fn tampered(plan: &Plan) -> Plan {
+pub(crate) fn tampered(plan: &Plan) -> Plan {
     let mut weights = plan.network().weights().to_vec();
     let weight = weights[1].weights.iter_mut().find(|weight| **weight != 0).unwrap();
     *weight -= weight.signum();
@@ -25,7 +25,7 @@ fn tampered(plan: &Plan) -> Plan {
 }
 
 /// Serve `actual` as if it were `claimed`, for as long as the runtime lives.
-fn serve(runtime: &Runtime, claimed: &Plan, actual: &Plan, tls: &Path) -> SocketAddr {
+pub(crate) fn serve(runtime: &Runtime, claimed: &Plan, actual: &Plan, tls: &Path) -> SocketAddr {
     let mut shelf = PlanShelf::new();
     shelf.insert_as(actual, Digest(claimed.digest().0)).unwrap();
     let options = ServerOptions::new(Label::new("cheat").unwrap());

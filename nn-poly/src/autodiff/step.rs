@@ -21,13 +21,13 @@ pub(crate) enum Cache<A> {
 }
 
 /// The layer's operands, contiguous and of checked shape.
-struct Site<'a, A> {
-    layer: &'a Layer<A>,
-    input_shape: &'a Shape,
-    output_len: usize,
+pub(super) struct Site<'a, A> {
+    pub(super) layer: &'a Layer<A>,
+    pub(super) input_shape: &'a Shape,
+    pub(super) output_len: usize,
 }
 
-fn site<A: Scalar>(network: &Network<A>, layer_idx: usize) -> Site<'_, A> {
+pub(super) fn site<A: Scalar>(network: &Network<A>, layer_idx: usize) -> Site<'_, A> {
     let shapes = network.layer_shapes();
     let (Some(layer), Some(input_shape), Some(output_shape)) =
         (network.layers().get(layer_idx), shapes.get(layer_idx), shapes.get(layer_idx + 1))
@@ -211,7 +211,7 @@ fn conv_weights<A: Scalar>(conv: &Conv2d<A>) -> CowArray<'_, A, Ix2> {
 }
 
 /// Kernels as a matrix of one row per output channel.
-fn kernel_matrix<A: Scalar>(weights: &Array4<A>) -> ArrayView2<'_, A> {
+pub(super) fn kernel_matrix<A: Scalar>(weights: &Array4<A>) -> ArrayView2<'_, A> {
     let dim: Ix4 = weights.raw_dim();
     let rows = dim[0];
     weights
@@ -224,15 +224,15 @@ fn keep_if_rounded<A: Scalar>(weights: CowArray<'_, A, Ix2>) -> Cache<A> {
     if weights.is_owned() { Cache::Weights(weights.into_owned()) } else { Cache::None }
 }
 
-fn conv_shape<A: Scalar>(input_shape: &Shape, conv: &Conv2d<A>) -> ConvShape {
+pub(super) fn conv_shape<A: Scalar>(input_shape: &Shape, conv: &Conv2d<A>) -> ConvShape {
     ConvShape::new(input_shape, conv).expect("invariant: the network checked this layer")
 }
 
-fn slice_mut<A>(array: &mut Array2<A>) -> &mut [A] {
+pub(super) fn slice_mut<A>(array: &mut Array2<A>) -> &mut [A] {
     array.as_slice_mut().expect("invariant: gradients are in standard layout")
 }
 
-fn multiply_assign<A: Scalar>(values: &mut [A], factors: &[A]) {
+pub(super) fn multiply_assign<A: Scalar>(values: &mut [A], factors: &[A]) {
     for (value, &factor) in values.iter_mut().zip(factors) {
         *value *= factor;
     }

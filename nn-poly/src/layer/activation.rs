@@ -121,6 +121,27 @@ impl<A: Scalar> Activation<A> {
         }
     }
 
+    /// First and second derivative at every value of one sample. ReLU has slope 0 at its kink.
+    pub(crate) fn derivatives(&self, input: &[A]) -> (Vec<A>, Vec<A>) {
+        let two = A::one() + A::one();
+        match self {
+            Self::Square => (input.iter().map(|&x| two * x).collect(), vec![two; input.len()]),
+            Self::Relu => {
+                let slope = |&x: &A| if x > A::zero() { A::one() } else { A::zero() };
+                (input.iter().map(slope).collect(), vec![A::zero(); input.len()])
+            }
+            Self::Polynomial { a, b, .. } => {
+                let coefficients = a.iter().zip(b).cycle();
+                input
+                    .iter()
+                    .zip(coefficients)
+                    .map(|(&x, (&a, &b))| (two * a * x + b, two * a))
+                    .unzip()
+            }
+            Self::Blend(blend) => blend.derivatives(input),
+        }
+    }
+
     /// Write the gradient of the input; return the gradients of `a`, `b`, `c` (none otherwise).
     pub(crate) fn backward(
         &self,

@@ -204,6 +204,17 @@ impl<A: Scalar> BatchStatistics<A> {
         Self::finish(mean, norm.running_variance.clone(), norm.epsilon, 1.0, false)
     }
 
+    /// `x̂ = (x − μ)/√(σ² + ε)` of one sample.
+    pub(crate) fn normalized(&self, input: &[A]) -> Vec<A> {
+        let channels = self.mean.iter().zip(&self.inverse_deviation).cycle();
+        input.iter().zip(channels).map(|(&x, (&mean, &inverse))| (x - mean) * inverse).collect()
+    }
+
+    /// `1/√(σ² + ε)` per channel.
+    pub(crate) fn inverse_deviation(&self) -> &Array1<A> {
+        &self.inverse_deviation
+    }
+
     /// Statistics of a training batch, in two passes (mean, then centered squares).
     #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^53")]
     pub(crate) fn of_batch(norm: &BatchNorm<A>, input: &[A], sample_len: usize) -> Self {

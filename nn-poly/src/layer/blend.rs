@@ -73,6 +73,18 @@ impl<A: Scalar> Blend<A> {
         });
     }
 
+    /// First and second derivative at every value of one sample.
+    pub(super) fn derivatives(&self, input: &[A]) -> (Vec<A>, Vec<A>) {
+        let two = A::one() + A::one();
+        let (share, rest) = (self.share, A::one() - self.share);
+        let coefficients = self.a.iter().zip(&self.b).cycle();
+        let at = |(&x, (&a, &b)): (&A, (&A, &A))| {
+            let step = if x > A::zero() { rest } else { A::zero() };
+            (step + share * (two * a * x + b), share * two * a)
+        };
+        input.iter().zip(coefficients).map(at).unzip()
+    }
+
     /// Write the gradient of the input.
     pub(super) fn input_gradient(
         &self,

@@ -278,9 +278,11 @@ impl ConvShape {
     }
 }
 
-/// A zeroed patch matrix per worker, for one chunk of samples.
-fn patch_buffer<A: Scalar>(shape: &ConvShape) -> Vec<A> {
-    vec![A::zero(); shape.chunk_samples() * shape.positions() * shape.patch_len()]
+/// A zeroed patch matrix per worker, for one chunk of `n_outputs` output values in all; small batches
+/// do not pay for a whole chunk.
+fn patch_buffer<A: Scalar>(shape: &ConvShape, n_outputs: usize) -> Vec<A> {
+    let n_samples = shape.chunk_samples().min(n_outputs / shape.out_len().max(1));
+    vec![A::zero(); n_samples * shape.positions() * shape.patch_len()]
 }
 
 fn matrix<A>(rows: usize, columns: usize, values: &[A]) -> ArrayView2<'_, A> {
@@ -302,11 +304,12 @@ pub(crate) fn forward<A: Scalar>(
     input: &[A],
     output: &mut [A],
 ) {
+    let n_outputs = output.len();
     output
         .par_chunks_mut(shape.chunk_samples() * shape.out_len())
         .zip(input.par_chunks(shape.chunk_samples() * shape.in_len()))
         .for_each_init(
-            || patch_buffer(shape),
+            || patch_buffer(shape, n_outputs),
             |patches, (output, input)| {
                 let rows = output.len() / shape.out_c;
                 let patches = &mut patches[..rows * shape.patch_len()];
@@ -334,7 +337,7 @@ pub(crate) fn parameter_gradient<A: Scalar>(
         .par_chunks(shape.chunk_samples() * shape.out_len())
         .zip(input.par_chunks(shape.chunk_samples() * shape.in_len()))
         .map_init(
-            || patch_buffer(shape),
+            || patch_buffer(shape, output_gradient.len()),
             |patches, (gradient, input)| {
                 let rows = gradient.len() / shape.out_c;
                 let patches = &mut patches[..rows * shape.patch_len()];
@@ -365,7 +368,7 @@ pub(crate) fn input_gradient<A: Scalar>(
         .par_chunks_mut(shape.chunk_samples() * shape.in_len())
         .zip(output_gradient.par_chunks(shape.chunk_samples() * shape.out_len()))
         .for_each_init(
-            || patch_buffer(shape),
+            || patch_buffer(shape, output_gradient.len()),
             |patches, (target, gradient)| {
                 let rows = gradient.len() / shape.out_c;
                 let patches = &mut patches[..rows * shape.patch_len()];

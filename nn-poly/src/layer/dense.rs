@@ -75,11 +75,17 @@ impl<A: Scalar> Dense<A> {
         weights: ArrayView2<'_, A>,
         input: ArrayView2<'_, A>,
     ) -> Array2<A> {
-        let mut output = Array2::zeros((input.nrows(), weights.nrows()));
-        multiply_by_rows(input, weights.t(), &mut output, CHUNK_SAMPLES);
+        let mut output = Self::product(weights, input);
         for mut row in output.rows_mut() {
             row += &self.bias;
         }
+        output
+    }
+
+    /// `input (samples, n_in)` times `weights`, without the bias.
+    pub(crate) fn product(weights: ArrayView2<'_, A>, input: ArrayView2<'_, A>) -> Array2<A> {
+        let mut output = Array2::zeros((input.nrows(), weights.nrows()));
+        multiply_by_rows(input, weights.t(), &mut output, CHUNK_SAMPLES);
         output
     }
 

@@ -1,8 +1,215 @@
-//! The loss of classification.
+//! What training makes small: cross-entropy with labels, agreement with given scores, or both.
 
-use ndarray::{Array2, ArrayView2};
+use ndarray::{Array2, ArrayView2, Zip};
 
-use crate::tensor::Scalar;
+use super::LabeledSamples;
+use crate::error::{Error, Result};
+use crate::tensor::{Scalar, check_finite};
+
+/// The samples a loss is asked about.
+#[derive(Clone, Copy, Debug)]
+pub struct LossBatch<'a> {
+    /// Rows of the training samples.
+    pub positions: &'a [usize],
+    /// Their labels.
+    pub labels: &'a [u32],
+}
+
+/// A function of the scores that training makes small.
+///
+/// [`Trainer::run`](super::Trainer::run) uses [`CrossEntropy`]; give others to
+/// [`Trainer::run_with`](super::Trainer::run_with).
+pub trait Loss {
+    /// Whether the loss is defined for these samples and this number of scores.
+    ///
+    /// # Errors
+    /// - [`Error::ShapeMismatch`] if what the loss knows of the samples has another shape.
+    fn check(&self, samples: &LabeledSamples, n_scores: usize) -> Result<()>;
+
+    /// Mean loss of a batch, and its gradient with respect to `scores (samples, classes)`.
+    ///
+    /// Called with positions and labels of samples that [`Self::check`] accepted.
+    fn value_and_gradient(
+        &self,
+        scores: ArrayView2<'_, f32>,
+        batch: LossBatch<'_>,
+    ) -> (f64, Array2<f32>);
+}
+
+/// [`softmax_cross_entropy`] with the labels.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct CrossEntropy {
+    /// Share of the target probability spread over all classes, at least 0 and below 1.
+    pub smoothing: f64,
+}
+
+impl Loss for CrossEntropy {
+    fn check(&self, _: &LabeledSamples, _: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn value_and_gradient(
+        &self,
+        scores: ArrayView2<'_, f32>,
+        batch: LossBatch<'_>,
+    ) -> (f64, Array2<f32>) {
+        softmax_cross_entropy(scores, batch.labels, self.smoothing)
+    }
+}
+
+/// Cross-entropy with the probabilities of a teacher, softened by a temperature; labels are ignored.
+///
+/// With the teacher's scores `t` and temperature `T`, the loss of a sample is
+/// `−T² Σ softmax(t/T)ₖ log softmax(z/T)ₖ`; the factor keeps gradients of the same size for every
+/// temperature.
+///
+/// # Source
+/// Hinton, Vinyals and Dean 2015, "Distilling the Knowledge in a Neural Network", section 2.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Distillation {
+    targets: Array2<f32>,
+    temperature: f32,
+}
+
+impl Distillation {
+    /// Teach these scores, one row per training sample, at a temperature of at least 0.01.
+    ///
+    /// # Errors
+    /// - [`Error::NonFiniteInput`] if a score is NaN or infinite.
+    /// - [`Error::InvalidSetting`] if the temperature is out of range.
+    pub fn new(teacher_scores: &Array2<f32>, temperature: f32) -> Result<Self> {
+        check_finite("scores of the teacher", teacher_scores.view())?;
+        if !(0.01..=1e6).contains(&temperature) {
+            return Err(Error::InvalidSetting {
+                setting: "temperature",
+                value: f64::from(temperature),
+                requirement: "0.01 to 1000000",
+            });
+        }
+        let mut targets = teacher_scores.as_standard_layout().mapv(|score| score / temperature);
+        targets.rows_mut().into_iter().for_each(|mut row| {
+            let log_total = log_sum_exp(row.view());
+            row.mapv_inplace(|score| (score - log_total).exp());
+        });
+        Ok(Self { targets, temperature })
+    }
+}
+
+impl Loss for Distillation {
+    fn check(&self, samples: &LabeledSamples, n_scores: usize) -> Result<()> {
+        check_targets(&self.targets, samples, n_scores)
+    }
+
+    fn value_and_gradient(
+        &self,
+        scores: ArrayView2<'_, f32>,
+        batch: LossBatch<'_>,
+    ) -> (f64, Array2<f32>) {
+        let scale = f32::from_count(scores.nrows()).recip();
+        let mut gradient = scores.mapv(|score| score / self.temperature);
+        let mut loss = 0.0;
+        for (mut row, &position) in gradient.rows_mut().into_iter().zip(batch.positions) {
+            let log_total = log_sum_exp(row.view());
+            for (value, &target) in row.iter_mut().zip(self.targets.row(position)) {
+                let log_probability = *value - log_total;
+                loss -= f64::from(target) * f64::from(log_probability);
+                *value = (log_probability.exp() - target) * self.temperature * scale;
+            }
+        }
+        (loss * f64::from(self.temperature).powi(2) * f64::from(scale), gradient)
+    }
+}
+
+/// Cross-entropy with the label plus squared distance to given scores, each with a weight per sample.
+///
+/// The loss of sample `i` is `aᵢ · CE(z, labelᵢ) + bᵢ · (1/n) Σ (zₖ − tᵢₖ)²` for `n` classes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LabelsAndScores {
+    targets: Array2<f32>,
+    label_weights: Vec<f32>,
+    score_weights: Vec<f32>,
+}
+
+impl LabelsAndScores {
+    /// Target scores `t` and the weights `a` and `b`, one row or entry per training sample. Weights
+    /// are finite and not negative.
+    ///
+    /// # Errors
+    /// - [`Error::NonFiniteInput`] if a score is NaN or infinite.
+    /// - [`Error::InvalidSetting`] if a weight is out of range.
+    /// - [`Error::ShapeMismatch`] if there is not one weight of each kind per row.
+    pub fn new(
+        targets: Array2<f32>,
+        label_weights: Vec<f32>,
+        score_weights: Vec<f32>,
+    ) -> Result<Self> {
+        check_finite("scores to match", targets.view())?;
+        for weights in [&label_weights, &score_weights] {
+            if weights.len() != targets.nrows() {
+                let (expected, actual) = (vec![targets.nrows()], vec![weights.len()]);
+                return Err(Error::ShapeMismatch { what: "weights of a loss", expected, actual });
+            }
+            if let Some(&value) = weights.iter().find(|w| !(w.is_finite() && **w >= 0.0)) {
+                let (setting, requirement) = ("weight of a loss", "finite and not negative");
+                let value = f64::from(value);
+                return Err(Error::InvalidSetting { setting, value, requirement });
+            }
+        }
+        Ok(Self { targets, label_weights, score_weights })
+    }
+}
+
+impl Loss for LabelsAndScores {
+    fn check(&self, samples: &LabeledSamples, n_scores: usize) -> Result<()> {
+        check_targets(&self.targets, samples, n_scores)
+    }
+
+    fn value_and_gradient(
+        &self,
+        scores: ArrayView2<'_, f32>,
+        batch: LossBatch<'_>,
+    ) -> (f64, Array2<f32>) {
+        let scale = f32::from_count(scores.nrows()).recip();
+        let n_classes = f32::from_count(scores.ncols());
+        let mut gradient = scores.to_owned();
+        let mut loss = 0.0_f64;
+        let rows = gradient.rows_mut().into_iter().zip(batch.positions).zip(batch.labels);
+        for ((mut row, &position), &label) in rows {
+            let weight = |weights: &[f32]| weights.get(position).copied().unwrap_or(0.0);
+            let (a, b) = (weight(&self.label_weights), weight(&self.score_weights) / n_classes);
+            let log_total = log_sum_exp(row.view());
+            let label = label as usize;
+            if let Some(&score) = row.get(label) {
+                loss += f64::from(a) * f64::from(log_total - score);
+            }
+            let mut class = 0;
+            Zip::from(&mut row).and(&self.targets.row(position)).for_each(|value, &target| {
+                let hit = if class == label { 1.0 } else { 0.0 };
+                let distance = *value - target;
+                loss += f64::from(b) * f64::from(distance).powi(2);
+                let slope = a * ((*value - log_total).exp() - hit) + 2.0 * b * distance;
+                *value = slope * scale;
+                class += 1;
+            });
+        }
+        (loss * f64::from(scale), gradient)
+    }
+}
+
+/// `log Σ exp(zₖ)`, with the largest taken out first so that nothing overflows.
+fn log_sum_exp(scores: ndarray::ArrayView1<'_, f32>) -> f32 {
+    let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    scores.iter().map(|&score| (score - largest).exp()).sum::<f32>().ln() + largest
+}
+
+fn check_targets(targets: &Array2<f32>, samples: &LabeledSamples, n_scores: usize) -> Result<()> {
+    let expected = [samples.n_samples(), n_scores];
+    if targets.shape() == expected {
+        return Ok(());
+    }
+    let (expected, actual) = (expected.to_vec(), targets.shape().to_vec());
+    Err(Error::ShapeMismatch { what: "target scores of the loss", expected, actual })
+}
 
 /// Mean softmax cross-entropy of a batch, and its gradient with respect to the scores.
 ///
@@ -43,10 +250,74 @@ pub fn softmax_cross_entropy<A: Scalar>(
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::indexing_slicing, reason = "tests")]
+    #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "tests")]
     use ndarray::array;
 
     use super::*;
+
+    /// Positions 2 and 0 of three samples, so that rows are looked up and not counted.
+    fn check_slope(loss: &dyn Loss) {
+        let batch = LossBatch { positions: &[2, 0], labels: &[1, 0] };
+        let scores = array![[0.3_f32, -1.2, 2.0], [1.0, 0.0, 0.5]];
+        let gradient = loss.value_and_gradient(scores.view(), batch).1;
+        for position in [(0, 0), (0, 1), (1, 2), (1, 0)] {
+            let value_at = |step: f32| {
+                let mut moved = scores.clone();
+                moved[position] += step;
+                loss.value_and_gradient(moved.view(), batch).0
+            };
+            let slope = (value_at(1e-2) - value_at(-1e-2)) / 2e-2;
+            assert!((slope - f64::from(gradient[position])).abs() < 2e-4, "{slope} {gradient}");
+        }
+    }
+
+    #[test]
+    fn every_loss_has_its_slope_as_gradient() {
+        let targets = array![[0.1_f32, 2.0, -1.0], [9.0, 9.0, 9.0], [1.0, 0.0, -2.0]];
+        check_slope(&CrossEntropy { smoothing: 0.1 });
+        for temperature in [0.5, 1.0, 4.0] {
+            check_slope(&Distillation::new(&targets, temperature).unwrap());
+        }
+        let mixed =
+            LabelsAndScores::new(targets, vec![1.0, 9.0, 0.0], vec![0.5, 9.0, 2.0]).unwrap();
+        check_slope(&mixed);
+    }
+
+    #[test]
+    fn without_scores_to_match_the_mixed_loss_is_cross_entropy() {
+        let scores = array![[0.3_f32, -1.2, 2.0], [40.0, 0.0, 0.5]];
+        let batch = LossBatch { positions: &[0, 1], labels: &[1, 0] };
+        let mixed =
+            LabelsAndScores::new(Array2::zeros((2, 3)), vec![1.0; 2], vec![0.0; 2]).unwrap();
+        let (value, gradient) = mixed.value_and_gradient(scores.view(), batch);
+        let expected = CrossEntropy::default().value_and_gradient(scores.view(), batch);
+        assert!((value - expected.0).abs() < 1e-6);
+        assert!(gradient.iter().zip(&expected.1).all(|(a, b)| (a - b).abs() < 1e-6));
+    }
+
+    #[test]
+    fn the_teacher_itself_has_no_gradient() {
+        let scores = array![[3.0_f32, -1.0, 0.5]];
+        let loss = Distillation::new(&scores, 2.0).unwrap();
+        let batch = LossBatch { positions: &[0], labels: &[2] };
+        let gradient = loss.value_and_gradient(scores.view(), batch).1;
+        assert!(gradient.iter().all(|g| g.abs() < 1e-6), "{gradient}");
+    }
+
+    #[test]
+    fn losses_refuse_what_does_not_fit() {
+        let shape = crate::tensor::Shape::vector(1).unwrap();
+        let samples = LabeledSamples::new(shape, Array2::zeros((2, 1)), vec![0, 1], 2).unwrap();
+        let loss = Distillation::new(&Array2::zeros((3, 2)), 1.0).unwrap();
+        assert!(matches!(loss.check(&samples, 2), Err(Error::ShapeMismatch { .. })));
+        assert!(Distillation::new(&array![[f32::NAN]], 1.0).is_err());
+        assert!(Distillation::new(&array![[1.0]], 0.0).is_err());
+        let mixed = |a: Vec<f32>, b: Vec<f32>| LabelsAndScores::new(Array2::zeros((2, 2)), a, b);
+        assert!(mixed(vec![1.0; 2], vec![1.0; 2]).unwrap().check(&samples, 2).is_ok());
+        assert!(matches!(mixed(vec![1.0], vec![1.0; 2]), Err(Error::ShapeMismatch { .. })));
+        let negative = mixed(vec![1.0, -1.0], vec![1.0; 2]);
+        assert!(matches!(negative, Err(Error::InvalidSetting { .. })));
+    }
 
     #[test]
     fn equal_scores_cost_the_logarithm_of_the_number_of_classes() {

@@ -7,7 +7,8 @@ use rand_chacha::ChaCha8Rng;
 
 use super::checkpoint::{Checkpoint, State};
 use super::optimizer::Moments;
-use super::{LabeledSamples, TrainConfig, augment, softmax_cross_entropy};
+use super::trainable::{Restriction, TrainableParameters};
+use super::{CrossEntropy, LabeledSamples, Loss, LossBatch, TrainConfig, augment};
 use crate::autodiff::{self, InputGradient, Mode, Tape};
 use crate::error::{Error, Result};
 use crate::layer::{Activation, Layer};
@@ -77,6 +78,8 @@ pub enum Outcome {
 #[derive(Clone, Debug)]
 pub struct Trainer {
     state: State,
+    /// Not part of checkpoints: it follows from how the training was set up.
+    restriction: Option<Restriction>,
 }
 
 /// What random numbers are for; each purpose and step has its own stream.
@@ -103,13 +106,24 @@ impl Trainer {
         let moments = Moments::zeros(network.layers(), config.spec().optimizer);
         let (n_steps_done, epoch_loss, data_digest) = (0, (0.0, 0), None);
         let state = State { config, network, moments, n_steps_done, epoch_loss, data_digest };
-        Ok(Self { state })
+        Ok(Self { state, restriction: None })
+    }
+
+    /// Let only some parameters change; the others keep the values they have now.
+    ///
+    /// A checkpoint does not hold the restriction: restrict a resumed trainer again.
+    ///
+    /// # Errors
+    /// - [`Error::ShapeMismatch`] if `trainable` was made for a network with other parameters.
+    pub fn restricted_to(mut self, trainable: TrainableParameters) -> Result<Self> {
+        self.restriction = Some(Restriction::new(&self.state.network, trainable)?);
+        Ok(self)
     }
 
     /// Continue a run where it was stopped.
     #[must_use]
     pub fn resume(checkpoint: Checkpoint) -> Self {
-        Self { state: checkpoint.into_state() }
+        Self { state: checkpoint.into_state(), restriction: None }
     }
 
     /// The state of the run, for continuing it later.
@@ -151,6 +165,23 @@ impl Trainer {
         samples: &LabeledSamples,
         progress: &mut dyn Progress,
     ) -> Result<Outcome> {
+        let smoothing = self.state.config.spec().label_smoothing;
+        self.run_with(samples, &CrossEntropy { smoothing }, progress)
+    }
+
+    /// As [`Self::run`], with another loss than cross-entropy.
+    ///
+    /// A checkpoint does not hold the loss: give a resumed trainer the same again.
+    ///
+    /// # Errors
+    /// - Those of [`Self::run`] and of [`Loss::check`].
+    pub fn run_with(
+        &mut self,
+        samples: &LabeledSamples,
+        loss: &dyn Loss,
+        progress: &mut dyn Progress,
+    ) -> Result<Outcome> {
+        loss.check(samples, self.state.network.output_shape().len())?;
         self.check_samples(samples)?;
         let config = self.state.config;
         let n_batches = config.steps_per_epoch(samples.n_samples());
@@ -177,7 +208,8 @@ impl Trainer {
                 loss: 0.0,
                 learning_rate: config.spec().learning_rate * factor,
             };
-            self.step(samples, batch_of(&order, batch_idx, config.spec().batch_size), &mut report)?;
+            let positions = batch_of(&order, batch_idx, config.spec().batch_size);
+            self.step(samples, positions, loss, &mut report)?;
             let flow = progress.batch(&report);
             if report.batch == n_batches {
                 let mean_loss = self.finish_epoch();
@@ -216,6 +248,7 @@ impl Trainer {
         &mut self,
         samples: &LabeledSamples,
         positions: &[usize],
+        loss: &dyn Loss,
         report: &mut BatchReport,
     ) -> Result<()> {
         let state = &mut self.state;
@@ -229,12 +262,16 @@ impl Trainer {
         let dropout_seed = generator(spec.seed, Purpose::Dropout, step_idx).next_u64();
         let batch = Tensor::new(samples.shape().clone(), batch)?;
         let tape = Tape::forward(&state.network, batch, Mode::Training { dropout_seed })?;
-        let (loss, slope) = softmax_cross_entropy(tape.output(), &labels, spec.label_smoothing);
+        let about = LossBatch { positions, labels: &labels };
+        let (loss, slope) = loss.value_and_gradient(tape.output(), about);
         let range_weight = spec.blend.range_weight;
         let loss = loss + range_weight * tape.range_loss();
         report.loss = loss;
         let mut gradients =
             tape.backward_with_range_loss(slope, InputGradient::Skipped, range_weight)?;
+        if let Some(restriction) = &self.restriction {
+            restriction.silence(&mut gradients);
+        }
         let norm = gradients.norm();
         if !loss.is_finite() || !norm.is_finite() {
             return Err(diverged(report, norm));
@@ -243,10 +280,16 @@ impl Trainer {
             gradients.scale(limit / norm);
         }
         let caches = tape.into_caches();
-        autodiff::absorb_statistics(&mut state.network, &caches);
+        let restriction = self.restriction.as_ref();
+        autodiff::absorb_statistics(&mut state.network, &caches, |layer_idx| {
+            restriction.is_none_or(|restriction| !restriction.is_frozen(layer_idx))
+        });
         let pace = (report.learning_rate, step_idx);
         let layers: &mut [Layer<f32>] = state.network.layers_mut();
         state.moments.step(layers, &gradients, spec.optimizer, pace);
+        if let Some(restriction) = restriction {
+            restriction.restore(layers);
+        }
         state.n_steps_done += 1;
         state.epoch_loss.0 += loss;
         state.epoch_loss.1 += 1;

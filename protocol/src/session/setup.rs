@@ -2,13 +2,17 @@
 
 use std::sync::Arc;
 
+use fingerprint::single_weight::StageCheck;
 use fingerprint::soundness::{SQUARE_DEGREE, SegmentCheck, SlotCheck};
 use fingerprint::word_check::{WordCheck, WordCheckPolicy};
-use fingerprint::{CanarySet, LayoutOptions, LayoutSpec, NetworkCanary, SegmentValues, Soundness};
+use fingerprint::{
+    CanarySet, Fingerprint, LayoutOptions, LayoutSpec, NetworkCanary, SegmentValues, Soundness,
+};
 use ndarray::{Axis, Slice};
 use nn_poly::encrypted::{LinearMap, SegmentContext, linear_map};
-use nn_poly::integer::{IntegerMatrix, IntegerNetwork};
+use nn_poly::integer::{IntegerMatrix, IntegerNetwork, StageOutput};
 use nn_poly::plan::{Plan, Segment};
+use rand::CryptoRng;
 
 use super::error::{Result, SessionError};
 use crate::identifiers::Digest;
@@ -72,18 +76,56 @@ impl ClientPlan {
     /// - [`SessionError::Fingerprint`] when options leave no room for samples.
     /// - [`SessionError::CanaryCount`] when there are fewer canaries than asked for.
     pub fn new(plan: Plan, options: SessionOptions, canaries: &IntegerMatrix) -> Result<Arc<Self>> {
+        Self::prepare(plan, options, |plan, expected| {
+            if canaries.ncols() < expected {
+                return Err(SessionError::CanaryCount { expected, actual: canaries.ncols() });
+            }
+            let chosen = canaries.slice_axis(Axis(1), Slice::from(..expected)).to_owned();
+            trace_canaries(plan, &chosen)
+        })
+    }
+
+    /// As [`Self::new`], with the samples of a fingerprint as canaries and its stored integers as
+    /// what must come back: the network is not evaluated.
+    ///
+    /// The canaries are drawn from the fingerprint by `rng`; they repeat only if it has fewer samples
+    /// than `options.layout.network_canaries`.
+    ///
+    /// # Errors
+    /// - As [`Self::new`].
+    /// - [`SessionError::Fingerprint`] when the fingerprint is of another plan, or holds integers that
+    ///   no honest run of the plan can give.
+    ///
+    /// # Security
+    /// `rng` must be keyed by the operating system: a server that knows the fingerprint must not know
+    /// which of its samples are in use.
+    pub fn with_fingerprint(
+        plan: Plan,
+        options: SessionOptions,
+        fingerprint: &Fingerprint,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> Result<Arc<Self>> {
+        fingerprint.check_plan(&plan)?;
+        Self::prepare(plan, options, |plan, count| {
+            let n_distinct = count.min(fingerprint.n_samples());
+            let drawn = CanarySet::draw_from(fingerprint.n_samples(), n_distinct, rng)?;
+            let positions: Vec<usize> = drawn.into_iter().cycle().take(count).collect();
+            Ok(fingerprint.canaries(plan, &positions)?)
+        })
+    }
+
+    fn prepare(
+        plan: Plan,
+        options: SessionOptions,
+        canaries: impl FnOnce(&Plan, usize) -> Result<CanarySet>,
+    ) -> Result<Arc<Self>> {
         let policy = WordCheckPolicy::new(options.word_check_bits)?;
         let segments = (0..plan.public().segments.len())
             .map(|index| ClientSegment::new(&plan, index, &options, &policy))
             .collect::<Result<Vec<_>>>()?;
         let needs_canaries = segments.iter().any(|s| matches!(s.check, CheckPlan::Slots(_)));
-        let expected = options.layout.network_canaries;
         let canaries = if needs_canaries {
-            if canaries.ncols() < expected {
-                return Err(SessionError::CanaryCount { expected, actual: canaries.ncols() });
-            }
-            let chosen = canaries.slice_axis(Axis(1), Slice::from(..expected)).to_owned();
-            trace_canaries(&plan, &chosen)?
+            canaries(&plan, options.layout.network_canaries)?
         } else {
             CanarySet::new(&[])?
         };
@@ -148,6 +190,30 @@ impl ClientPlan {
             }
         }
         Ok(Soundness::weakest(&checks)?)
+    }
+
+    /// The check of every segment, at its weakest (blocks full of samples), for
+    /// [`single_weight_trials`](fingerprint::single_weight::single_weight_trials).
+    ///
+    /// # Errors
+    /// Only broken invariants.
+    pub fn stage_checks(&self) -> Result<Vec<StageCheck>> {
+        let check = |(segment, public): (&ClientSegment, &Segment)| {
+            let stage = segment.stage;
+            Ok(match &segment.check {
+                CheckPlan::Words(check) => {
+                    let modulus = public.ring.moduli.iter().copied().min().unwrap_or(0);
+                    StageCheck::Words { stage, rows: check.rows(), modulus }
+                }
+                CheckPlan::Slots(layout) => StageCheck::Points {
+                    stage,
+                    points: narrow(layout.counts(layout.samples_per_block())?.random_points()),
+                    modulus: segment.context.window().modulus,
+                    output: StageOutput::Pooled,
+                },
+            })
+        };
+        self.segments.iter().zip(&self.plan.public().segments).map(check).collect()
     }
 
     pub(super) fn segment(&self, index: usize) -> Result<&ClientSegment> {
@@ -222,4 +288,9 @@ fn trace_canaries(plan: &Plan, inputs: &IntegerMatrix) -> Result<CanarySet> {
         }
     }
     Ok(CanarySet::new(&canaries)?)
+}
+
+/// Slots of a block are below 2^17.
+fn narrow(count: usize) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
 }

@@ -103,8 +103,11 @@ impl Case {
         let host: Arc<dyn PlanHost> = Arc::new(shelf);
         let runtime = crate::commands::runtime()?;
         let serving = runtime.block_on(Serving::start(Arc::clone(&host), self.transport))?;
-        let settings =
-            RunSettings { layout: LayoutOptions::default(), retry: RetryPolicy::default() };
+        let settings = RunSettings {
+            layout: LayoutOptions::default(),
+            retry: RetryPolicy::default(),
+            fingerprint: None,
+        };
         let stage = Stage { runtime: &runtime, serving: &serving.endpoint, settings, progress };
         let batch = stage.repeat(&plan, &inputs, self.repeat)?;
         let one = inputs.slice_axis(ndarray::Axis(1), (..1).into()).to_owned();

@@ -20,13 +20,13 @@ const CALIBRATION_SAMPLES: usize = 1000;
 
 /// A model and raw samples for it.
 #[derive(Debug)]
-pub(super) struct Workload {
+pub(in crate::commands) struct Workload {
     model: Model,
     calibration: Array2<f32>,
     /// Raw features, one row per sample.
-    pub(super) samples: Array2<f32>,
+    pub(in crate::commands) samples: Array2<f32>,
     /// What it is, in a few words.
-    pub(super) description: String,
+    pub(in crate::commands) description: String,
 }
 
 impl Workload {
@@ -34,7 +34,11 @@ impl Workload {
     ///
     /// # Errors
     /// Only broken invariants: the networks fit the digits.
-    pub(super) fn random(kind: NetworkKind, n_samples: usize, seed: u64) -> Result<Self> {
+    pub(in crate::commands) fn random(
+        kind: NetworkKind,
+        n_samples: usize,
+        seed: u64,
+    ) -> Result<Self> {
         let recipe = TrainRecipe::for_network(kind, ActivationChoice::Square, n_samples);
         let shape = Shape::image(SIDE, SIDE, 1)?;
         let (images, _) = synthetic_digits(CALIBRATION_SAMPLES + n_samples, seed);
@@ -62,7 +66,7 @@ impl Workload {
     ///
     /// # Errors
     /// A model or data that cannot be read or do not fit each other, or too few samples.
-    pub(super) fn trained(model: &Path, data: &str, n_samples: usize) -> Result<Self> {
+    pub(in crate::commands) fn trained(model: &Path, data: &str, n_samples: usize) -> Result<Self> {
         let path = model;
         let model = Model::load(path)?;
         let spec = model.spec();
@@ -96,7 +100,11 @@ impl Workload {
     ///
     /// # Errors
     /// No parameters for the network.
-    pub(super) fn compile(&self, side: ActivationSide, expected_samples: u64) -> Result<Plan> {
+    pub(in crate::commands) fn compile(
+        &self,
+        side: ActivationSide,
+        expected_samples: u64,
+    ) -> Result<Plan> {
         let options =
             PlanOptions { activation_side: side, expected_samples, ..PlanOptions::default() };
         let bits = compiling::bits(&self.model, BitsChoice::Default);

@@ -1,0 +1,258 @@
+//! `securedl fingerprint`: make fingerprints, and show what they hold.
+
+use anyhow::{Result, bail};
+use fingerprint::{Fingerprint, SampleInfo};
+use nn_poly::model::Model;
+use nn_poly::plan::Plan;
+use serde::Serialize;
+
+use crate::args::{GenerateArguments, ShowArguments};
+use crate::failure::{Hint, Outcome};
+use crate::kind::FileKind;
+use crate::output::{Destination, OutputFile};
+use crate::pipeline::fingerprinting::{self, FingerprintSettings, SampleBar, Subject};
+use crate::report::picture::{Exhibit, Picture, gallery};
+use crate::report::sheet::{SheetFormat, contact_sheet};
+use crate::report::table::{Grid, Lean};
+use crate::report::terminal::{Ink, Screen};
+use crate::report::{Console, units};
+
+/// Samples generated for a fingerprint, unless it has more.
+const BAG: u32 = 100;
+/// Samples shown in tables and on terminals.
+const SHOWN: usize = 32;
+/// Width of a picture in a terminal, in cells.
+const PICTURE_WIDTH: usize = 24;
+
+/// Make a fingerprint.
+pub(crate) fn generate(arguments: &GenerateArguments) -> Result<Outcome> {
+    let Console { screen, progress } = Console::new(arguments.json.as_ref());
+    let out = OutputFile::check(&arguments.out)?;
+    let report = arguments.json.as_ref().map(Destination::check).transpose()?;
+    if let Some(checkpoint) = &arguments.checkpoint {
+        OutputFile::check(checkpoint)?;
+    }
+    let subject = subject(arguments)?;
+    let bag = arguments.bag.unwrap_or(BAG.max(arguments.count));
+    if bag < arguments.count {
+        bail!("--bag {bag} is less than --count {}: generate at least as many", arguments.count);
+    }
+    let settings = FingerprintSettings {
+        generator: arguments.generator,
+        count: arguments.count as usize,
+        bag: bag as usize,
+        selection: arguments.select,
+        rule: arguments.rule,
+        input_bits: arguments.input_bits,
+        ball: arguments.ball,
+        margin: arguments.margin,
+        seed: arguments.seed,
+        checkpoint: arguments.checkpoint.clone(),
+        resume: arguments.resume,
+    };
+    let spinner = progress.spinner("reading data");
+    let starts = subject.starts(&arguments.data, arguments.split.into())?;
+    drop(spinner);
+    let bar = SampleBar(progress.bar(format!("generating, {}", arguments.generator), bag.into()));
+    let fingerprint = fingerprinting::make(&subject, &starts, &settings, &bar)?;
+    bar.0.finish(format!("generated {} by {}", units::counted(bag, "sample"), arguments.generator));
+    let bytes = fingerprint.to_bytes()?;
+    out.write(&bytes)?;
+    fingerprinting::discard_checkpoint(&settings)?;
+    print(&screen, &fingerprint)?;
+    if let Some(destination) = report {
+        write_json(&destination, &fingerprint)?;
+    }
+    screen.gap();
+    let size = units::bytes(bytes.len() as u64);
+    screen.fact("Fingerprint", format!("{} ({size}); keep it secret", arguments.out.display()));
+    screen.finish()?;
+    Ok(Outcome::Success)
+}
+
+fn subject(arguments: &GenerateArguments) -> Result<Subject> {
+    let path = &arguments.file;
+    let load_model = |path: &std::path::Path| -> Result<Box<Model>> {
+        FileKind::Model.expect_of(path)?;
+        Ok(Box::new(Model::load(path)?))
+    };
+    match (FileKind::of(path)?, &arguments.model) {
+        (FileKind::Model, None) => Ok(Subject::Model(load_model(path)?)),
+        (FileKind::Model, Some(_)) => {
+            bail!("--model goes with a plan: the file is a model already")
+        }
+        (FileKind::Plan, Some(model)) => {
+            Ok(Subject::Plan { plan: Box::new(Plan::load(path)?), model: load_model(model)? })
+        }
+        (FileKind::Plan, None) => {
+            let error = anyhow::anyhow!("{} is a plan: it has no gradients", path.display());
+            Err(error).hint(|| "name the model it was compiled from: --model MODEL")
+        }
+        (
+            kind @ (FileKind::PublicPlan
+            | FileKind::Checkpoint
+            | FileKind::Fingerprint
+            | FileKind::UnfinishedBag
+            | FileKind::Unknown),
+            _,
+        ) => {
+            let error = anyhow::anyhow!("{} is {kind}, neither a model nor a plan", path.display());
+            Err(error).hint(|| kind.origin())
+        }
+    }
+}
+
+/// Show a fingerprint.
+pub(crate) fn show(arguments: &ShowArguments) -> Result<Outcome> {
+    let Console { screen, .. } = Console::new(arguments.json.as_ref());
+    let report = arguments.json.as_ref().map(Destination::check).transpose()?;
+    let sheet = match &arguments.out {
+        Some(path) => Some((SheetFormat::of(path)?, OutputFile::check(path)?)),
+        None => None,
+    };
+    let fingerprint = fingerprinting::load(&arguments.file)?;
+    print(&screen, &fingerprint)?;
+    match sheet {
+        Some((format, file)) => {
+            file.write(&contact_sheet(&fingerprint, format)?)?;
+            screen.gap();
+            screen.fact("Sheet", file.shown().display());
+        }
+        None if screen.is_terminal() => pictures(&screen, &fingerprint),
+        None => {}
+    }
+    if let Some(destination) = report {
+        write_json(&destination, &fingerprint)?;
+    }
+    screen.finish()?;
+    Ok(Outcome::Success)
+}
+
+/// What a fingerprint holds, but for the samples and their answers.
+#[derive(Serialize)]
+struct JsonReport<'a> {
+    model: &'a str,
+    model_digest: Option<String>,
+    plan_digest: Option<String>,
+    identity: String,
+    shape: &'a [usize],
+    input_levels: u32,
+    generator: String,
+    selection: String,
+    rule: String,
+    seed: u64,
+    segments: usize,
+    uses_in_clear: u64,
+    samples: &'a [SampleInfo],
+}
+
+fn write_json(destination: &Destination, fingerprint: &Fingerprint) -> Result<()> {
+    let json = JsonReport {
+        model: fingerprint.name(),
+        model_digest: fingerprint.model().map(|digest| digest.to_string()),
+        plan_digest: fingerprint.plan().map(|digest| digest.to_string()),
+        identity: fingerprint.identity()?.to_string(),
+        shape: fingerprint.shape().dims(),
+        input_levels: fingerprint.grid().n_steps() + 1,
+        generator: fingerprint.generator().to_string(),
+        selection: fingerprint.selection().to_string(),
+        rule: fingerprint.rule().to_string(),
+        seed: fingerprint.seed(),
+        segments: fingerprint.n_segments(),
+        uses_in_clear: fingerprint.uses(),
+        samples: fingerprint.samples(),
+    };
+    destination.write(&(serde_json::to_string_pretty(&json)? + "\n"))
+}
+
+fn print(screen: &Screen, fingerprint: &Fingerprint) -> Result<()> {
+    screen.fact("Model", fingerprint.name());
+    let bound = match (fingerprint.plan(), fingerprint.model()) {
+        (Some(plan), _) => format!("plan {}", plan.short()),
+        (None, Some(model)) => format!("model {}", model.short()),
+        (None, None) => "nothing".to_owned(),
+    };
+    screen.fact("Bound to", bound);
+    screen.fact("Identity", fingerprint.identity()?);
+    screen.fact(
+        "Samples",
+        format!(
+            "{} of shape {}, {} input levels, by {} (seed {}), chosen by {}",
+            fingerprint.n_samples(),
+            fingerprint.shape(),
+            units::count(u64::from(fingerprint.grid().n_steps()) + 1),
+            fingerprint.generator(),
+            fingerprint.seed(),
+            fingerprint.selection(),
+        ),
+    );
+    screen.fact("Rule", fingerprint.rule());
+    if fingerprint.n_segments() > 0 {
+        let segments = units::counted(fingerprint.n_segments(), "segment");
+        screen.fact("Integers", format!("expected at every refresh of {segments}"));
+    }
+    let uses = match fingerprint.uses() {
+        0 => "none".to_owned(),
+        n => screen
+            .paint(Ink::Warn, format!("{}: endpoints may know the samples", units::count(n)))
+            .to_string(),
+    };
+    screen.fact("Uses in clear", uses);
+    screen.gap();
+    table(screen, fingerprint);
+    Ok(())
+}
+
+fn table(screen: &Screen, fingerprint: &Fingerprint) {
+    let columns = [
+        ("", Lean::Right),
+        ("class", Lean::Left),
+        ("margin", Lean::Right),
+        ("log S", Lean::Right),
+        ("tied", Lean::Right),
+        ("from row", Lean::Right),
+    ];
+    let mut grid = Grid::new(screen, &columns);
+    for (row, info) in fingerprint.samples().iter().take(SHOWN).enumerate() {
+        let class = fingerprint.class_names().get(info.label as usize);
+        grid.row([
+            row.to_string(),
+            class.cloned().unwrap_or_default(),
+            format!("{:.2e}", info.margin),
+            format!("{:.2}", info.log_sensitivity),
+            info.tied.len().to_string(),
+            info.source.map_or_else(String::new, units::count),
+        ]);
+    }
+    grid.print(screen);
+    if fingerprint.n_samples() > SHOWN {
+        let more = fingerprint.n_samples() - SHOWN;
+        screen.line(format_args!("  … and {}", units::counted(more, "further sample")));
+    }
+}
+
+/// Samples on the terminal.
+fn pictures(screen: &Screen, fingerprint: &Fingerprint) {
+    let n_steps = f64::from(fingerprint.grid().n_steps());
+    let exhibits: Vec<Exhibit> = fingerprint
+        .levels()
+        .rows()
+        .into_iter()
+        .zip(fingerprint.samples())
+        .take(SHOWN)
+        .filter_map(|(row, info)| {
+            #[expect(clippy::cast_possible_truncation, reason = "a brightness from 0 to 1")]
+            let features: Vec<f32> =
+                row.iter().map(|&level| (f64::from(level) / n_steps) as f32).collect();
+            let dims = fingerprint.shape().dims();
+            let picture = Picture::of_sample(dims, &features, PICTURE_WIDTH)?;
+            let class = fingerprint.class_names().get(info.label as usize);
+            let captions = vec![(class.cloned().unwrap_or_default(), Ink::Dim)];
+            Some(Exhibit { picture, captions })
+        })
+        .collect();
+    if !exhibits.is_empty() {
+        screen.gap();
+        gallery(screen, &exhibits);
+    }
+}

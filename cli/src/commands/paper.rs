@@ -1,0 +1,270 @@
+//! `securedl paper`: the papers' experiments on networks trained here.
+
+mod single_weight;
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use fingerprint::ComparisonRule;
+use fingerprint::attack::AttackKind;
+
+use crate::args::{PaperArguments, PaperCommand};
+use crate::failure::Outcome;
+use crate::output::OutputFile;
+use crate::pipeline::studying::{self, Cell, Scale, Scenario, Study};
+use crate::report::plot::{Curve, Panel, svg};
+use crate::report::{Console, paper};
+
+/// Shares of changed weights of figure 4 (e).
+const RATIOS: [f64; 7] = [0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.8];
+/// Those of them that show the curve.
+const QUICK_RATIOS: [f64; 3] = [0.001, 0.05, 0.8];
+
+/// The curves of figure 4: the baseline, the published method, ours.
+const CURVES: [(&str, &str, &str); 4] = [
+    ("ordinary samples", "non-sensitive", "random"),
+    ("SSF, MANC", "ssf", "manc"),
+    ("boundary entropy", "boundary-entropy", "class-cover"),
+    ("ours: tie, class cover", "tie", "class-cover"),
+];
+
+/// The experiments on black boxes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Experiment {
+    Fig4,
+    TableMissingRates,
+    Efficiency,
+}
+
+/// Run one experiment and write its results.
+pub(crate) fn run(command: &PaperCommand) -> Result<Outcome> {
+    let (experiment, name, arguments) = match command {
+        PaperCommand::Fig4(arguments) => (Experiment::Fig4, "fig4", arguments),
+        PaperCommand::TableMissingRates(arguments) => {
+            (Experiment::TableMissingRates, "table-missing-rates", arguments)
+        }
+        PaperCommand::Efficiency(arguments) => (Experiment::Efficiency, "efficiency", arguments),
+        PaperCommand::SingleWeight(arguments) => return single_weight::run(arguments),
+    };
+    let console = Console::new(None);
+    fs::create_dir_all(&arguments.out)
+        .with_context(|| format!("cannot create {}", arguments.out.display()))?;
+    let file =
+        |extension: &str| OutputFile::check(&arguments.out.join(format!("{name}.{extension}")));
+    let (csv, plot, report) = (file("csv")?, file("svg")?, file("md")?);
+    let scale = Scale::new(arguments.quick, arguments.seed).resized(
+        arguments.samples,
+        arguments.bag,
+        arguments.draws,
+    );
+    let study = studying::run(
+        &arguments.data,
+        &scenarios(experiment, arguments),
+        &rules(experiment)?,
+        &scale,
+        arguments.seed,
+        &console.progress,
+    )?;
+    csv.write(paper::csv(&study, arguments.seed)?.as_bytes())?;
+    plot.write(svg(&panels(experiment, &study))?.as_bytes())?;
+    report.write(markdown(experiment, name, arguments, &study)?.as_bytes())?;
+    for (what, file) in [("Figures", &csv), ("Plot", &plot), ("Report", &report)] {
+        console.screen.fact(what, file.shown().display());
+    }
+    console.screen.finish()?;
+    Ok(Outcome::Success)
+}
+
+/// Attacks by data set, of those that are wanted.
+fn scenarios(experiment: Experiment, arguments: &PaperArguments) -> Vec<Scenario> {
+    let mut scenarios = all_scenarios(experiment, arguments.quick);
+    let only: Vec<&str> = arguments.only.iter().map(|data| data.name()).collect();
+    scenarios.retain(|scenario| only.is_empty() || only.contains(&scenario.data));
+    scenarios
+}
+
+fn all_scenarios(experiment: Experiment, is_quick: bool) -> Vec<Scenario> {
+    use AttackKind::{
+        Adaptive, ArbitraryWeights, ErrorGeneric, ErrorSpecific, FineTuneAll, FineTuneLast, Noise,
+        Precision, Prune, Quantize, Trojan,
+    };
+    let papers = |kinds: &[AttackKind]| kinds.iter().map(|&kind| (kind, None)).collect::<Vec<_>>();
+    let scenario = |data, attacks| Scenario { data, attacks };
+    match experiment {
+        Experiment::Fig4 => {
+            let ratios: &[f64] = if is_quick { &QUICK_RATIOS } else { &RATIOS };
+            let mut mnist = papers(&[Trojan]);
+            mnist.extend(ratios.iter().map(|&ratio| (ArbitraryWeights, Some(ratio))));
+            vec![
+                scenario("mnist", mnist),
+                scenario("gtsrb", papers(&[ErrorSpecific])),
+                scenario("cifar10", papers(&[Precision])),
+            ]
+        }
+        Experiment::TableMissingRates => {
+            let mut mnist = papers(&[
+                Trojan,
+                Adaptive,
+                Prune,
+                Quantize,
+                Noise,
+                FineTuneLast,
+                FineTuneAll,
+                ArbitraryWeights,
+            ]);
+            mnist.extend([(Quantize, Some(4.0)), (Noise, Some(0.001))]);
+            vec![
+                scenario("mnist", mnist),
+                scenario("gtsrb", papers(&[ErrorGeneric, ErrorSpecific])),
+                scenario("cifar10", papers(&[Precision])),
+            ]
+        }
+        Experiment::Efficiency => vec![
+            scenario("mnist", papers(&[Trojan])),
+            scenario("gtsrb", papers(&[ErrorGeneric, ErrorSpecific])),
+            scenario("cifar10", papers(&[Precision])),
+        ],
+    }
+}
+
+fn rules(experiment: Experiment) -> Result<Vec<ComparisonRule>> {
+    let names: &[&str] = match experiment {
+        Experiment::TableMissingRates => {
+            &["top-1", "top-3", "top-5", "decimals-1", "decimals-2", "tolerance-1e-4"]
+        }
+        Experiment::Fig4 | Experiment::Efficiency => &["top-1"],
+    };
+    Ok(names.iter().map(|name| name.parse()).collect::<Result<_, fingerprint::Error>>()?)
+}
+
+/// One chart per attack and strength; for figure 4 also the sweep over changed weights.
+fn panels(experiment: Experiment, study: &Study) -> Vec<Panel> {
+    let mut keys: Vec<(&str, &str, &str)> = study
+        .cells
+        .keys()
+        .map(|cell| (cell.attack.as_str(), cell.strength.as_str(), cell.data))
+        .collect();
+    keys.dedup();
+    let sweep = "arbitrary-weights";
+    let is_figure = matches!(experiment, Experiment::Fig4);
+    let weakest = keys.iter().filter(|key| key.0 == sweep).map(|key| key.1).min();
+    let mut panels: Vec<Panel> = keys
+        .into_iter()
+        .filter(|key| !is_figure || key.0 != sweep || Some(key.1) == weakest)
+        .map(|(attack, strength, data)| Panel {
+            title: format!("{attack} {strength}, {data}"),
+            x_label: "samples".to_owned(),
+            y_label: "detected, %".to_owned(),
+            curves: CURVES
+                .iter()
+                .filter_map(|&(name, generator, selection)| {
+                    let cell = cell(data, attack, strength, generator, selection);
+                    let instances = &study.cells.get(&cell)?.instances;
+                    let points = (1_u32..)
+                        .map_while(|n| Some((f64::from(n), instances.mean(n as usize)?)))
+                        .map(|(n, missing)| (n, 100.0 * (1.0 - missing)))
+                        .collect();
+                    Some(Curve { name: name.to_owned(), points })
+                })
+                .collect(),
+        })
+        .collect();
+    if is_figure {
+        panels.push(ratio_panel(study, sweep));
+    }
+    panels
+}
+
+fn cell(
+    data: &'static str,
+    attack: &str,
+    strength: &str,
+    generator: &str,
+    selection: &str,
+) -> Cell {
+    Cell {
+        data,
+        attack: attack.to_owned(),
+        strength: strength.to_owned(),
+        generator: generator.to_owned(),
+        selection: selection.to_owned(),
+        rule: ComparisonRule::Top1.to_string(),
+    }
+}
+
+/// Detection by 1, 3 and 5 samples over the share of changed weights, ours and SSF's.
+fn ratio_panel(study: &Study, attack: &str) -> Panel {
+    let mut curves = Vec::new();
+    for (name, generator, selection) in [("SSF", "ssf", "manc"), ("ours", "tie", "class-cover")] {
+        for n in [1, 3, 5] {
+            let mut points: Vec<(f64, f64)> = study
+                .cells
+                .iter()
+                .filter(|(cell, _)| {
+                    cell.attack == attack
+                        && cell.generator == generator
+                        && cell.selection == selection
+                        && cell.rule == "top-1"
+                })
+                .filter_map(|(cell, measured)| {
+                    let missing = measured.instances.mean(n)?;
+                    Some((cell.strength.parse().ok()?, 100.0 * (1.0 - missing)))
+                })
+                .collect();
+            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            curves.push(Curve { name: format!("{name}, {n}"), points });
+        }
+    }
+    Panel {
+        title: "share of changed weights".to_owned(),
+        x_label: "share of weights with N(0, 1) noise".to_owned(),
+        y_label: "detected, %".to_owned(),
+        curves,
+    }
+}
+
+/// The command that repeats this, but for the folders.
+fn call(name: &str, arguments: &PaperArguments) -> String {
+    let mut call = format!("securedl paper {name}");
+    if arguments.quick {
+        call.push_str(" --quick");
+    }
+    for data in &arguments.only {
+        call.push_str(&format!(" --only {}", data.name()));
+    }
+    let sizes =
+        [("samples", arguments.samples), ("bag", arguments.bag), ("draws", arguments.draws)];
+    for (flag, size) in sizes {
+        if let Some(size) = size {
+            call.push_str(&format!(" --{flag} {size}"));
+        }
+    }
+    call + &format!(" --seed {}", arguments.seed)
+}
+
+fn markdown(
+    experiment: Experiment,
+    name: &str,
+    arguments: &PaperArguments,
+    study: &Study,
+) -> Result<String> {
+    let call = call(name, arguments);
+    let title = match experiment {
+        Experiment::Fig4 => "Detection over the number of samples",
+        Experiment::TableMissingRates => "Missing rates",
+        Experiment::Efficiency => "Queries needed",
+    };
+    let mut text = paper::introduction(study, title, &call)?;
+    match experiment {
+        Experiment::Fig4 => {
+            text.push_str("\n![Detection](fig4.svg)\n\nThe curves of figure 4 of the SecureDL paper cannot be read off; published missing rates below are those of the method it compares with.\n");
+            text.push_str(&paper::missing_rates(study, arguments.seed)?);
+        }
+        Experiment::TableMissingRates => {
+            text.push_str(&paper::missing_rates(study, arguments.seed)?);
+            text.push_str(&paper::by_rule(study)?);
+        }
+        Experiment::Efficiency => text.push_str(&paper::queries(study)?),
+    }
+    Ok(text)
+}

@@ -1,0 +1,313 @@
+//! `securedl verify`: is the model behind this endpoint the one of the fingerprint?
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use fingerprint::endpoint::{Answers, Endpoint as _, EndpointError};
+use fingerprint::{
+    Audit, AuditError, AuditOutcome, ComparisonRule, Fingerprint, LayoutOptions, Repetition,
+    Verdict, audit,
+};
+use nn_poly::artifact;
+use nn_poly::plan::Plan;
+use protocol::client::Endpoint;
+use protocol::endpoint::{AnswerForm, EncryptedEndpoint, HttpEndpoint, HttpSpec, InputUnits};
+use protocol::session::SessionOptions;
+use protocol::tls::ClientTls;
+use serde::Serialize;
+
+use crate::args::{AnswerName, UnitsName, VerifyArguments};
+use crate::failure::{Hint, Outcome};
+use crate::kind::FileKind;
+use crate::logs;
+use crate::options::retry_policy;
+use crate::output::{Destination, OutputFile};
+use crate::pipeline::{fingerprinting, inference};
+use crate::report::terminal::{Ink, Screen};
+use crate::report::{Console, units, verdict};
+
+/// Longest file with a template, headers or a certificate.
+const MAX_SETTING_BYTES: usize = 1 << 20;
+/// Samples named in messages.
+const NAMED: usize = 16;
+
+/// What an audit found.
+enum Found {
+    /// By comparing answers.
+    Compared(Audit),
+    /// Before there were answers, by the checks of the encrypted run.
+    Rejected(Verdict),
+}
+
+/// Audit and report.
+pub(crate) fn run(arguments: &VerifyArguments) -> Result<Outcome> {
+    let Console { screen, progress } = Console::new(arguments.json.as_ref());
+    logs::start("warn", logs::Style::Brief, &progress);
+    let report = arguments.json.as_ref().map(Destination::check).transpose()?;
+    let mut fingerprint = fingerprinting::load(&arguments.fingerprint)?;
+    screen.fact(
+        "Fingerprint",
+        format!(
+            "{} of `{}`, by {}",
+            units::counted(fingerprint.n_samples(), "sample"),
+            fingerprint.name(),
+            fingerprint.generator()
+        ),
+    );
+    let started = Instant::now();
+    let bar = progress.spinner("asking the endpoint");
+    let (place, found) = match (&arguments.endpoint, &arguments.server) {
+        (Some(url), _) => {
+            screen.fact("Endpoint", format!("{url}, in the clear"));
+            (url, over_http(arguments, url, &mut fingerprint)?)
+        }
+        (None, Some(address)) => {
+            screen.fact("Endpoint", format!("{address}, encrypted"));
+            (address, encrypted(arguments, address, &fingerprint)?)
+        }
+        (None, None) => bail!("name an endpoint: --endpoint URL or --server ADDR"),
+    };
+    drop(bar);
+    let time = started.elapsed();
+    let outcome = conclude(&screen, &fingerprint, &found, time);
+    if let Some(destination) = &report {
+        let json = JsonReport::new(place, &fingerprint, &found)?;
+        destination.write(&(serde_json::to_string_pretty(&json)? + "\n"))?;
+    }
+    screen.finish()?;
+    Ok(outcome)
+}
+
+fn over_http(
+    arguments: &VerifyArguments,
+    url: &str,
+    fingerprint: &mut Fingerprint,
+) -> Result<Found> {
+    let spec = http_spec(arguments, url, fingerprint)?;
+    let (shape, grid) = (fingerprint.shape().clone(), fingerprint.grid().clone());
+    let mut endpoint = HttpEndpoint::new(spec, shape, grid, fingerprint.class_names())?;
+    let repetition = if arguments.once { Repetition::Once } else { Repetition::Twice };
+    // Counted before anything is sent: what an endpoint may have seen counts as seen.
+    let file = OutputFile::check(&arguments.fingerprint)?;
+    fingerprint.record_use();
+    file.write(&fingerprint.to_bytes()?)
+        .with_context(|| "cannot count the use of the fingerprint")?;
+    let audit = audit(&mut endpoint, fingerprint, arguments.rule, repetition);
+    match audit {
+        Ok(audit) => Ok(Found::Compared(audit)),
+        Err(AuditError::Setup(error)) => Err(error).hint(
+            || "choose another --rule, or describe the service with --answers and --response",
+        ),
+        Err(error @ AuditError::Endpoint(EndpointError::Untrusted { .. })) => {
+            Err(error).hint(|| "name the file with the authority's certificate: --ca FILE")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn http_spec(
+    arguments: &VerifyArguments,
+    url: &str,
+    fingerprint: &Fingerprint,
+) -> Result<HttpSpec> {
+    let form = match arguments.answers {
+        AnswerName::Labels => AnswerForm::Labels,
+        AnswerName::Ranked => AnswerForm::Ranked,
+        AnswerName::Logits => AnswerForm::Logits,
+        AnswerName::Probabilities => AnswerForm::Probabilities,
+        AnswerName::Integers => AnswerForm::Integers,
+    };
+    let mut spec = HttpSpec::new(url, form);
+    if let Some(request) = &arguments.request {
+        spec.request = text_or_file(request)?;
+    }
+    if let Some(response) = &arguments.response {
+        spec.response.clone_from(response);
+    }
+    spec.units = match arguments.units {
+        UnitsName::Levels => InputUnits::Levels,
+        UnitsName::Preprocessed => InputUnits::Preprocessed,
+        UnitsName::Raw => InputUnits::Raw(fingerprint.preprocessing().clone()),
+    };
+    for header in &arguments.header {
+        let text = text_or_file(header)?;
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let Some((name, value)) = line.split_once(':') else {
+                bail!("a header is written `Name: value`")
+            };
+            spec.headers.push((name.trim().to_owned(), value.trim().to_owned()));
+        }
+    }
+    spec.ca_pem = match &arguments.ca {
+        Some(path) => Some(artifact::read_file(path, MAX_SETTING_BYTES)?),
+        None => None,
+    };
+    spec.timeout = Duration::from_secs(arguments.timeout);
+    spec.attempts = arguments.attempts;
+    Ok(spec)
+}
+
+/// The text, or the content of the file behind `@`.
+fn text_or_file(argument: &str) -> Result<String> {
+    match argument.strip_prefix('@') {
+        None => Ok(argument.to_owned()),
+        Some(path) => {
+            let bytes = artifact::read_file(Path::new(path), MAX_SETTING_BYTES)?;
+            String::from_utf8(bytes).with_context(|| format!("{path} is not UTF-8 text"))
+        }
+    }
+}
+
+fn encrypted(
+    arguments: &VerifyArguments,
+    address: &str,
+    fingerprint: &Fingerprint,
+) -> Result<Found> {
+    let (Some(path), Some(tls)) = (&arguments.plan, &arguments.tls) else {
+        bail!("--server goes with --plan and --tls")
+    };
+    FileKind::Plan.expect_of(path)?;
+    let plan = Plan::load(path)?;
+    fingerprint
+        .check_plan(&plan)
+        .hint(|| "make one: `securedl fingerprint generate PLAN --model MODEL …`")?;
+    let retry = retry_policy(arguments.patience);
+    let trust = ClientTls::load_directory(tls)
+        .hint(|| "--tls names the folder with the server's ca.pem")?;
+    let server = Endpoint::tls(address, trust, None)?;
+    super::runtime()?.block_on(inference::check_server(&server, &plan, &retry))?;
+    // All samples are asked; a few of them ride as canaries besides.
+    let options = SessionOptions { layout: LayoutOptions::default(), ..SessionOptions::default() };
+    let client_plan = inference::fingerprinted(&plan, options, fingerprint)?;
+    let client_options = inference::client_options(retry)?;
+    let mut endpoint = EncryptedEndpoint::new(client_plan, vec![server], client_options)?;
+    match audit(&mut endpoint, fingerprint, arguments.rule, Repetition::Once) {
+        Ok(audit) => Ok(Found::Compared(audit)),
+        Err(AuditError::Endpoint(EndpointError::Rejected { verdict })) => {
+            debug_assert_eq!(endpoint.n_classes(), plan.network().n_scores());
+            Ok(Found::Rejected(verdict))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn conclude(screen: &Screen, fingerprint: &Fingerprint, found: &Found, time: Duration) -> Outcome {
+    let audit = match found {
+        Found::Rejected(found) => {
+            verdict::print(screen, found);
+            return Outcome::of(found);
+        }
+        Found::Compared(audit) => audit,
+    };
+    let times = if audit.times == 1 { "once" } else { "twice" };
+    screen.fact(
+        "Asked",
+        format!(
+            "{} {times}, in {}; answers are {}",
+            units::counted(audit.n_samples, "sample"),
+            units::duration(time),
+            audit.answers
+        ),
+    );
+    screen.fact("Rule", audit.rule);
+    screen.gap();
+    let (ink, text, outcome) = match &audit.outcome {
+        AuditOutcome::Same => (
+            Ink::Good,
+            format!("✓ Same model: all {} answers agree", audit.n_samples),
+            Outcome::Success,
+        ),
+        AuditOutcome::Different { samples } => (
+            Ink::Bad,
+            format!(
+                "✗ Another model: {} of {} answers differ (samples {})",
+                samples.len(),
+                audit.n_samples,
+                listed(samples)
+            ),
+            Outcome::Cheated,
+        ),
+        AuditOutcome::Unsteady { samples } => (
+            Ink::Warn,
+            format!(
+                "? No verdict: the endpoint answers {} differently from one time to the next \
+                 (samples {}); that is not a sign of tampering",
+                units::counted(samples.len(), "sample"),
+                listed(samples)
+            ),
+            Outcome::Unverified,
+        ),
+    };
+    screen.paragraph(2, screen.paint(ink, text));
+    advise(screen, fingerprint, audit);
+    outcome
+}
+
+/// Say what would have told more.
+fn advise(screen: &Screen, fingerprint: &Fingerprint, audit: &Audit) {
+    let finer = ComparisonRule::strictest_for(&audit.answers);
+    let tells_more = !matches!(audit.answers, Answers::Labels(_)) && audit.rule != finer;
+    let is_coarse = matches!(audit.rule, ComparisonRule::Top1 | ComparisonRule::TopK(_));
+    if tells_more && is_coarse && audit.outcome == AuditOutcome::Same {
+        let text = format!(
+            "The endpoint tells {}: --rule {finer} notices smaller changes.",
+            audit.answers
+        );
+        screen.paragraph(2, screen.paint(Ink::Dim, text));
+    }
+    if fingerprint.uses() > 1 {
+        let text = format!(
+            "This fingerprint was shown in the clear {} times; endpoints that keep what they see can \
+             answer it right and cheat elsewhere. Make a new one for an untrusted endpoint.",
+            units::count(fingerprint.uses())
+        );
+        screen.paragraph(2, screen.paint(Ink::Warn, text));
+    }
+}
+
+fn listed(samples: &[usize]) -> String {
+    let shown: Vec<String> = samples.iter().take(NAMED).map(usize::to_string).collect();
+    let more = if samples.len() > NAMED { ", …" } else { "" };
+    shown.join(", ") + more
+}
+
+/// What `--json` writes.
+#[derive(Serialize)]
+struct JsonReport<'a> {
+    endpoint: &'a str,
+    fingerprint: String,
+    model: &'a str,
+    samples: usize,
+    uses_in_clear: u64,
+    outcome: &'static str,
+    rule: Option<String>,
+    times: Option<u32>,
+    differing_samples: &'a [usize],
+    verdict: Option<String>,
+}
+
+impl<'a> JsonReport<'a> {
+    fn new(endpoint: &'a str, fingerprint: &'a Fingerprint, found: &'a Found) -> Result<Self> {
+        let (outcome, samples, audit, verdict): (_, &[usize], _, _) = match found {
+            Found::Rejected(verdict) => ("rejected", &[], None, Some(verdict.to_string())),
+            Found::Compared(audit) => match &audit.outcome {
+                AuditOutcome::Same => ("same", &[], Some(audit), None),
+                AuditOutcome::Different { samples } => ("different", samples, Some(audit), None),
+                AuditOutcome::Unsteady { samples } => ("unsteady", samples, Some(audit), None),
+            },
+        };
+        Ok(Self {
+            endpoint,
+            fingerprint: fingerprint.identity()?.to_string(),
+            model: fingerprint.name(),
+            samples: fingerprint.n_samples(),
+            uses_in_clear: fingerprint.uses(),
+            outcome,
+            rule: audit.map(|audit| audit.rule.to_string()),
+            times: audit.map(|audit| audit.times),
+            differing_samples: samples,
+            verdict,
+        })
+    }
+}

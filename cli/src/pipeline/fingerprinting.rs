@@ -1,0 +1,287 @@
+//! From models, plans and data to fingerprints, and fingerprints in files.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, bail};
+use fingerprint::fingerprint::model_digest;
+use fingerprint::generate::{MAX_UNFINISHED_BAG_BYTES, resume, resume_for_integer};
+use fingerprint::select::{SelectionFeatures, select};
+use fingerprint::{
+    ComparisonRule, Constraint, Fingerprint, FingerprintParts, GenerateConfig, GenerateProgress,
+    GenerateSpec, GeneratorKind, InputGrid, SampleBag, SelectionRule, UnfinishedBag,
+};
+use ndarray::{Array2, Axis};
+use nn_poly::artifact;
+use nn_poly::import::{Dataset, Preprocessing, Split, SplitSpec, resolve_data_path};
+use nn_poly::model::Model;
+use nn_poly::plan::{Digest, Plan};
+use nn_poly::{Network, Shape};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::failure::Hint;
+use crate::kind::FileKind;
+use crate::output::OutputFile;
+use crate::report::progress::Bar;
+
+/// What a fingerprint is made of.
+#[derive(Debug)]
+pub(crate) enum Subject {
+    /// A float model.
+    Model(Box<Model>),
+    /// A plan, and the float model it came from.
+    Plan { plan: Box<Plan>, model: Box<Model> },
+}
+
+/// What a person decides about a fingerprint.
+#[derive(Debug, Clone)]
+pub(crate) struct FingerprintSettings {
+    pub(crate) generator: GeneratorKind,
+    pub(crate) count: usize,
+    pub(crate) bag: usize,
+    pub(crate) selection: SelectionRule,
+    pub(crate) rule: Option<ComparisonRule>,
+    pub(crate) input_bits: Option<u32>,
+    pub(crate) ball: Option<f64>,
+    pub(crate) margin: Option<f64>,
+    pub(crate) seed: u64,
+    /// Where the samples found so far are kept.
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Whether to go on from there.
+    pub(crate) resume: bool,
+}
+
+impl Subject {
+    /// The float network gradients come from.
+    pub(crate) fn network(&self) -> &Network<f32> {
+        match self {
+            Self::Model(model) | Self::Plan { model, .. } => model.network(),
+        }
+    }
+
+    /// Name for people.
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            Self::Model(model) => &model.spec().name,
+            Self::Plan { plan, .. } => &plan.public().name,
+        }
+    }
+
+    /// Digests of everything that decides about answers and gradients.
+    fn digests(&self) -> Result<Vec<Digest>> {
+        Ok(match self {
+            Self::Model(model) => vec![model_digest(model)?],
+            Self::Plan { plan, model } => vec![plan.digest(), model_digest(model)?],
+        })
+    }
+
+    fn preprocessing(&self) -> &Preprocessing {
+        match self {
+            Self::Model(model) => &model.spec().preprocessing,
+            Self::Plan { plan, .. } => &plan.public().preprocessing,
+        }
+    }
+
+    fn split(&self) -> &SplitSpec {
+        match self {
+            Self::Model(model) => &model.spec().split,
+            Self::Plan { plan, .. } => &plan.public().split,
+        }
+    }
+
+    fn shape(&self) -> &Shape {
+        self.network().input_shape()
+    }
+
+    /// Natural samples as the network sees them.
+    ///
+    /// # Errors
+    /// Data that are missing, damaged or of another shape.
+    pub(crate) fn starts(&self, argument: &str, split: Split) -> Result<Array2<f32>> {
+        let path = resolve_data_path(argument)?;
+        let data = Dataset::load(&path, split, self.split())?;
+        if data.shape() != self.shape() {
+            bail!(
+                "samples in {} have shape {}, `{}` reads {}: start from the data it was trained on",
+                path.display(),
+                data.shape(),
+                self.name(),
+                self.shape(),
+            );
+        }
+        Ok(self.preprocessing().apply(data.features())?)
+    }
+
+    /// What the endpoint can receive.
+    fn grid(&self, bits: Option<u32>) -> Result<InputGrid> {
+        Ok(match (self, bits) {
+            (Self::Model(_), bits) => {
+                InputGrid::of_preprocessing(self.preprocessing(), bits.unwrap_or(8))?
+            }
+            (Self::Plan { plan, .. }, None) => InputGrid::of_integer(&plan.public().input)?,
+            (Self::Plan { .. }, Some(_)) => {
+                bail!("--input-bits is for models: a plan has its own input grid")
+            }
+        })
+    }
+}
+
+/// Generate, choose, and bind to the model or plan.
+///
+/// # Errors
+/// Settings out of range, a network without gradients, samples that keep no margin.
+pub(crate) fn make(
+    subject: &Subject,
+    starts: &Array2<f32>,
+    settings: &FingerprintSettings,
+    progress: &dyn GenerateProgress,
+) -> Result<Fingerprint> {
+    let grid = subject.grid(settings.input_bits)?;
+    let mut spec = GenerateSpec::new(settings.generator, settings.bag, settings.seed, grid.clone());
+    if let Some(rms) = settings.ball {
+        spec.constraint = Constraint::Ball { rms };
+    }
+    spec.min_relative_margin = settings.margin.unwrap_or(match subject {
+        Subject::Model(_) => spec.min_relative_margin,
+        Subject::Plan { .. } => 0.0,
+    });
+    let config = spec.check()?;
+    let bag = generate_bag(subject, starts, &config, settings, progress)?;
+    let chosen = choose(subject.network(), &bag, settings)?;
+    let originals = originals(&chosen, starts);
+    let parts = FingerprintParts {
+        bag: &chosen,
+        grid: &grid,
+        originals: Some(&originals),
+        selection: settings.selection,
+        rule: settings.rule.unwrap_or(match subject {
+            Subject::Model(_) => ComparisonRule::Top1,
+            Subject::Plan { .. } => ComparisonRule::Exact,
+        }),
+    };
+    Ok(match subject {
+        Subject::Model(model) => Fingerprint::of_model(model, &parts)?,
+        Subject::Plan { plan, .. } => Fingerprint::of_plan(plan, &parts)?,
+    })
+}
+
+/// Samples begun between two writes of a checkpoint, at least.
+const SAMPLES_PER_CHECKPOINT: usize = 64;
+
+/// Generate a bag, with what there is of it kept in a file if wanted.
+fn generate_bag(
+    subject: &Subject,
+    starts: &Array2<f32>,
+    config: &GenerateConfig,
+    settings: &FingerprintSettings,
+    progress: &dyn GenerateProgress,
+) -> Result<SampleBag> {
+    let go_on = |bag, progress: &dyn GenerateProgress| match subject {
+        Subject::Model(model) => resume(bag, model.network(), starts, config, progress),
+        Subject::Plan { plan, model } => {
+            resume_for_integer(bag, plan.network(), model.network(), starts, config, progress)
+        }
+    };
+    let spec = config.spec();
+    let empty = SampleBag {
+        inputs: Array2::zeros((0, starts.ncols())),
+        generator: spec.kind,
+        seed: spec.seed,
+        samples: Vec::new(),
+    };
+    let Some(path) = &settings.checkpoint else { return Ok(go_on(empty, progress)?) };
+    let subjects = subject.digests()?;
+    let file = OutputFile::check(path)?;
+    let mut bag = if settings.resume && path.exists() {
+        let bytes = artifact::read_file(path, MAX_UNFINISHED_BAG_BYTES)?;
+        UnfinishedBag::from_bytes(&bytes)
+            .and_then(|unfinished| unfinished.into_bag(&subjects, starts, config))
+            .with_context(|| format!("cannot go on from {}", path.display()))
+            .hint(|| "repeat the settings of that run, or start anew without --resume")?
+    } else {
+        empty
+    };
+    while bag.len() < spec.count {
+        // Longer and longer, so that writing never takes more than a share of the time.
+        let until = bag.len() + SAMPLES_PER_CHECKPOINT.max(bag.len() / 4);
+        bag = go_on(bag, &Portion { progress, until, done: AtomicUsize::new(0) })?;
+        file.write(&UnfinishedBag::new(&subjects, starts, config, bag.clone())?.to_bytes()?)?;
+    }
+    Ok(bag)
+}
+
+/// Remove the checkpoint of a fingerprint that is written: its samples are a secret.
+///
+/// # Errors
+/// A file that cannot be removed.
+pub(crate) fn discard_checkpoint(settings: &FingerprintSettings) -> Result<()> {
+    match &settings.checkpoint {
+        Some(path) if path.exists() => std::fs::remove_file(path)
+            .with_context(|| format!("cannot remove the checkpoint {}", path.display())),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Stops a generation when there are so many samples.
+struct Portion<'a> {
+    progress: &'a dyn GenerateProgress,
+    until: usize,
+    done: AtomicUsize,
+}
+
+impl GenerateProgress for Portion<'_> {
+    fn advanced(&self, done: usize, total: usize) {
+        self.done.fetch_max(done, Ordering::Relaxed);
+        self.progress.advanced(done, total);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.done.load(Ordering::Relaxed) >= self.until || self.progress.is_cancelled()
+    }
+}
+
+fn choose(
+    network: &Network<f32>,
+    bag: &SampleBag,
+    settings: &FingerprintSettings,
+) -> Result<SampleBag> {
+    let features = SelectionFeatures::new(network, bag)?;
+    let mut rng = ChaCha8Rng::seed_from_u64(settings.seed);
+    let positions = select(settings.selection, &features, settings.count, None, &mut rng);
+    Ok(bag.select(&positions)?)
+}
+
+/// The natural samples behind a bag; the samples themselves where there are none.
+fn originals(bag: &SampleBag, starts: &Array2<f32>) -> Array2<f32> {
+    let mut originals = bag.inputs.clone();
+    for (info, mut row) in bag.samples.iter().zip(originals.rows_mut()) {
+        let source = info.source.map(|source| source as usize);
+        if let Some(source) = source.filter(|&source| source < starts.nrows()) {
+            row.assign(&starts.index_axis(Axis(0), source));
+        }
+    }
+    originals
+}
+
+/// Read a fingerprint file.
+///
+/// # Errors
+/// A file that cannot be read, of another kind, or damaged.
+pub(crate) fn load(path: &Path) -> Result<Fingerprint> {
+    FileKind::Fingerprint.expect_of(path)?;
+    let limit = fingerprint::fingerprint::MAX_FINGERPRINT_BYTES;
+    let bytes = artifact::read_file(path, limit)?;
+    Fingerprint::from_bytes(&bytes).with_context(|| format!("cannot use {}", path.display()))
+}
+
+/// Shows how many samples are ready.
+#[derive(Debug)]
+pub(crate) struct SampleBar(pub(crate) Bar);
+
+impl GenerateProgress for SampleBar {
+    fn advanced(&self, done: usize, total: usize) {
+        self.0.at(done as u64);
+        self.0.message(format!("{done}/{total}"));
+    }
+}

@@ -1,0 +1,343 @@
+//! Fingerprints as people use them: made, shown, checked against services and servers.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use ndarray::Array2;
+use nn_poly::layer::Layer;
+use nn_poly::model::Model;
+use nn_poly::plan::Plan;
+use nn_poly::{Network, Predictor};
+use securedl_tests::http::{HttpReply, HttpRequest, HttpServer};
+use serde_json::{Value, json};
+use tokio::runtime::Runtime;
+
+use super::cheating::{serve, tampered};
+use super::fixture::{Served, fixture, folder, run, securedl, succeed, text};
+
+/// One fingerprint of the model and one of the plan with squares.
+struct Made {
+    model: PathBuf,
+    plan: PathBuf,
+}
+
+fn made() -> &'static Made {
+    static MADE: OnceLock<Made> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let fixture = fixture();
+        let folder = folder("fingerprints");
+        let made = Made { model: folder.join("model.fp"), plan: folder.join("plan.fp") };
+        let data = ["--data", text(&fixture.data), "--bag", "12", "--count", "5"];
+        let of_model =
+            ["fingerprint", "generate", text(&fixture.model), "--out", text(&made.model)];
+        succeed(&[&of_model[..], &data].concat());
+        let of_plan = [
+            "fingerprint",
+            "generate",
+            text(&fixture.squares),
+            "--model",
+            text(&fixture.model),
+            "--out",
+            text(&made.plan),
+        ];
+        succeed(&[&of_plan[..], &data].concat());
+        made
+    })
+}
+
+/// A copy that a test may count uses in.
+fn copy(path: &Path, folder: &Path) -> PathBuf {
+    let copy = folder.join("copy.fp");
+    fs::copy(path, &copy).unwrap();
+    copy
+}
+
+/// A service that answers logits of `network` to preprocessed inputs.
+fn service(network: Network<f32>) -> impl Fn(&HttpRequest) -> HttpReply + Send + Sync + 'static {
+    move |request| {
+        let body: Value = serde_json::from_slice(&request.body).unwrap();
+        let rows = body["x"].as_array().unwrap();
+        let values: Vec<f32> = rows
+            .iter()
+            .flat_map(|row| row.as_array().unwrap())
+            .map(|value| value.as_f64().unwrap() as f32)
+            .collect();
+        let inputs = Array2::from_shape_vec((rows.len(), 3), values).unwrap();
+        let scores = network.scores(&inputs).unwrap();
+        let rows: Vec<Vec<f64>> = scores.rows().into_iter().map(|row| row.to_vec()).collect();
+        HttpReply::ok(json!({ "y": rows }).to_string())
+    }
+}
+
+/// The network with one bias of the last layer moved.
+fn modified(network: &Network<f32>) -> Network<f32> {
+    let mut layers = network.clone().into_layers();
+    for layer in layers.iter_mut().rev() {
+        if let Layer::Dense(dense) = layer {
+            dense.bias[0] += 1.0;
+            break;
+        }
+    }
+    Network::new(network.input_shape().clone(), layers).unwrap()
+}
+
+fn verify<'a>(url: &'a str, fingerprint: &'a Path) -> Vec<&'a str> {
+    let mut arguments = vec!["verify", "--endpoint", url, "--fingerprint", text(fingerprint)];
+    arguments.extend(["--request", r#"{"x": "{{inputs}}"}"#, "--response", "/y"]);
+    arguments.extend(["--answers", "logits", "--units", "preprocessed"]);
+    arguments
+}
+
+#[test]
+fn a_service_is_told_apart_from_a_modified_one_and_uses_are_counted() {
+    let folder = folder("verify-http");
+    let fingerprint = copy(&made().model, &folder);
+    let honest = Model::load(&fixture().model).unwrap().network().clone();
+    let other = modified(&honest);
+    let report = folder.join("report.json");
+    for (network, code, outcome) in [(honest, 0, "same"), (other, 1, "different")] {
+        let server = HttpServer::start(service(network));
+        let url = server.url("/");
+        let mut arguments = verify(&url, &fingerprint);
+        arguments.extend(["--rule", "tolerance-1e-4", "--json", text(&report)]);
+        let finished = run(&arguments);
+        assert_eq!(finished.code, Some(code), "{}\n{}", finished.stdout, finished.stderr);
+        let report: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+        assert_eq!(report["outcome"], outcome);
+        assert_eq!(report["uses_in_clear"], u64::from(code == 1) + 1);
+    }
+    let shown = succeed(&["fingerprint", "show", text(&fingerprint)]).stdout;
+    assert!(shown.contains("2: endpoints may know the samples"), "{shown}");
+}
+
+#[test]
+fn an_unsteady_service_is_no_verdict_and_trouble_is_an_error() {
+    let folder = folder("verify-trouble");
+    let fingerprint = copy(&made().model, &folder);
+    let honest = Model::load(&fixture().model).unwrap().network().clone();
+    let (first, second) = (service(honest.clone()), service(modified(&honest)));
+    let server = HttpServer::start(move |request| {
+        if request.number.is_multiple_of(2) { first(request) } else { second(request) }
+    });
+    let url = server.url("/");
+    let mut arguments = verify(&url, &fingerprint);
+    arguments.extend(["--rule", "exact"]);
+    let finished = run(&arguments);
+    assert_eq!(finished.code, Some(2), "{}", finished.stdout);
+    assert!(finished.stdout.contains("not a sign of tampering"), "{}", finished.stdout);
+
+    let down = {
+        let server = HttpServer::start(|_| HttpReply::ok(""));
+        server.url("/")
+    };
+    let babbling = HttpServer::start(|_| HttpReply::ok(r#"{"y": "busy"}"#));
+    let babble = babbling.url("/");
+    for (url, extra, expected) in [
+        (&down, &[][..], "cannot be reached"),
+        (&babble, &[], "no list at `/y`"),
+        (&url, &["--answers", "labels"], "none of the 3 classes"),
+        (&url, &["--response", "/z"], "nothing at `/z`"),
+        (&url, &["--request", "{}"], "placeholder"),
+        (&url, &["--header", "nonsense"], "Name: value"),
+        (&url, &["--rule", "top-9"], "top-9"),
+    ] {
+        let mut arguments = verify(url, &fingerprint);
+        // A flag given twice is refused by the parser: the case's own replaces the usual one.
+        if let Some(usual) = arguments.iter().position(|argument| extra.first() == Some(argument)) {
+            arguments.drain(usual..usual + 2);
+        }
+        arguments.extend(extra);
+        let finished = run(&arguments);
+        assert_eq!(finished.code, Some(2), "{extra:?}: {}", finished.stdout);
+        assert!(finished.stderr.contains(expected), "{extra:?}: {}", finished.stderr);
+    }
+}
+
+#[test]
+fn an_encrypted_server_is_checked_down_to_one_weight() {
+    let (fixture, made) = (fixture(), made());
+    let verify = |address: &str| {
+        run(&[
+            "verify",
+            "--server",
+            address,
+            "--tls",
+            text(&fixture.tls),
+            "--plan",
+            text(&fixture.squares),
+            "--fingerprint",
+            text(&made.plan),
+        ])
+    };
+    let honest = Served::start(&fixture.plans, &fixture.tls, "127.0.0.1:0");
+    let finished = verify(&honest.address);
+    assert_eq!(finished.code, Some(0), "{}\n{}", finished.stdout, finished.stderr);
+    assert!(finished.stdout.contains("Same model"), "{}", finished.stdout);
+
+    let runtime = Runtime::new().unwrap();
+    let plan = Plan::load(&fixture.squares).unwrap();
+    let cheat = serve(&runtime, &plan, &tampered(&plan), &fixture.tls).to_string();
+    let finished = verify(&cheat);
+    assert_eq!(finished.code, Some(1), "{}\n{}", finished.stdout, finished.stderr);
+}
+
+#[test]
+fn a_fingerprint_rides_in_ordinary_batches() {
+    let (fixture, made) = (fixture(), made());
+    let base =
+        ["infer", "--plan", text(&fixture.squares), "--data", text(&fixture.data), "--local"];
+    let finished = succeed(&[&base[..], &["--fingerprint", text(&made.plan)]].concat());
+    assert!(finished.stdout.contains("every score equals"), "{}", finished.stdout);
+    for (fingerprint, expected) in
+        [(&made.model, "not of this plan"), (&fixture.model, "is a model, not a fingerprint")]
+    {
+        let finished = run(&[&base[..], &["--fingerprint", text(fingerprint)]].concat());
+        assert_eq!(finished.code, Some(2));
+        assert!(finished.stderr.contains(expected), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_file() {
+    let fixture = fixture();
+    let folder = folder("fingerprint-seed");
+    let make = |name: &str, seed: &str| {
+        let out = folder.join(name);
+        succeed(&[
+            "fingerprint",
+            "generate",
+            text(&fixture.model),
+            "--data",
+            text(&fixture.data),
+            "--generator",
+            "boundary-entropy",
+            "--select",
+            "manc",
+            "--bag",
+            "6",
+            "--count",
+            "3",
+            "--seed",
+            seed,
+            "--out",
+            text(&out),
+        ]);
+        fs::read(out).unwrap()
+    };
+    assert_eq!(make("a", "1"), make("b", "1"));
+    assert_ne!(make("a", "1"), make("c", "2"));
+}
+
+#[test]
+fn an_interrupted_generation_goes_on_and_ends_alike() {
+    let fixture = fixture();
+    let folder = folder("fingerprint-resume");
+    let part = folder.join("bag.part");
+    let arguments = |out: &str, extra: &[&str]| -> Vec<String> {
+        let base = ["fingerprint", "generate", text(&fixture.model), "--data", text(&fixture.data)];
+        let sizes = ["--bag", "400", "--count", "6", "--seed", "3", "--out"];
+        let out = folder.join(out);
+        let words = [&base[..], &sizes, &[text(&out)], extra].concat();
+        words.into_iter().map(str::to_owned).collect()
+    };
+    let call =
+        |arguments: &[String]| run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let kept = ["--checkpoint", text(&part), "--resume"];
+    assert_eq!(call(&arguments("whole.fp", &[])).code, Some(0));
+
+    // Killed as soon as there is something to go on from, or finished before that.
+    let words = arguments("resumed.fp", &kept);
+    let mut child =
+        securedl(&words.iter().map(String::as_str).collect::<Vec<_>>()).spawn().unwrap();
+    while child.try_wait().unwrap().is_none() && !part.exists() {
+        std::thread::sleep(std::time::Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    if part.exists() {
+        let (model, plan) = (text(&fixture.model), text(&part));
+        let inspected = run(&["inspect", plan]);
+        assert!(inspected.stderr.contains("the checkpoint of a fingerprint"), "{inspected:?}");
+        let other = ["fingerprint", "generate", model, "--data", text(&fixture.data)];
+        let other = [&other[..], &["--bag", "400", "--seed", "4", "--out", "x.fp"], &kept].concat();
+        let refused = run(&other);
+        assert_eq!(refused.code, Some(2));
+        assert!(refused.stderr.contains("belong to another generation"), "{}", refused.stderr);
+    }
+    assert_eq!(call(&words).code, Some(0));
+    assert!(!part.exists(), "the samples are a secret");
+    let bytes = |name: &str| fs::read(folder.join(name)).unwrap();
+    assert_eq!(bytes("whole.fp"), bytes("resumed.fp"));
+}
+
+#[test]
+fn a_report_says_what_a_fingerprint_holds_but_not_its_samples() {
+    let made = made();
+    for (path, segments) in [(&made.model, false), (&made.plan, true)] {
+        let said = succeed(&["fingerprint", "show", text(path), "--json", "-"]).stdout;
+        let report: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(report["samples"].as_array().unwrap().len(), 5);
+        assert_eq!(report["generator"], "tie");
+        assert_eq!(report["segments"].as_u64().unwrap() > 0, segments);
+        assert_eq!(report["plan_digest"].is_string(), segments);
+        assert_eq!(report["model_digest"].is_string(), !segments);
+        assert!(report["samples"][0]["margin"].is_number());
+        assert!(!said.contains("inputs") && !said.contains("levels\": ["), "{said}");
+    }
+}
+
+#[test]
+fn a_service_over_https_is_verified_with_its_authority_only() {
+    let fixture = fixture();
+    let folder = folder("verify-https");
+    let fingerprint = copy(&made().model, &folder);
+    let honest = Model::load(&fixture.model).unwrap().network().clone();
+    let server = HttpServer::start_tls(&fixture.tls, service(honest));
+    let url = server.url("/");
+    let other = folder.join("tls");
+    succeed(&["tls", "init", text(&other)]);
+    let (own, foreign) = (fixture.tls.join("ca.pem"), other.join("ca.pem"));
+    let base = [&verify(&url, &fingerprint)[..], &["--rule", "tolerance-1e-4"]].concat();
+    for (ca, code) in [(Some(&own), 0), (Some(&foreign), 2), (None, 2)] {
+        let ca: &[&str] = &ca.map_or(vec![], |ca| vec!["--ca", text(ca)]);
+        let finished = run(&[&base[..], ca].concat());
+        assert_eq!(finished.code, Some(code), "{ca:?}: {}", finished.stderr);
+        if code == 2 {
+            assert!(finished.stderr.contains("TLS is not trusted"), "{}", finished.stderr);
+            assert!(finished.stderr.contains("--ca"), "{}", finished.stderr);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_made_or_shown_says_why() {
+    let (fixture, made) = (fixture(), made());
+    let (model, data) = (text(&fixture.model), text(&fixture.data));
+    let folder = folder("fingerprint-bad");
+    let out = folder.join("out.fp");
+    let out = text(&out);
+    let generate = |extra: &[&str]| {
+        let base = ["fingerprint", "generate"];
+        run(&[&base[..], extra, &["--data", data, "--out", out]].concat())
+    };
+    for (finished, expected) in [
+        (generate(&[text(&fixture.squares)]), "--model MODEL"),
+        (generate(&[data]), "neither a model nor a plan"),
+        (generate(&[model, "--bag", "3", "--count", "4"]), "at least as many"),
+        (generate(&[model, "--generator", "magic"]), "magic"),
+        (generate(&[model, "--margin", "0.5"]), "margin"),
+        (generate(&[model, "--generator", "ssf", "--ball=-1"]), "ball"),
+        (run(&["fingerprint", "show", model]), "is a model, not a fingerprint"),
+        (run(&["fingerprint", "show", text(&made.model), "--out", out]), ".svg or .png"),
+        (run(&["verify", "--fingerprint", text(&made.model)]), "--endpoint"),
+    ] {
+        assert_eq!(finished.code, Some(2), "{}", finished.stdout);
+        assert!(finished.stderr.contains(expected), "`{expected}` in {}", finished.stderr);
+    }
+    let sheet = folder.join("sheet.png");
+    let finished = run(&["fingerprint", "show", text(&made.model), "--out", text(&sheet)]);
+    assert_eq!(finished.code, Some(2));
+    assert!(finished.stderr.contains("no images"), "{}", finished.stderr);
+    assert_eq!(fs::read_dir(&folder).unwrap().count(), 0, "nothing is left behind");
+}

@@ -1,0 +1,118 @@
+//! What a fingerprint file holds, and when its parts fit together.
+
+use ndarray::Array2;
+use nn_poly::Shape;
+use nn_poly::import::Preprocessing;
+use nn_poly::plan::Digest;
+use serde::{Deserialize, Serialize};
+
+use super::packed::Packed;
+use super::{MAX_FINGERPRINT_SAMPLES, MAX_NAME_BYTES};
+use crate::error::{Error, Result};
+use crate::generate::GeneratorKind;
+use crate::rule::ComparisonRule;
+use crate::sample::{InputGrid, SampleInfo};
+use crate::select::SelectionRule;
+
+/// A fingerprint as it is stored, without the count of uses.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Content {
+    pub(super) name: String,
+    pub(super) model: Option<Digest>,
+    pub(super) plan: Option<Digest>,
+    pub(super) shape: Shape,
+    pub(super) class_names: Vec<String>,
+    pub(super) preprocessing: Preprocessing,
+    pub(super) generator: GeneratorKind,
+    pub(super) selection: SelectionRule,
+    pub(super) seed: u64,
+    pub(super) grid: InputGrid,
+    pub(super) samples: Vec<SampleInfo>,
+    /// `(samples, features)`: levels of the grid.
+    pub(super) levels: Packed,
+    /// Likewise, the natural samples the others started from.
+    pub(super) originals: Option<Packed>,
+    pub(super) reference: Reference,
+    pub(super) rule: ComparisonRule,
+    /// Per segment of the plan `(outputs, samples)`: what a client must decrypt.
+    pub(super) segments: Vec<Packed>,
+}
+
+/// The true model's answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Reference {
+    /// `(samples, classes)`: outputs of the float network.
+    Logits(Array2<f64>),
+    /// `(samples, classes)`: exact scores.
+    Integers(Packed),
+}
+
+impl Content {
+    pub(super) fn check(&self) -> Result<()> {
+        let n = self.samples.len();
+        if n == 0 || n > MAX_FINGERPRINT_SAMPLES {
+            let (actual, max) = (n as u64, MAX_FINGERPRINT_SAMPLES as u64);
+            return Err(Error::CountOutOfRange { name: "number of samples", actual, min: 1, max });
+        }
+        let malformed = |what| Err(Error::MalformedFingerprint { what });
+        if self.name.len() > MAX_NAME_BYTES {
+            return malformed("name");
+        }
+        let n_features = self.shape.len();
+        let n_classes = self.class_names.len();
+        self.preprocessing.check(n_features)?;
+        self.grid.check(n_features)?;
+        self.rule.check()?;
+        check_dim("levels of the samples", (n, n_features), self.levels.dim())?;
+        let n_steps = i64::from(self.grid.n_steps());
+        for packed in [Some(&self.levels), self.originals.as_ref()].into_iter().flatten() {
+            check_dim("levels of the samples", (n, n_features), packed.dim())?;
+            if packed.unpack().iter().any(|level| !(0..=n_steps).contains(level)) {
+                return malformed("level of a sample");
+            }
+        }
+        let dim = match &self.reference {
+            Reference::Logits(values) => values.dim(),
+            Reference::Integers(packed) => packed.dim(),
+        };
+        check_dim("scores of the samples", (n, n_classes), dim)?;
+        match (&self.reference, self.model, self.plan) {
+            (Reference::Logits(values), Some(_), None) if self.segments.is_empty() => {
+                if values.iter().any(|value| !value.is_finite()) {
+                    return malformed("score of a sample");
+                }
+            }
+            (Reference::Integers(_), None, Some(_)) if !self.segments.is_empty() => {}
+            _ => return malformed("binding to a model or plan"),
+        }
+        let info = |info: &SampleInfo| {
+            let is_class = |&class: &u32| (class as usize) < n_classes;
+            is_class(&info.label) && info.tied.iter().all(is_class) && !info.margin.is_nan()
+        };
+        if !self.samples.iter().all(info) {
+            return malformed("label or margin of a sample");
+        }
+        for packed in &self.segments {
+            let (n_outputs, n_columns) = packed.dim();
+            check_dim(
+                "stored integers of a segment",
+                (n_outputs.max(1), n),
+                (n_outputs, n_columns),
+            )?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn check_dim(
+    what: &'static str,
+    expected: (usize, usize),
+    actual: (usize, usize),
+) -> Result<()> {
+    for (expected, actual) in [(expected.0, actual.0), (expected.1, actual.1)] {
+        if expected != actual {
+            return Err(Error::LengthMismatch { what, expected, actual });
+        }
+    }
+    Ok(())
+}
