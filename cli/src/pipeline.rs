@@ -1,5 +1,6 @@
 //! The steps behind the commands: train, make polynomial, compile, run encrypted, attack.
 
+pub(crate) mod assessing;
 pub(crate) mod attacking;
 pub(crate) mod compiling;
 pub(crate) mod fingerprinting;

@@ -3,6 +3,7 @@
 //! Results go to standard output, progress and logs to standard error. Nothing here computes
 //! anything but figures for people.
 
+pub(crate) mod accuracy;
 pub(crate) mod figures;
 pub(crate) mod layers;
 pub(crate) mod machine;

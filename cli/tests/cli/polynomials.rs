@@ -121,6 +121,90 @@ fn a_relu_model_becomes_one_that_a_server_can_evaluate() {
 }
 
 #[test]
+fn a_compilation_is_reported() {
+    let fixture = fixture();
+    let folder = folder("compile-report");
+    let (plan, report) = (folder.join("a.plan"), folder.join("a.json"));
+    let (data, model) = (text(&fixture.data), text(&fixture.model));
+    let base = ["compile", model, "--calibrate", data, "--expected-samples", "24"];
+    let out = ["--out", text(&plan)];
+    let more = ["--report", "--reference", model, "--json", text(&report)];
+    let finished = succeed(&[&base[..], &out, &more].concat());
+    for expected in [
+        "Accuracy on 24 test samples",
+        "reference (mlp-blobs, square activation)",
+        "square, not rounded",
+        "plan, as encrypted",
+        "Ranges",
+        "Grids",
+        "Bits that nothing used",
+    ] {
+        assert!(finished.stdout.contains(expected), "{expected}:\n{}", finished.stdout);
+    }
+    let report: Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
+    let accuracy = |form: &str| report["accuracy"][form].as_f64().unwrap();
+    assert!(accuracy("plan") > 0.8 && accuracy("unrounded") > 0.8, "{report}");
+    assert_eq!(accuracy("plan"), accuracy("integer"), "proven ranges change nothing");
+    assert_eq!(report["search"], Value::Null);
+    let stages = report["stages"].as_array().unwrap();
+    assert_eq!(stages.len(), 3);
+    for stage in stages {
+        assert_eq!((&stage["evidence"], &stage["wrapped"]), (&"proven".into(), &0.into()));
+        let share = stage["window_share"].as_f64().unwrap();
+        assert!(share > 0.0 && share <= 1.0, "{stage}");
+    }
+    assert_eq!(stages[2]["refreshed"], Value::Null);
+    assert!(fs::read(&plan).unwrap().starts_with(b"SDLPLAN"));
+}
+
+#[test]
+fn cheaper_bits_are_searched_and_used() {
+    let fixture = fixture();
+    let folder = folder("compile-search");
+    let plan = folder.join("a.plan");
+    let (data, model) = (text(&fixture.data), text(&fixture.model));
+    let base = ["compile", model, "--calibrate", data, "--expected-samples", "24"];
+    let search = ["--target-drop", "2", "--json", "-", "--out", text(&plan)];
+    let finished = succeed(&[&base[..], &search].concat());
+    assert!(finished.stderr.contains("Bits that lose at most 2 points"), "{}", finished.stderr);
+    let report: Value = serde_json::from_str(&finished.stdout).unwrap();
+    let found = &report["search"];
+    let lost = found["unrounded_accuracy"].as_f64().unwrap() - found["accuracy"].as_f64().unwrap();
+    assert!(lost <= 0.02 + 1e-9, "{found}");
+    let trials = found["trials"].as_array().unwrap();
+    // The model is fine-tuned for 6/6/6 bits.
+    assert_eq!(trials[0]["bits"], "6/6/6");
+    assert!(trials.len() < found["candidates"].as_u64().unwrap() as usize / 4);
+    let chosen = trials.iter().find(|trial| trial["bits"] == report["bits"]).unwrap();
+    assert_eq!((&chosen["result"], &chosen["bytes"]), (&"accepted".into(), &found["bytes"]));
+    assert!(trials.iter().all(|trial| {
+        trial["result"] != "accepted" || trial["bytes"].as_u64() >= found["bytes"].as_u64()
+    }));
+    assert!(found["bytes"].as_u64() <= trials[0]["bytes"].as_u64());
+
+    let unlabeled = folder.join("unlabeled.csv");
+    fs::write(&unlabeled, "x,y,z\n0,2,0\n2,-1,0\n-2,-1,0\n1,1,1\n0,0,0\n").unwrap();
+    for (arguments, expected) in [
+        (&["--target-drop", "0.3", "--bits", "4/4/4"] as &[&str], "cannot be used with"),
+        (&["--target-drop", "-1"], "accuracy that may be lost"),
+        (&["--target-drop", "nan"], "accuracy that may be lost"),
+        (&["--report", "--calibrate", text(&unlabeled)], "no labels"),
+        (&["--target-drop", "1", "--calibrate", text(&unlabeled)], "no labels"),
+        (&["--reference", data], "not a model"),
+        (&["--json", "/no/such/folder/a.json"], "there is no folder"),
+    ] {
+        let out = folder.join("none.plan");
+        let calibrate: &[&str] =
+            if arguments.contains(&"--calibrate") { &[] } else { &["--calibrate", data] };
+        let finished =
+            run(&[&["compile", model, "--out", text(&out)], calibrate, arguments].concat());
+        assert_eq!(finished.code, Some(2), "{arguments:?}");
+        assert!(finished.stderr.contains(expected), "{arguments:?}:\n{}", finished.stderr);
+        assert!(!out.exists());
+    }
+}
+
+#[test]
 fn impossible_fits_are_one_error() {
     let folder = folder("approximate-bad");
     let table = folder.join("short.csv");
