@@ -36,9 +36,11 @@ fn print_accuracy(screen: &Screen, assessment: &Assessment, unrounded: &str) {
     row(format!("integer, {}", report.bits), &report.integer);
     row("plan, as encrypted".to_owned(), &report.plan);
     grid.print(screen);
+    let points = 100.0 * report.drop();
     let told = format!(
-        "the plan loses {:.2} points and agrees with the network before rounding on {} of {}",
-        100.0 * report.drop(),
+        "the plan {} {:.2} points and agrees with the network before rounding on {} of {}",
+        if points < 0.0 { "gains" } else { "loses" },
+        points.abs(),
         units::count(report.n_agreeing),
         units::count(n_samples),
     );
