@@ -184,27 +184,36 @@ pub(crate) fn print_search(screen: &Screen, outcome: &SearchOutcome, points: f64
     let mut grid = Grid::new(screen, &columns);
     let float = units::percent(outcome.float.accuracy());
     grid.row(["–".to_owned(), "–".to_owned(), float, "not rounded".to_owned()]);
+    let (mut n_dearer, mut n_too_large) = (0, 0);
     for trial in &outcome.trials {
-        let found = TrialFigures::of(&trial.result);
-        let verdict = match trial.result {
-            TrialResult::Accepted { .. } if trial.bits == outcome.bits => "chosen",
-            TrialResult::Accepted { .. } => "suffices",
-            TrialResult::Inaccurate { .. } => "not accurate enough",
-            TrialResult::Dearer { .. } => "not cheaper",
-            TrialResult::TooLarge => "no parameters hold it",
+        let (bytes, accuracy, verdict) = match trial.result {
+            TrialResult::Accepted { bytes, accuracy } if trial.bits == outcome.bits => {
+                (bytes, accuracy, "chosen")
+            }
+            TrialResult::Accepted { bytes, accuracy } => (bytes, accuracy, "suffices"),
+            TrialResult::Inaccurate { bytes, accuracy } => (bytes, accuracy, "not accurate enough"),
+            TrialResult::Dearer { .. } => {
+                n_dearer += 1;
+                continue;
+            }
+            TrialResult::TooLarge => {
+                n_too_large += 1;
+                continue;
+            }
         };
         grid.row([
             trial.bits.to_string(),
-            found.bytes.map_or_else(|| "–".to_owned(), units::bytes),
-            found.accuracy.map_or_else(|| "–".to_owned(), units::percent),
+            units::bytes(bytes),
+            units::percent(accuracy),
             verdict.to_owned(),
         ]);
     }
     grid.print(screen);
-    let n_candidates = units::count(outcome.n_candidates);
     let told = format!(
-        "{} decide about all {n_candidates} choices, if more bits never cost less nor lose accuracy",
-        units::counted(outcome.trials.len(), "trial")
+        "{n_dearer} more were not cheaper, and no parameters hold {n_too_large}; these {} decide about all \
+         {} choices, if more bits never cost less nor lose accuracy",
+        units::counted(outcome.trials.len(), "trial"),
+        units::count(outcome.n_candidates),
     );
     screen.paragraph(2, screen.paint(Ink::Dim, told));
 }

@@ -9,7 +9,7 @@ use crate::model::{Bits, Model};
 use crate::plan::{ModelFacts, Plan, PlanOptions, RunSize, compile, forecast};
 use crate::train::{Evaluation, LabeledSamples, evaluate};
 
-/// Samples held out at most.
+/// Samples held out at most, but for the rounding of each class's share.
 pub const HELD_OUT_SAMPLES: usize = 10_000;
 
 /// Share of the samples that is held out.
@@ -131,7 +131,7 @@ pub struct SearchOutcome {
 /// **Method.** More bits never cost less and, up to chance, never lose accuracy. So bits that suffice, or
 /// cost too much, decide about all choices with at least as many bits in each place, and bits that do
 /// not suffice decide about all with at most as many. The choice that decides about most others, whatever
-/// happens, is tried next: some thirty trials for 448 choices. The bits a model was fine-tuned for
+/// happens, is tried next: some fifty trials for 448 choices. The bits a model was fine-tuned for
 /// come first, since they break that rule to their advantage. The result was measured; that nothing
 /// cheaper suffices rests on the rule.
 ///
