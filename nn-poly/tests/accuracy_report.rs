@@ -5,6 +5,8 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::wildcard_enum_match_arm,
     reason = "tests"
 )]
 
@@ -240,7 +242,6 @@ fn a_fine_tuned_model_is_compared_with_itself_before_rounding() {
         match layer {
             Layer::Quantize(_) if idx == 0 => {}
             Layer::Quantize(grid) => {
-                #[expect(clippy::cast_precision_loss, reason = "a few bits")]
                 expected.push(("clamp", grid.steps[0] * grid.max as f32));
             }
             other => expected.push((other.name(), 0.0)),
@@ -302,7 +303,6 @@ proptest! {
         high in 0.0..=1.0_f64,
     ) {
         let span = f64::from((1_u32 << bits) - 1);
-        #[expect(clippy::cast_possible_truncation, reason = "small")]
         let at = |share: f64| (share * span) as i64;
         let below = at(zero);
         let grid = Interval { low: -below, high: at(1.0) - below };
