@@ -119,6 +119,9 @@ pub(crate) fn search(
     options: &PlanOptions,
     told: &mut dyn FnMut(&Trial),
 ) -> Result<SearchOutcome> {
+    if !(0.0..100.0).contains(&points) {
+        bail!("--target-drop is {points}, expected points of accuracy from 0 to below 100");
+    }
     let samples = train.labeled(&model.spec().preprocessing)?;
     let spec = SearchSpec::new(points / 100.0, run, *options);
     search_bits(model, &samples, &spec, told).hint(

@@ -186,8 +186,8 @@ fn cheaper_bits_are_searched_and_used() {
     fs::write(&unlabeled, "x,y,z\n0,2,0\n2,-1,0\n-2,-1,0\n1,1,1\n0,0,0\n").unwrap();
     for (arguments, expected) in [
         (&["--target-drop", "0.3", "--bits", "4/4/4"] as &[&str], "cannot be used with"),
-        (&["--target-drop", "-1"], "accuracy that may be lost"),
-        (&["--target-drop", "nan"], "accuracy that may be lost"),
+        (&["--target-drop=-1"], "from 0 to below 100"),
+        (&["--target-drop", "nan"], "from 0 to below 100"),
         (&["--report", "--calibrate", text(&unlabeled)], "no labels"),
         (&["--target-drop", "1", "--calibrate", text(&unlabeled)], "no labels"),
         (&["--reference", data], "not a model"),
