@@ -188,7 +188,7 @@ impl FitProblem {
     }
 
     /// The polynomial with the least squared error on `values`, such as pre-activations seen by
-    /// [`observe`]. Values outside the interval are left out; its weighted error is the
+    /// [`observe()`]. Values outside the interval are left out; its weighted error is the
     /// root-mean-square error over the others.
     ///
     /// Cost: one orthogonal factorization of `values.len() × (degree + 1)` numbers.

@@ -142,7 +142,7 @@ fn insert_quantizers(folded: &Network<f32>, spec: &QuantizationSpec) -> Result<N
 /// training part).
 ///
 /// # Errors
-/// Those of [`calibrate`], [`prepare_qat`] and [`quantize`].
+/// Those of [`calibrate()`], [`prepare_qat`] and [`quantize`].
 pub fn quantize_model(model: &Model, bits: Bits, inputs: &Array2<f32>) -> Result<Quantized> {
     if model.spec().bits == Some(bits) {
         return quantize(model.network());
@@ -155,7 +155,7 @@ pub fn quantize_model(model: &Model, bits: Bits, inputs: &Array2<f32>) -> Result
 /// The network without any rounding: what it would compute with grids of infinitely many points.
 ///
 /// Weights keep their values, the quantization of the inputs goes, and every other one becomes a
-/// [`Clamp`](crate::layer::Clamp) at the upper end of its grid, since training relied on that end.
+/// [`Clamp`] at the upper end of its grid, since training relied on that end.
 /// (Their lower ends are dropped: grids that reach below zero are fitted to hold what occurs.) A
 /// network without quantizers stays as it is.
 ///

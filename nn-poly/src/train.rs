@@ -22,7 +22,7 @@
 //! Quantization-aware training is ordinary training of a network that contains quantizers; use
 //! [`TrainRecipe::fine_tune`] for it.
 //!
-//! A trained ReLU network becomes polynomial in three steps: [`polynomialize`] replaces each ReLU by a
+//! A trained ReLU network becomes polynomial in three steps: [`polynomialize()`] replaces each ReLU by a
 //! blend with a fitted polynomial, a run of the trainer moves the blend over, and [`finish_blending`]
 //! leaves the polynomials alone.
 //!
