@@ -3,6 +3,7 @@
 mod attack;
 mod bench;
 mod fingerprint;
+mod polynomial;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,6 +21,10 @@ pub(crate) use attack::AttackArguments;
 pub(crate) use bench::{
     BenchCommand, FiguresArguments, KernelsArguments, NetworkArguments, PeersArguments,
     TransportName,
+};
+pub(crate) use polynomial::{
+    ApproximateArguments, FunctionArgument, IntervalArgument, MethodArgument,
+    PolynomializeArguments,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -67,6 +72,8 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Demo(DemoArguments),
     Train(TrainArguments),
+    Approximate(ApproximateArguments),
+    Polynomialize(PolynomializeArguments),
     Compile(CompileArguments),
     Inspect(InspectArguments),
     /// Manage the certificates of a server.
@@ -167,7 +174,9 @@ pub(crate) struct TrainArguments {
 Examples:
   securedl compile mnist.model --calibrate mnist --out plans/mnist.plan
   securedl compile mnist.model --calibrate mnist --activation client --out plans/mnist.plan
-  securedl compile wine.model --calibrate wine --expected-samples 36 --out plans/wine.plan")]
+  securedl compile wine.model --calibrate wine --expected-samples 36 --out plans/wine.plan
+  securedl compile mnist.model --calibrate mnist --report --out plans/mnist.plan
+  securedl compile mnist.model --calibrate mnist --target-drop 0.3 --json - --out plans/mnist.plan")]
 pub(crate) struct CompileArguments {
     /// The model to compile.
     #[arg(value_name = "MODEL")]
@@ -185,9 +194,23 @@ pub(crate) struct CompileArguments {
     /// Bits of inputs/weights/activations [default: the model's].
     #[arg(long, value_name = "I/W/A")]
     pub(crate) bits: Option<BitsArgument>,
+    /// Instead of --bits: search the bits that move the fewest bytes and lose at most this many points
+    /// of accuracy to the network before rounding, on a fifth of the training part.
+    #[arg(long, value_name = "POINTS", conflicts_with = "bits")]
+    pub(crate) target_drop: Option<f64>,
     /// Samples of a typical batch; decides how many share a ciphertext.
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
     pub(crate) expected_samples: u64,
+    /// Tell what rounding costs: accuracy of every form on the test part, clamps, use of ranges, and
+    /// bits that nothing uses.
+    #[arg(long)]
+    pub(crate) report: bool,
+    /// A model to compare with in the report, such as the ReLU network it was made from.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) reference: Option<PathBuf>,
+    /// Write the report as JSON (without FILE: to standard output).
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    pub(crate) json: Option<OutputPath>,
     /// Where to write the plan.
     #[arg(long, value_name = "PLAN")]
     pub(crate) out: PathBuf,

@@ -1,5 +1,6 @@
 //! One module per command: read the flags, do the work, print what came of it.
 
+pub(crate) mod approximate;
 pub(crate) mod attack;
 pub(crate) mod bench;
 pub(crate) mod compile;
@@ -8,6 +9,7 @@ pub(crate) mod fingerprint;
 pub(crate) mod infer;
 pub(crate) mod inspect;
 pub(crate) mod paper;
+pub(crate) mod polynomialize;
 pub(crate) mod serve;
 pub(crate) mod tls;
 pub(crate) mod train;

@@ -25,6 +25,8 @@ mod fingerprint;
 mod fixture;
 #[path = "cli/paper.rs"]
 mod paper;
+#[path = "cli/polynomials.rs"]
+mod polynomials;
 #[path = "cli/runs.rs"]
 mod runs;
 #[path = "cli/server.rs"]

@@ -17,7 +17,7 @@ pub use linearization::{Linearization, ParameterSelection};
 pub(crate) use step::Cache;
 
 use crate::error::{Error, Result};
-use crate::layer::Layer;
+use crate::layer::{Activation, Blend, Layer};
 use crate::network::Network;
 use crate::tensor::{Scalar, Shape, Tensor};
 
@@ -130,6 +130,27 @@ impl<'a, A: Scalar> Tape<'a, A> {
         output_gradient: Array2<A>,
         input_gradient: InputGradient,
     ) -> Result<Gradients<A>> {
+        self.backward_with_range_loss(output_gradient, input_gradient, 0.0)
+    }
+
+    /// The range loss of all blended activations together: how far their inputs leave the intervals.
+    pub(crate) fn range_loss(&self) -> f64 {
+        let layers = self.network.layers().iter().zip(&self.positions);
+        layers
+            .filter_map(|(layer, &position)| {
+                let blend = blend(layer)?;
+                Some(blend.range_loss(slice(self.value(position)), self.n_samples()))
+            })
+            .sum()
+    }
+
+    /// As [`Self::backward`], for `f` plus `range_weight` times [`Self::range_loss`].
+    pub(crate) fn backward_with_range_loss(
+        &self,
+        output_gradient: Array2<A>,
+        input_gradient: InputGradient,
+        range_weight: f64,
+    ) -> Result<Gradients<A>> {
         let output = self.output();
         if output_gradient.shape() != output.shape() {
             return Err(Error::ShapeMismatch {
@@ -153,9 +174,16 @@ impl<'a, A: Scalar> Tape<'a, A> {
             }
             let want = layer_idx > first_needed || input_gradient == InputGradient::Wanted;
             let input = self.value(position).view();
-            let (gradient, below) =
+            let (gradient, mut below) =
                 step::backward(self.network, layer_idx, cache, input, upstream, want);
             *parameters = gradient;
+            let blend = self.network.layers().get(layer_idx).and_then(blend);
+            if let Some(blend) = blend.filter(|_| want && range_weight > 0.0) {
+                let gradient =
+                    below.as_slice_mut().expect("invariant: gradients are in standard layout");
+                let input = slice(self.value(position));
+                blend.add_range_gradient(input, self.n_samples(), range_weight, gradient);
+            }
             upstream = below;
         }
         let input = (input_gradient == InputGradient::Wanted).then_some(upstream);
@@ -166,6 +194,10 @@ impl<'a, A: Scalar> Tape<'a, A> {
         self.values.get(position).expect("invariant: positions point into values")
     }
 
+    fn n_samples(&self) -> usize {
+        self.output().nrows()
+    }
+
     fn first_trainable(&self) -> Option<usize> {
         self.network.layers().iter().position(|layer| !layer.parameters().is_empty())
     }
@@ -174,6 +206,14 @@ impl<'a, A: Scalar> Tape<'a, A> {
     pub(crate) fn into_caches(self) -> Vec<Cache<A>> {
         self.caches
     }
+}
+
+fn blend<A>(layer: &Layer<A>) -> Option<&Blend<A>> {
+    if let Layer::Activation(Activation::Blend(blend)) = layer { Some(blend) } else { None }
+}
+
+fn slice<A>(values: &Array2<A>) -> &[A] {
+    values.as_slice().expect("invariant: batches are in standard layout")
 }
 
 fn last<A>(values: &[Array2<A>]) -> &Array2<A> {

@@ -94,6 +94,33 @@ pub enum Error {
         /// The accepted words.
         expected: &'static str,
     },
+    /// A function that a method of approximation cannot deal with.
+    #[error("{method} cannot approximate {function}: {reason}")]
+    CannotApproximate {
+        /// Name of the function.
+        function: String,
+        /// Name of the method.
+        method: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A network without the activation that is to be replaced.
+    #[error("the network has no {what}: there is nothing to replace")]
+    NoActivation {
+        /// Which activation.
+        what: &'static str,
+    },
+    /// No choice of bits is accurate enough.
+    #[error(
+        "no bits within the limits lose at most {target_drop} points of accuracy{}",
+        closest_bits(closest.as_ref())
+    )]
+    NoBits {
+        /// Points that may be lost.
+        target_drop: f64,
+        /// The most accurate bits tried, and the points they lose.
+        closest: Option<(crate::model::Bits, f64)>,
+    },
     /// A network without a form the operation needs.
     #[error("layer {layer_idx} ({layer}) cannot be folded: {reason}")]
     CannotFold {
@@ -451,6 +478,12 @@ impl Error {
     pub fn in_file(self, path: &std::path::Path) -> Self {
         Self::InFile { path: path.to_path_buf(), error: Box::new(self) }
     }
+}
+
+/// `; the closest, 8/8/8, lose 0.42`, or nothing.
+fn closest_bits(closest: Option<&(crate::model::Bits, f64)>) -> String {
+    closest
+        .map_or_else(String::new, |(bits, lost)| format!("; the closest, {bits}, lose {lost:.2}"))
 }
 
 /// `5`, or `between 1 and 9`.

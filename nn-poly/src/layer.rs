@@ -5,7 +5,7 @@
 //! | [`Dense`] | `y = W x + b` | `weights`, `bias` |
 //! | [`Conv2d`] | correlation with zero padding, plus bias | `weights`, `bias` |
 //! | [`BatchNorm`] | `γ (x − μ)/√(σ² + ε) + β` per channel | `gamma`, `beta` |
-//! | [`Activation`] | square, `a x² + b x + c`, or ReLU | `a`, `b`, `c` |
+//! | [`Activation`] | square, `a x² + b x + c`, ReLU, or a blend of the last two | `a`, `b`, `c` |
 //! | [`Pool2d`] | average or sum of a window | |
 //! | [`Clamp`] | `min(x, limit)` | |
 //! | [`Quantize`] | nearest point of an integer grid | |
@@ -17,6 +17,7 @@
 
 mod activation;
 mod batch_norm;
+mod blend;
 pub(crate) mod convolution;
 mod dense;
 mod parallel;
@@ -30,6 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use activation::{Activation, relu_fit};
 pub use batch_norm::BatchNorm;
 pub(crate) use batch_norm::BatchStatistics;
+pub use blend::Blend;
 pub(crate) use convolution::ConvShape;
 pub use convolution::{Conv2d, Padding};
 pub use dense::Dense;
@@ -194,7 +196,9 @@ impl<A: Scalar> Layer<A> {
             Self::BatchNorm(norm) => {
                 vec![parameter("gamma", Offset, &norm.gamma), parameter("beta", Offset, &norm.beta)]
             }
-            Self::Activation(Activation::Polynomial { a, b, c }) => vec![
+            Self::Activation(
+                Activation::Polynomial { a, b, c } | Activation::Blend(Blend { a, b, c, .. }),
+            ) => vec![
                 parameter("a", Offset, a),
                 parameter("b", Offset, b),
                 parameter("c", Offset, c),
@@ -220,7 +224,9 @@ impl<A: Scalar> Layer<A> {
             Self::BatchNorm(norm) => {
                 vec![norm.gamma.view_mut().into_dyn(), norm.beta.view_mut().into_dyn()]
             }
-            Self::Activation(Activation::Polynomial { a, b, c }) => {
+            Self::Activation(
+                Activation::Polynomial { a, b, c } | Activation::Blend(Blend { a, b, c, .. }),
+            ) => {
                 vec![a.view_mut().into_dyn(), b.view_mut().into_dyn(), c.view_mut().into_dyn()]
             }
             Self::Activation(Activation::Square | Activation::Relu)

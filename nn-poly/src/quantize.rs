@@ -20,24 +20,32 @@
 //! the bias or, where that would widen the range, in an integer coefficient. The refresh divides by the
 //! next step, per channel, with a multiplier of at least 11 significant bits; an average pool is a sum
 //! pool whose divisor is part of it.
+//!
+//! **How many bits.** [`accuracy_report`] tells what rounding costs in accuracy, what the clamps of the
+//! refreshes cut off, and which bits of windows, grids and weights nothing uses; [`search_bits`] finds
+//! the bits that move the fewest bytes at a given loss of accuracy.
 
 mod blocks;
 mod calibrate;
 mod clip;
 mod lower;
 mod quadratic;
+mod report;
+mod search;
 mod weight_scales;
 
 use ndarray::{Array1, Array2};
 
 pub use calibrate::{CALIBRATION_SAMPLES, calibrate};
 pub use lower::{Quantized, quantize};
+pub use report::{AccuracyReport, GridUse, StageUse, Waste, WeightUse, accuracy_report};
+pub use search::{HELD_OUT_SAMPLES, SearchOutcome, SearchSpec, Trial, TrialResult, search_bits};
 
 use blocks::Blocks;
 
 use crate::error::{Error, Result};
 use crate::integer::InputGrid;
-use crate::layer::{Layer, Quantize, WeightQuantizer};
+use crate::layer::{Clamp, Layer, Quantize, WeightQuantizer};
 use crate::model::{Bits, Model};
 use crate::network::Network;
 
@@ -130,16 +138,60 @@ fn insert_quantizers(folded: &Network<f32>, spec: &QuantizationSpec) -> Result<N
 }
 
 /// The integer network of a model at `bits`: its own quantizers if it was fine-tuned for exactly
-/// these bits, otherwise calibration on `inputs` (preprocessed, from the training part).
+/// these bits, otherwise calibration of the [`unrounded`] network on `inputs` (preprocessed, from the
+/// training part).
 ///
 /// # Errors
-/// Those of [`calibrate`], [`prepare_qat`] and [`quantize`].
+/// Those of [`calibrate()`], [`prepare_qat`] and [`quantize`].
 pub fn quantize_model(model: &Model, bits: Bits, inputs: &Array2<f32>) -> Result<Quantized> {
     if model.spec().bits == Some(bits) {
         return quantize(model.network());
     }
-    let spec = calibrate(model.network(), &model.spec().preprocessing, inputs, bits)?;
-    quantize(&prepare_qat(model.network(), &spec)?)
+    let network = unrounded(model.network())?;
+    let spec = calibrate(&network, &model.spec().preprocessing, inputs, bits)?;
+    quantize(&prepare_qat(&network, &spec)?)
+}
+
+/// The network without any rounding: what it would compute with grids of infinitely many points.
+///
+/// Weights keep their values, the quantization of the inputs goes, and every other one becomes a
+/// [`Clamp`] at the upper end of its grid, since training relied on that end.
+/// (Their lower ends are dropped: grids that reach below zero are fitted to hold what occurs.) A
+/// network without quantizers stays as it is.
+///
+/// # Errors
+/// - [`Error::ParameterValue`] never for a checked network; it is passed on from the checks.
+pub fn unrounded(network: &Network<f32>) -> Result<Network<f32>> {
+    let mut is_past_input = false;
+    let mut layers = Vec::with_capacity(network.layers().len());
+    for layer in network.layers() {
+        match layer.clone() {
+            Layer::Quantize(grid) => {
+                #[expect(clippy::cast_precision_loss, reason = "at most 2^16")]
+                let max = grid.max as f32;
+                let step = grid.steps.iter().copied().fold(0.0, f32::max);
+                if is_past_input {
+                    layers.push(Layer::Clamp(Clamp { limit: max * step }));
+                }
+            }
+            Layer::Dense(mut dense) => {
+                dense.weight_quantizer = None;
+                layers.push(Layer::Dense(dense));
+            }
+            Layer::Conv2d(mut conv) => {
+                conv.weight_quantizer = None;
+                layers.push(Layer::Conv2d(conv));
+            }
+            other @ (Layer::BatchNorm(_)
+            | Layer::Activation(_)
+            | Layer::Pool2d(_)
+            | Layer::Flatten
+            | Layer::Clamp(_)
+            | Layer::Dropout(_)) => layers.push(other),
+        }
+        is_past_input |= !matches!(layer, Layer::Quantize(_) | Layer::Flatten);
+    }
+    Network::new(network.input_shape().clone(), layers)
 }
 
 /// The grid of inputs at `bits` for a preprocessing.

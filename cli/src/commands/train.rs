@@ -48,7 +48,7 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
-fn print_data(screen: &Screen, data: &TrainingData) {
+pub(super) fn print_data(screen: &Screen, data: &TrainingData) {
     screen.fact(
         "Data",
         format!(
@@ -91,8 +91,8 @@ fn print_results(screen: &Screen, trained: &Trained) {
 const MAX_ROWS: u32 = 20;
 
 /// Prints a row per epoch, or per few epochs if there are many.
-struct Rows<'a> {
-    screen: &'a Screen,
+pub(super) struct Rows<'a> {
+    pub(super) screen: &'a Screen,
 }
 
 impl Observer for Rows<'_> {
@@ -103,6 +103,10 @@ impl Observer for Rows<'_> {
                 screen.fact("Network", layers::summary(network));
                 screen.fact("Parameters", units::count(network.n_parameters()));
                 screen.heading(format_args!("Training: {}", describe(spec)));
+            }
+            Phase::Blend => {
+                screen.fact("Network", layers::summary(network));
+                screen.heading(format_args!("From ReLU to polynomials: {}", describe(spec)));
             }
             Phase::FineTune(bits) => {
                 screen.heading(format_args!("Fine-tuning at {bits} bits: {}", describe(spec)))

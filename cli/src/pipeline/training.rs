@@ -67,11 +67,13 @@ pub(crate) struct Trained {
     pub(crate) integer: Option<(Quantized, Evaluation)>,
 }
 
-/// The two parts of a training.
+/// The parts of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Ordinary training.
     Float,
+    /// From ReLU to polynomials.
+    Blend,
     /// Fine-tuning with quantizers at these bits.
     FineTune(Bits),
 }
@@ -130,11 +132,7 @@ pub(crate) fn train(
 ) -> Result<Trained> {
     let started = Instant::now();
     let preprocessing = recipe.preprocessing.fit(data.train.features())?;
-    let parts = Parts {
-        train: data.train.labeled(&preprocessing)?,
-        test: data.test.labeled(&preprocessing)?,
-        glance: data.test.take(GLANCE_SAMPLES)?.labeled(&preprocessing)?,
-    };
+    let parts = Parts::new(data, &preprocessing)?;
     let initial =
         recipe.architecture.build(data.train.shape(), data.train.n_classes(), settings.seed)?;
     let mut run = PhaseRun { parts: &parts, resume: settings.resume, observer, progress };
@@ -146,12 +144,9 @@ pub(crate) fn train(
     let (network, integer) = if settings.bits == BitsChoice::None {
         (float, None)
     } else {
-        let spec = calibrate(&float, &preprocessing, parts.train.inputs(), recipe.bits)?;
-        let quantized = prepare_qat(&float, &spec)?;
         let file = settings.checkpoint.as_deref().map(fine_tune_file);
-        let phase = Phase::FineTune(recipe.bits);
-        let network = run.run(phase, quantized, &recipe.fine_tune, file)?;
-        let integer = integer_accuracy(&network, &parts.test)?;
+        let plan = (recipe.bits, &recipe.fine_tune, file);
+        let (network, integer) = run.fine_tune(&float, &preprocessing, plan)?;
         (network, Some(integer))
     };
     let accuracy = match &integer {
@@ -208,28 +203,54 @@ fn integer_accuracy(
     Ok((quantized, evaluation))
 }
 
-fn fine_tune_file(checkpoint: &Path) -> PathBuf {
+pub(super) fn fine_tune_file(checkpoint: &Path) -> PathBuf {
     let mut name = checkpoint.as_os_str().to_owned();
     name.push(".fine-tune");
     PathBuf::from(name)
 }
 
-struct Parts {
-    train: LabeledSamples,
-    test: LabeledSamples,
+/// Samples as networks read them.
+pub(super) struct Parts {
+    pub(super) train: LabeledSamples,
+    pub(super) test: LabeledSamples,
     glance: LabeledSamples,
 }
 
-struct PhaseRun<'a> {
-    parts: &'a Parts,
-    resume: bool,
-    observer: &'a mut dyn Observer,
-    progress: &'a Progress,
+impl Parts {
+    pub(super) fn new(data: &TrainingData, preprocessing: &Preprocessing) -> Result<Self> {
+        Ok(Self {
+            train: data.train.labeled(preprocessing)?,
+            test: data.test.labeled(preprocessing)?,
+            glance: data.test.take(GLANCE_SAMPLES)?.labeled(preprocessing)?,
+        })
+    }
+}
+
+/// Runs the phases of one training.
+pub(super) struct PhaseRun<'a> {
+    pub(super) parts: &'a Parts,
+    pub(super) resume: bool,
+    pub(super) observer: &'a mut dyn Observer,
+    pub(super) progress: &'a Progress,
 }
 
 impl PhaseRun<'_> {
+    /// Calibrate, insert quantizers and train with them; the network and its integer form.
+    pub(super) fn fine_tune(
+        &mut self,
+        float: &Network<f32>,
+        preprocessing: &Preprocessing,
+        (bits, spec, file): (Bits, &TrainSpec, Option<PathBuf>),
+    ) -> Result<(Network<f32>, (Quantized, Evaluation))> {
+        let grids = calibrate(float, preprocessing, self.parts.train.inputs(), bits)?;
+        let quantized = prepare_qat(float, &grids)?;
+        let network = self.run(Phase::FineTune(bits), quantized, spec, file)?;
+        let integer = integer_accuracy(&network, &self.parts.test)?;
+        Ok((network, integer))
+    }
+
     /// One phase, epoch by epoch.
-    fn run(
+    pub(super) fn run(
         &mut self,
         phase: Phase,
         initial: Network<f32>,
@@ -314,6 +335,7 @@ impl Watcher for EpochWatcher<'_> {
         let bar = self.bar.get_or_insert_with(|| {
             let what = match self.phase {
                 Phase::Float => "training",
+                Phase::Blend => "blending",
                 Phase::FineTune(_) => "fine-tuning",
             };
             let name = format!("{what}, epoch {}/{}", report.epoch, report.n_epochs);
@@ -339,9 +361,16 @@ impl Watcher for EpochWatcher<'_> {
 /// # Errors
 /// Data that are missing, damaged, without labels or with fewer than two classes.
 pub(crate) fn load(argument: &str, seed: u64) -> Result<TrainingData> {
+    load_split(argument, SplitSpec { seed, ..SplitSpec::default() })
+}
+
+/// Load both parts of a data set that is cut, if it must be cut, as it was before.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_split(argument: &str, split: SplitSpec) -> Result<TrainingData> {
     use nn_poly::import::{Split, resolve_data_path};
     let path = resolve_data_path(argument)?;
-    let split = SplitSpec { seed, ..SplitSpec::default() };
     let train = Dataset::load(&path, Split::Train, &split)?;
     if train.labels().is_none() {
         bail!("{} has no labels; training needs labeled data", path.display());
