@@ -3,6 +3,7 @@
 mod attack;
 mod bench;
 mod fingerprint;
+mod import;
 mod polynomial;
 
 use std::fmt;
@@ -22,6 +23,7 @@ pub(crate) use bench::{
     BenchCommand, FiguresArguments, KernelsArguments, NetworkArguments, PeersArguments,
     TransportName,
 };
+pub(crate) use import::ImportArguments;
 pub(crate) use polynomial::{
     ApproximateArguments, FunctionArgument, IntervalArgument, MethodArgument,
     PolynomializeArguments,
@@ -41,6 +43,7 @@ const EXAMPLES: &str = "\
 Examples:
   securedl demo                                  everything at once, nothing to configure
   securedl train --data mnist --network cryptonets --out mnist.model
+  securedl import digits.onnx --out digits.model
   securedl compile mnist.model --calibrate mnist --out plans/mnist.plan
   securedl tls init tls
   securedl serve --plans plans --listen 127.0.0.1:7443 --tls tls
@@ -74,6 +77,7 @@ pub(crate) enum Command {
     Train(TrainArguments),
     Approximate(ApproximateArguments),
     Polynomialize(PolynomializeArguments),
+    Import(ImportArguments),
     Compile(CompileArguments),
     Inspect(InspectArguments),
     /// Manage the certificates of a server.
@@ -120,24 +124,38 @@ pub(crate) struct DemoArguments {
     pub(crate) json: Option<OutputPath>,
 }
 
+/// How to read data.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ReadingArguments {
+    /// Column of a CSV table that holds the classes, as numbers or names [default: label].
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) label_column: Option<String>,
+}
+
 /// Train a polynomial network and write a model file.
 ///
 /// Ends with quantization-aware fine-tuning, so that the model computes in small integers. The same
 /// data, settings and seed give the same model on the same kind of machine.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Data: a folder with IDX files (.gz allowed), CIFAR-style records or NPY arrays, a CSV file with a
-`label` column, or the name of a data set in $SECUREDL_DATA.
+Data: a path, or the name of a data set in $SECUREDL_DATA.
+  images   a folder with IDX files or CIFAR-style records (.gz allowed), or with one folder of PNG or
+           JPEG files per class, perhaps below train and test
+  arrays   a folder with features.npy and labels.npy, or a file .npz
+  tables   a file .csv with a header line and a column of classes
 
 Examples:
   securedl train --data mnist --network cryptonets --out mnist.model
   securedl train --data mnist --network securedl --activation relu --epochs 10 --out paper.model
   securedl train --data wine --network mlp --bits 8/6/6 --out wine.model
+  securedl train --data iris.csv --label-column species --network mlp --out iris.model
   securedl train --data mnist --network securedl --checkpoint run.ckpt --resume --out paper.model")]
 pub(crate) struct TrainArguments {
     /// Data set: a path, or a name in $SECUREDL_DATA.
     #[arg(long, value_name = "PATH")]
     pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
     /// Which network.
     #[arg(long, value_enum, value_name = "NAME")]
     pub(crate) network: NetworkName,
@@ -184,6 +202,8 @@ pub(crate) struct CompileArguments {
     /// Data whose training part shows which values to expect.
     #[arg(long, value_name = "PATH")]
     pub(crate) calibrate: String,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
     /// Who evaluates the activations: the server (homomorphic squares) or the client while it
     /// refreshes (every reply word is then checked) [default: server, or client for ReLU].
     #[arg(long, value_enum, value_name = "SIDE")]
@@ -296,6 +316,8 @@ pub(crate) struct InferArguments {
     /// Data set: a path, or a name in $SECUREDL_DATA.
     #[arg(long, value_name = "PATH")]
     pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
     /// Which part of the data.
     #[arg(long, value_enum, value_name = "PART", default_value_t = SplitName::Test)]
     pub(crate) split: SplitName,

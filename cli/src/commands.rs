@@ -6,6 +6,7 @@ pub(crate) mod bench;
 pub(crate) mod compile;
 pub(crate) mod demo;
 pub(crate) mod fingerprint;
+pub(crate) mod import;
 pub(crate) mod infer;
 pub(crate) mod inspect;
 pub(crate) mod paper;

@@ -6,5 +6,6 @@ pub(crate) mod compiling;
 pub(crate) mod fingerprinting;
 pub(crate) mod inference;
 pub(crate) mod polynomializing;
+pub(crate) mod source;
 pub(crate) mod studying;
 pub(crate) mod training;

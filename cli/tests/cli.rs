@@ -23,6 +23,8 @@ mod cheating;
 mod fingerprint;
 #[path = "cli/fixture.rs"]
 mod fixture;
+#[path = "cli/importing.rs"]
+mod importing;
 #[path = "cli/paper.rs"]
 mod paper;
 #[path = "cli/polynomials.rs"]

@@ -21,6 +21,9 @@ pub enum Error {
     /// Encryption parameters or ciphertexts: see the error inside.
     #[error(transparent)]
     Encrypted(#[from] crate::encrypted::Error),
+    /// A network trained elsewhere: see the error inside.
+    #[error(transparent)]
+    Import(Box<crate::import::ImportError>),
     // ---- Config: the caller's specification ------------------------------------------------
     /// A shape with no or too many axes, an empty axis, or too many values.
     #[error("invalid shape {dims:?}: {reason}")]
@@ -410,6 +413,31 @@ pub enum Error {
         /// The largest label accepted.
         max: u32,
     },
+    /// A class of the data, known by its name, that a model does not have.
+    #[error("class `{name}` of the data is none of the model's classes: {known}")]
+    UnknownClass {
+        /// The class (at most 40 characters).
+        name: String,
+        /// The first classes of the model.
+        known: String,
+    },
+    /// Images of different sizes in one data set.
+    #[error(
+        "the image has {} by {} pixels, others of this data set {} by {}; bring all to one size first",
+        actual.0, actual.1, expected.0, expected.1
+    )]
+    ImageSize {
+        /// Height and width of the first image.
+        expected: (usize, usize),
+        /// Height and width of this one.
+        actual: (usize, usize),
+    },
+    /// An image in a form that is not read.
+    #[error("the image {reason}")]
+    UnsupportedImage {
+        /// What it has that is not read, and what to do.
+        reason: &'static str,
+    },
     /// A table whose header or rows do not fit together.
     #[error("line {line}: {reason}")]
     InvalidTable {
@@ -470,6 +498,12 @@ pub enum Error {
         /// The places that were tried.
         tried: String,
     },
+}
+
+impl From<crate::import::ImportError> for Error {
+    fn from(error: crate::import::ImportError) -> Self {
+        Self::Import(Box::new(error))
+    }
 }
 
 impl Error {

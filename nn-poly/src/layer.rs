@@ -6,7 +6,7 @@
 //! | [`Conv2d`] | correlation with zero padding, plus bias | `weights`, `bias` |
 //! | [`BatchNorm`] | `γ (x − μ)/√(σ² + ε) + β` per channel | `gamma`, `beta` |
 //! | [`Activation`] | square, `a x² + b x + c`, ReLU, or a blend of the last two | `a`, `b`, `c` |
-//! | [`Pool2d`] | average or sum of a window | |
+//! | [`Pool2d`] | average, sum or maximum of a window | |
 //! | [`Clamp`] | `min(x, limit)` | |
 //! | [`Quantize`] | nearest point of an integer grid | |
 //! | [`Dropout`] | random zeros in training, identity otherwise | |
@@ -56,7 +56,7 @@ pub enum Layer<A> {
     BatchNorm(BatchNorm<A>),
     /// Activation, value by value.
     Activation(Activation<A>),
-    /// Average or sum pooling on an image.
+    /// Average, sum or maximum pooling on an image.
     Pool2d(Pool2d),
     /// Reshape to a vector.
     Flatten,

@@ -186,6 +186,7 @@ fn every_layer_between_others() {
         ("blend", blend(rng, 3)),
         ("sum pool", Layer::Pool2d(Pool2d::tiles(PoolKind::Sum, (2, 2)))),
         ("average pool", Layer::Pool2d(overlapping)),
+        ("max pool", Layer::Pool2d(Pool2d { kind: PoolKind::Max, ..overlapping })),
         ("clamp", Layer::Clamp(Clamp { limit: 0.3 })),
         ("dropout", Layer::Dropout(Dropout { rate: 0.4 })),
     ];

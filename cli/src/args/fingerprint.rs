@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use fingerprint::{ComparisonRule, GeneratorKind, SelectionRule};
 
-use super::{OutputPath, SplitName};
+use super::{OutputPath, ReadingArguments, SplitName};
 
 /// Fingerprints: samples whose answers give a modified model away.
 #[derive(Debug, Subcommand)]
@@ -42,6 +42,8 @@ pub(crate) struct GenerateArguments {
     /// Natural samples to start from: a path, or a name in $SECUREDL_DATA.
     #[arg(long, value_name = "PATH")]
     pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
     /// Which part of the data.
     #[arg(long, value_enum, value_name = "PART", default_value_t = SplitName::Test)]
     pub(crate) split: SplitName,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::Args;
 use nn_poly::approximate::{Function, Method};
 
-use super::{BitsArgument, OutputPath};
+use super::{BitsArgument, OutputPath, ReadingArguments};
 
 /// Fit polynomials to an activation, and tell how good they are inside and outside the interval.
 ///
@@ -46,6 +46,8 @@ pub(crate) struct ApproximateArguments {
     /// Data to observe them on: the training part of a path, or of a name in $SECUREDL_DATA.
     #[arg(long, value_name = "PATH", requires = "model")]
     pub(crate) data: Option<String>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
     /// Share of the observed values that an automatic interval holds.
     #[arg(long, value_name = "SHARE", default_value_t = 0.999)]
     pub(crate) coverage: f64,
@@ -75,6 +77,8 @@ pub(crate) struct PolynomializeArguments {
     /// Data to train on: those of the model.
     #[arg(long, value_name = "PATH")]
     pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
     /// Degree of the polynomials; integer networks evaluate 1 and 2.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub(crate) degree: u8,

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use nn_poly::approximate::{
     Approximation, FitProblem, Function, Interval, Method, ObservedLayer, SampledFunction, observe,
 };
-use nn_poly::import::{Dataset, Split, resolve_data_path};
+use nn_poly::import::Split;
 use nn_poly::model::Model;
 use serde::Serialize;
 
@@ -12,6 +12,7 @@ use crate::args::{ApproximateArguments, FunctionArgument, IntervalArgument, Meth
 use crate::failure::{Hint, Outcome};
 use crate::kind::FileKind;
 use crate::output::{Destination, OutputFile};
+use crate::pipeline::source::DataSource;
 use crate::report::polynomials::plot::{self, Curve, Panel};
 use crate::report::table::{Grid, Lean};
 use crate::report::terminal::Screen;
@@ -32,7 +33,7 @@ pub(crate) fn run(arguments: &ApproximateArguments) -> Result<Outcome> {
     let observed = match (&arguments.model, &arguments.data) {
         (Some(model), Some(data)) => {
             let bar = progress.spinner("observing activations");
-            let observed = observe_model(model, data)?;
+            let observed = observe_model(model, &DataSource::new(data, &arguments.reading))?;
             drop(bar);
             observed
         }
@@ -142,12 +143,11 @@ fn function(arguments: &ApproximateArguments) -> Result<Function> {
     }
 }
 
-fn observe_model(model: &std::path::Path, data: &str) -> Result<Vec<ObservedLayer>> {
+fn observe_model(model: &std::path::Path, source: &DataSource<'_>) -> Result<Vec<ObservedLayer>> {
     FileKind::Model.expect_of(model)?;
     let model = Model::load(model)?;
     let spec = model.spec();
-    let path = resolve_data_path(data)?;
-    let samples = Dataset::load(&path, Split::Train, &spec.split)?;
+    let (path, samples) = source.load(Split::Train, &spec.split)?;
     if samples.shape() != spec.network.input_shape() {
         bail!(
             "samples in {} have shape {}, the model `{}` reads {}",

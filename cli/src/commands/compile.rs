@@ -1,9 +1,7 @@
 //! `securedl compile`: from a model to a plan.
 
-use std::path::Path;
-
 use anyhow::{Result, bail};
-use nn_poly::import::{Dataset, Split, resolve_data_path};
+use nn_poly::import::{Dataset, Split};
 use nn_poly::model::Model;
 use nn_poly::plan::{ActivationSide, Plan, PlanOptions, RangePolicy, RunSize, forecast};
 use nn_poly::quantize::{SearchOutcome, Trial};
@@ -15,6 +13,7 @@ use crate::options::BitsChoice;
 use crate::output::{Destination, OutputFile};
 use crate::pipeline::assessing;
 use crate::pipeline::compiling::{self, Compiled};
+use crate::pipeline::source::DataSource;
 use crate::report::accuracy::{self, CompilationReport};
 use crate::report::progress::Progress;
 use crate::report::terminal::{Ink, Screen};
@@ -31,12 +30,12 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     FileKind::Model.expect_of(&arguments.model)?;
     let model = Model::load(&arguments.model)?;
     let choice = BitsChoice::new(arguments.bits)?;
-    let path = resolve_data_path(&arguments.calibrate)?;
-    let data = load_calibration(&model, &path)?;
+    let source = DataSource::new(&arguments.calibrate, &arguments.reading);
+    let data = load_calibration(&model, &source)?;
     let wants_report = arguments.report || json.is_some() || arguments.reference.is_some();
     let reference = arguments.reference.as_deref();
     let reference = reference.map(|path| assessing::load_reference(path, &model)).transpose()?;
-    let test = wants_report.then(|| assessing::load_test(&path, &data, &model)).transpose()?;
+    let test = wants_report.then(|| assessing::load_test(&source, &data, &model)).transpose()?;
     let options = PlanOptions {
         activation_side: arguments
             .activation
@@ -48,7 +47,7 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     let searched = match arguments.target_drop {
         None => None,
         Some(points) => {
-            assessing::check_labeled(&path, &data, &model)?;
+            assessing::check_labeled(&source, &data, &model)?;
             Some((search(&model, &data, points, &options, &progress)?, points))
         }
     };
@@ -120,9 +119,9 @@ fn forecast_size(n_samples: u64, side: ActivationSide) -> RunSize {
     RunSize { n_samples, canaries_per_block, replicas: 1 }
 }
 
-fn load_calibration(model: &Model, path: &Path) -> Result<Dataset> {
+fn load_calibration(model: &Model, source: &DataSource<'_>) -> Result<Dataset> {
     let spec = model.spec();
-    let data = Dataset::load(path, Split::Train, &spec.split)?;
+    let (path, data) = source.load(Split::Train, &spec.split)?;
     let expected = spec.network.input_shape();
     if data.shape() != expected {
         bail!(

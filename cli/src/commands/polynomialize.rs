@@ -11,6 +11,7 @@ use crate::kind::FileKind;
 use crate::options::BitsChoice;
 use crate::output::OutputFile;
 use crate::pipeline::polynomializing::{PolynomialModel, PolynomializeSettings, make_polynomial};
+use crate::pipeline::source::DataSource;
 use crate::pipeline::training;
 use crate::report::table::{Grid, Lean};
 use crate::report::terminal::{Ink, Screen};
@@ -27,7 +28,8 @@ pub(crate) fn run(arguments: &PolynomializeArguments) -> Result<Outcome> {
     FileKind::Model.expect_of(&arguments.model)?;
     let model = Model::load(&arguments.model)?;
     let bar = progress.spinner("reading data");
-    let data = training::load_split(&arguments.data, model.spec().split)?;
+    let source = DataSource::new(&arguments.data, &arguments.reading);
+    let data = training::load_split(&source, model.spec().split)?;
     drop(bar);
     let expected = model.spec().network.input_shape();
     if data.train.shape() != expected || data.train.class_names() != model.spec().class_names {

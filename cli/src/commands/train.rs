@@ -8,6 +8,7 @@ use crate::args::TrainArguments;
 use crate::failure::Outcome;
 use crate::options::BitsChoice;
 use crate::output::OutputFile;
+use crate::pipeline::source::DataSource;
 use crate::pipeline::training::{
     self, EpochSummary, Observer, Phase, Trained, TrainingData, TrainingSettings,
 };
@@ -31,7 +32,8 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<Outcome> {
         OutputFile::check(checkpoint)?;
     }
     let bar = progress.spinner("reading data");
-    let data = training::load(&arguments.data, arguments.seed)?;
+    let data =
+        training::load(&DataSource::new(&arguments.data, &arguments.reading), arguments.seed)?;
     drop(bar);
     print_data(&screen, &data);
     let recipe = training::recipe(&settings, data.train.n_samples());

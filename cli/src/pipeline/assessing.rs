@@ -14,6 +14,7 @@ use nn_poly::train::Evaluation;
 
 use crate::failure::Hint;
 use crate::kind::FileKind;
+use crate::pipeline::source::DataSource;
 
 /// The forms of a model on its test part.
 #[derive(Debug)]
@@ -24,14 +25,18 @@ pub(crate) struct Assessment {
     pub(crate) reference: Option<(String, Evaluation)>,
 }
 
-/// The labeled test part beside the training part `train` in `path`.
+/// The labeled test part beside the training part `train` of a source.
 ///
 /// # Errors
 /// Data without labels or test part, or of another kind than the model's.
-pub(crate) fn load_test(path: &Path, train: &Dataset, model: &Model) -> Result<Dataset> {
-    let spec = model.spec();
-    check_labeled(path, train, model)?;
-    let test = Dataset::load(path, Split::Test, &spec.split)?
+pub(crate) fn load_test(
+    source: &DataSource<'_>,
+    train: &Dataset,
+    model: &Model,
+) -> Result<Dataset> {
+    check_labeled(source, train, model)?;
+    let (_, test) = source.load(Split::Test, &model.spec().split)?;
+    let test = test
         .with_classes(train.class_names())
         .context("the test part does not fit the training part")?;
     if test.shape() != train.shape() {
@@ -48,16 +53,12 @@ pub(crate) fn load_test(path: &Path, train: &Dataset, model: &Model) -> Result<D
 ///
 /// # Errors
 /// Data without labels, or with other classes.
-pub(crate) fn check_labeled(path: &Path, data: &Dataset, model: &Model) -> Result<()> {
+pub(crate) fn check_labeled(source: &DataSource<'_>, data: &Dataset, model: &Model) -> Result<()> {
     if data.labels().is_none() {
-        bail!("{} has no labels, and accuracy cannot be told without", path.display());
+        bail!("{source} has no labels, and accuracy cannot be told without");
     }
     if data.class_names() != model.spec().class_names {
-        bail!(
-            "the classes in {} are not those of the model `{}`",
-            path.display(),
-            model.spec().name
-        );
+        bail!("the classes in {source} are not those of the model `{}`", model.spec().name);
     }
     Ok(())
 }

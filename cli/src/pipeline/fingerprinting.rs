@@ -13,13 +13,14 @@ use fingerprint::{
 };
 use ndarray::{Array2, Axis};
 use nn_poly::artifact;
-use nn_poly::import::{Dataset, Preprocessing, Split, SplitSpec, resolve_data_path};
+use nn_poly::import::{Preprocessing, Split, SplitSpec};
 use nn_poly::model::Model;
 use nn_poly::plan::{Digest, Plan};
 use nn_poly::{Network, Shape};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use super::source::DataSource;
 use crate::failure::Hint;
 use crate::kind::FileKind;
 use crate::output::OutputFile;
@@ -98,9 +99,8 @@ impl Subject {
     ///
     /// # Errors
     /// Data that are missing, damaged or of another shape.
-    pub(crate) fn starts(&self, argument: &str, split: Split) -> Result<Array2<f32>> {
-        let path = resolve_data_path(argument)?;
-        let data = Dataset::load(&path, split, self.split())?;
+    pub(crate) fn starts(&self, source: &DataSource<'_>, split: Split) -> Result<Array2<f32>> {
+        let (path, data) = source.load(split, self.split())?;
         if data.shape() != self.shape() {
             bail!(
                 "samples in {} have shape {}, `{}` reads {}: start from the data it was trained on",

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nn_poly::import::{Dataset, Preprocessing, SplitSpec};
+use nn_poly::import::{Dataset, Preprocessing, Split, SplitSpec};
 use nn_poly::model::{Bits, Model, ModelSpec, TrainingRecord};
 use nn_poly::network::{ActivationChoice, Network, NetworkKind};
 use nn_poly::quantize::{Quantized, calibrate, prepare_qat, quantize};
@@ -19,6 +19,7 @@ use nn_poly::train::{
     TrainRecipe, TrainSpec, Trainer, evaluate,
 };
 
+use super::source::DataSource;
 use crate::failure::Hint;
 use crate::options::BitsChoice;
 use crate::report::progress::{Bar, Progress};
@@ -131,10 +132,11 @@ pub(crate) fn train(
     progress: &Progress,
 ) -> Result<Trained> {
     let started = Instant::now();
-    let preprocessing = recipe.preprocessing.fit(data.train.features())?;
-    let parts = Parts::new(data, &preprocessing)?;
+    // First, because it is the shape that tells most about data of another kind.
     let initial =
         recipe.architecture.build(data.train.shape(), data.train.n_classes(), settings.seed)?;
+    let preprocessing = recipe.preprocessing.fit(data.train.features())?;
+    let parts = Parts::new(data, &preprocessing)?;
     let mut run = PhaseRun { parts: &parts, resume: settings.resume, observer, progress };
 
     let file = settings.checkpoint.clone();
@@ -360,25 +362,28 @@ impl Watcher for EpochWatcher<'_> {
 ///
 /// # Errors
 /// Data that are missing, damaged, without labels or with fewer than two classes.
-pub(crate) fn load(argument: &str, seed: u64) -> Result<TrainingData> {
-    load_split(argument, SplitSpec { seed, ..SplitSpec::default() })
+pub(crate) fn load(source: &DataSource<'_>, seed: u64) -> Result<TrainingData> {
+    load_split(source, SplitSpec { seed, ..SplitSpec::default() })
 }
 
 /// Load both parts of a data set that is cut, if it must be cut, as it was before.
 ///
 /// # Errors
 /// As [`load`].
-pub(crate) fn load_split(argument: &str, split: SplitSpec) -> Result<TrainingData> {
-    use nn_poly::import::{Split, resolve_data_path};
-    let path = resolve_data_path(argument)?;
-    let train = Dataset::load(&path, Split::Train, &split)?;
+pub(crate) fn load_split(source: &DataSource<'_>, split: SplitSpec) -> Result<TrainingData> {
+    let (path, train) = source.load(Split::Train, &split)?;
     if train.labels().is_none() {
-        bail!("{} has no labels; training needs labeled data", path.display());
+        bail!(
+            "{} has no labels; training needs labeled data (of a table, --label-column names the \
+             column of classes)",
+            path.display()
+        );
     }
     if train.n_classes() < 2 {
         bail!("{} has samples of one class only; there is nothing to tell apart", path.display());
     }
-    let test = Dataset::load(&path, Split::Test, &split)?
+    let (_, test) = source.load(Split::Test, &split)?;
+    let test = test
         .with_classes(train.class_names())
         .context("the test part does not fit the training part")?;
     if test.shape() != train.shape() {

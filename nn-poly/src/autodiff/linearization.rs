@@ -20,7 +20,7 @@
 //!
 //! For a dense layer `Ẇ = ȳ xᵀ` has rank one: `Ẇx = ȳ ‖x‖²` and `Ẇᵀȳ = x ‖ȳ‖²`.
 //!
-//! ReLU, clamp and rounding are differentiated piecewise (rounding straight through).
+//! ReLU, clamp, maxima and rounding are differentiated piecewise (rounding straight through).
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 
@@ -53,6 +53,8 @@ enum Local<A> {
     None,
     /// The layer multiplies tangents and gradients by `slope`.
     Elementwise { slope: Vec<A>, curvature: Option<Vec<A>> },
+    /// Output `i` is a copy of input `winners[i]`: maximum pooling.
+    Selection { winners: Vec<usize> },
 }
 
 /// Everything the first backward pass leaves for the second.
@@ -248,7 +250,11 @@ impl<'a, A: Scalar> Linearization<'a, A> {
             }
             Layer::Pool2d(pool) => {
                 let mut below = Array2::zeros((upstream.nrows(), input_shape.len()));
-                pool.backward(input_shape, slice(&upstream), step::slice_mut(&mut below));
+                if let Some(Local::Selection { winners }) = self.local.get(layer_idx) {
+                    scatter_rows(&upstream, winners, &mut below);
+                } else {
+                    pool.spread(input_shape, slice(&upstream), step::slice_mut(&mut below));
+                }
                 below
             }
             Layer::BatchNorm(_)
@@ -280,6 +286,10 @@ impl<'a, A: Scalar> Linearization<'a, A> {
                 above
             }
             Layer::Pool2d(pool) => {
+                if let Some(Local::Selection { winners }) = self.local.get(layer_idx) {
+                    let above = tangent.select(Axis(1), winners);
+                    return above.as_standard_layout().into_owned();
+                }
                 let mut above = Array2::zeros((tangent.nrows(), output_len));
                 pool.forward(input_shape, slice(&tangent), step::slice_mut(&mut above));
                 above
@@ -403,9 +413,9 @@ impl<'a, A: Scalar> FirstPass<'a, A> {
     }
 }
 
-/// Slopes of the layers that act value by value.
+/// Slopes of the layers that act value by value, and choices of those that choose.
 fn local_slope<A: Scalar>(tape: &Tape<'_, A>, layer_idx: usize) -> Local<A> {
-    let Site { layer, .. } = step::site(tape.network, layer_idx);
+    let Site { layer, input_shape, .. } = step::site(tape.network, layer_idx);
     let position = tape.positions.get(layer_idx).copied().unwrap_or_default();
     let input = row(tape.value(position).view());
     let x = input.as_slice().expect("invariant: batches are in standard layout");
@@ -429,11 +439,11 @@ fn local_slope<A: Scalar>(tape: &Tape<'_, A>, layer_idx: usize) -> Local<A> {
         Layer::Quantize(quantize) => {
             by_backward(&|one, slope| quantize.backward(x, one, slope, x.len()))
         }
-        Layer::Dense(_)
-        | Layer::Conv2d(_)
-        | Layer::Pool2d(_)
-        | Layer::Flatten
-        | Layer::Dropout(_) => Local::None,
+        Layer::Pool2d(pool) => match pool.winners(input_shape, x) {
+            Some(winners) => Local::Selection { winners },
+            None => Local::None,
+        },
+        Layer::Dense(_) | Layer::Conv2d(_) | Layer::Flatten | Layer::Dropout(_) => Local::None,
     }
 }
 
@@ -470,6 +480,17 @@ fn scale_rows<A: Scalar>(rows: &mut Array2<A>, factors: &[A]) {
     for mut row in rows.rows_mut() {
         for (value, &factor) in row.iter_mut().zip(factors) {
             *value *= factor;
+        }
+    }
+}
+
+/// Add every value of `rows` to column `winners[i]` of `target`.
+fn scatter_rows<A: Scalar>(rows: &Array2<A>, winners: &[usize], target: &mut Array2<A>) {
+    for (row, mut target) in rows.rows().into_iter().zip(target.rows_mut()) {
+        for (&value, &winner) in row.iter().zip(winners) {
+            if let Some(slot) = target.get_mut(winner) {
+                *slot += value;
+            }
         }
     }
 }

@@ -7,7 +7,7 @@
 //! Flatten may stand anywhere: with channels last it moves nothing.
 
 use crate::error::{Error, Result};
-use crate::layer::{Activation, Conv2d, Dense, Layer, Pool2d, Quantize};
+use crate::layer::{Activation, Conv2d, Dense, Layer, Pool2d, PoolKind, Quantize};
 use crate::network::Network;
 use crate::tensor::Shape;
 
@@ -83,6 +83,9 @@ impl<'a> Blocks<'a> {
         match layer {
             Layer::Dense(dense) => self.open(Opening::Dense(dense), input, idx),
             Layer::Conv2d(conv) => self.open(Opening::Conv2d(conv), input, idx),
+            Layer::Pool2d(Pool2d { kind: PoolKind::Max, .. }) => {
+                return Err("maxima of windows have no integer form; train with average pools");
+            }
             Layer::Pool2d(pool) => match self.blocks.last_mut() {
                 Some(block)
                     if block.is_open()

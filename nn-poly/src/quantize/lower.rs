@@ -250,7 +250,8 @@ fn pool_stage(input: &Shape, pool: &Pool2d) -> (LinearGeometry, Vec<Row>) {
 fn divisor(pool: &Pool2d) -> f64 {
     match pool.kind {
         PoolKind::Average => (pool.window.0 * pool.window.1) as f64,
-        PoolKind::Sum => 1.0,
+        // Blocks refuse maxima before they come here.
+        PoolKind::Sum | PoolKind::Max => 1.0,
     }
 }
 
