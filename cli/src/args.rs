@@ -3,6 +3,8 @@
 mod attack;
 mod bench;
 mod fingerprint;
+mod import;
+mod polynomial;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -21,6 +23,11 @@ pub(crate) use bench::{
     BenchCommand, FiguresArguments, KernelsArguments, NetworkArguments, PeersArguments,
     TransportName,
 };
+pub(crate) use import::ImportArguments;
+pub(crate) use polynomial::{
+    ApproximateArguments, FunctionArgument, IntervalArgument, MethodArgument,
+    PolynomializeArguments,
+};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Cyan.on_default().bold())
@@ -36,6 +43,7 @@ const EXAMPLES: &str = "\
 Examples:
   securedl demo                                  everything at once, nothing to configure
   securedl train --data mnist --network cryptonets --out mnist.model
+  securedl import digits.onnx --out digits.model
   securedl compile mnist.model --calibrate mnist --out plans/mnist.plan
   securedl tls init tls
   securedl serve --plans plans --listen 127.0.0.1:7443 --tls tls
@@ -67,6 +75,9 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Demo(DemoArguments),
     Train(TrainArguments),
+    Approximate(ApproximateArguments),
+    Polynomialize(PolynomializeArguments),
+    Import(ImportArguments),
     Compile(CompileArguments),
     Inspect(InspectArguments),
     /// Manage the certificates of a server.
@@ -113,24 +124,38 @@ pub(crate) struct DemoArguments {
     pub(crate) json: Option<OutputPath>,
 }
 
+/// How to read data.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ReadingArguments {
+    /// Column of a CSV table that holds the classes, as numbers or names [default: label].
+    #[arg(long, value_name = "COLUMN")]
+    pub(crate) label_column: Option<String>,
+}
+
 /// Train a polynomial network and write a model file.
 ///
 /// Ends with quantization-aware fine-tuning, so that the model computes in small integers. The same
 /// data, settings and seed give the same model on the same kind of machine.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Data: a folder with IDX files (.gz allowed), CIFAR-style records or NPY arrays, a CSV file with a
-`label` column, or the name of a data set in $SECUREDL_DATA.
+Data: a path, or the name of a data set in $SECUREDL_DATA.
+  images   a folder with IDX files or CIFAR-style records (.gz allowed), or with one folder of PNG or
+           JPEG files per class, perhaps below train and test
+  arrays   a folder with features.npy and labels.npy, or a file .npz
+  tables   a file .csv with a header line and a column of classes
 
 Examples:
   securedl train --data mnist --network cryptonets --out mnist.model
   securedl train --data mnist --network securedl --activation relu --epochs 10 --out paper.model
   securedl train --data wine --network mlp --bits 8/6/6 --out wine.model
+  securedl train --data iris.csv --label-column species --network mlp --out iris.model
   securedl train --data mnist --network securedl --checkpoint run.ckpt --resume --out paper.model")]
 pub(crate) struct TrainArguments {
     /// Data set: a path, or a name in $SECUREDL_DATA.
     #[arg(long, value_name = "PATH")]
     pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
     /// Which network.
     #[arg(long, value_enum, value_name = "NAME")]
     pub(crate) network: NetworkName,
@@ -167,7 +192,9 @@ pub(crate) struct TrainArguments {
 Examples:
   securedl compile mnist.model --calibrate mnist --out plans/mnist.plan
   securedl compile mnist.model --calibrate mnist --activation client --out plans/mnist.plan
-  securedl compile wine.model --calibrate wine --expected-samples 36 --out plans/wine.plan")]
+  securedl compile wine.model --calibrate wine --expected-samples 36 --out plans/wine.plan
+  securedl compile mnist.model --calibrate mnist --report --out plans/mnist.plan
+  securedl compile mnist.model --calibrate mnist --target-drop 0.3 --json - --out plans/mnist.plan")]
 pub(crate) struct CompileArguments {
     /// The model to compile.
     #[arg(value_name = "MODEL")]
@@ -175,6 +202,8 @@ pub(crate) struct CompileArguments {
     /// Data whose training part shows which values to expect.
     #[arg(long, value_name = "PATH")]
     pub(crate) calibrate: String,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
     /// Who evaluates the activations: the server (homomorphic squares) or the client while it
     /// refreshes (every reply word is then checked) [default: server, or client for ReLU].
     #[arg(long, value_enum, value_name = "SIDE")]
@@ -185,9 +214,23 @@ pub(crate) struct CompileArguments {
     /// Bits of inputs/weights/activations [default: the model's].
     #[arg(long, value_name = "I/W/A")]
     pub(crate) bits: Option<BitsArgument>,
+    /// Instead of --bits: search the bits that move the fewest bytes and lose at most this many points
+    /// of accuracy to the network before rounding, on a fifth of the training part.
+    #[arg(long, value_name = "POINTS", conflicts_with = "bits")]
+    pub(crate) target_drop: Option<f64>,
     /// Samples of a typical batch; decides how many share a ciphertext.
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
     pub(crate) expected_samples: u64,
+    /// Tell what rounding costs: accuracy of every form on the test part, clamps, use of ranges, and
+    /// bits that nothing uses.
+    #[arg(long)]
+    pub(crate) report: bool,
+    /// A model to compare with in the report, such as the ReLU network it was made from.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) reference: Option<PathBuf>,
+    /// Write the report as JSON (without FILE: to standard output).
+    #[arg(long, value_name = "FILE", num_args = 0..=1, default_missing_value = "-")]
+    pub(crate) json: Option<OutputPath>,
     /// Where to write the plan.
     #[arg(long, value_name = "PLAN")]
     pub(crate) out: PathBuf,
@@ -273,6 +316,8 @@ pub(crate) struct InferArguments {
     /// Data set: a path, or a name in $SECUREDL_DATA.
     #[arg(long, value_name = "PATH")]
     pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
     /// Which part of the data.
     #[arg(long, value_enum, value_name = "PART", default_value_t = SplitName::Test)]
     pub(crate) split: SplitName,

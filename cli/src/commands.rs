@@ -1,13 +1,16 @@
 //! One module per command: read the flags, do the work, print what came of it.
 
+pub(crate) mod approximate;
 pub(crate) mod attack;
 pub(crate) mod bench;
 pub(crate) mod compile;
 pub(crate) mod demo;
 pub(crate) mod fingerprint;
+pub(crate) mod import;
 pub(crate) mod infer;
 pub(crate) mod inspect;
 pub(crate) mod paper;
+pub(crate) mod polynomialize;
 pub(crate) mod serve;
 pub(crate) mod tls;
 pub(crate) mod train;

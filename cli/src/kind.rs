@@ -71,7 +71,9 @@ impl FileKind {
     /// Where files of this kind come from.
     pub(crate) const fn origin(self) -> &'static str {
         match self {
-            Self::Model => "models come from `securedl train --out MODEL`",
+            Self::Model => {
+                "models come from `securedl train --out MODEL` or `securedl import FILE --out MODEL`"
+            }
             Self::Plan => "plans come from `securedl compile MODEL --out PLAN`",
             Self::PublicPlan => "servers hand out public parts; the whole plan is with its owner",
             Self::Checkpoint => "go on with it: `securedl train … --checkpoint FILE --resume`",
@@ -79,7 +81,9 @@ impl FileKind {
             Self::UnfinishedBag => {
                 "go on with it: `securedl fingerprint generate … --checkpoint FILE --resume`"
             }
-            Self::Unknown => "models come from `securedl train`, plans from `securedl compile`",
+            Self::Unknown => {
+                "models come from `securedl train` or `securedl import`, plans from `securedl compile`"
+            }
         }
     }
 }

@@ -44,6 +44,9 @@ fn run(command: Command) -> Result<Outcome> {
     match command {
         Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::Train(arguments) => commands::train::run(&arguments),
+        Command::Approximate(arguments) => commands::approximate::run(&arguments),
+        Command::Polynomialize(arguments) => commands::polynomialize::run(&arguments),
+        Command::Import(arguments) => commands::import::run(&arguments),
         Command::Compile(arguments) => commands::compile::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::Tls(TlsCommand::Init(arguments)) => commands::tls::init(&arguments),

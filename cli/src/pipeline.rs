@@ -1,8 +1,11 @@
-//! The steps behind the commands: train, compile, run encrypted, attack.
+//! The steps behind the commands: train, make polynomial, compile, run encrypted, attack.
 
+pub(crate) mod assessing;
 pub(crate) mod attacking;
 pub(crate) mod compiling;
 pub(crate) mod fingerprinting;
 pub(crate) mod inference;
+pub(crate) mod polynomializing;
+pub(crate) mod source;
 pub(crate) mod studying;
 pub(crate) mod training;

@@ -3,6 +3,7 @@
 //! Results go to standard output, progress and logs to standard error. Nothing here computes
 //! anything but figures for people.
 
+pub(crate) mod accuracy;
 pub(crate) mod figures;
 pub(crate) mod layers;
 pub(crate) mod machine;
@@ -10,6 +11,7 @@ pub(crate) mod memory;
 pub(crate) mod paper;
 pub(crate) mod picture;
 pub(crate) mod plot;
+pub(crate) mod polynomials;
 pub(crate) mod predictions;
 pub(crate) mod process;
 pub(crate) mod progress;

@@ -23,8 +23,12 @@ mod cheating;
 mod fingerprint;
 #[path = "cli/fixture.rs"]
 mod fixture;
+#[path = "cli/importing.rs"]
+mod importing;
 #[path = "cli/paper.rs"]
 mod paper;
+#[path = "cli/polynomials.rs"]
+mod polynomials;
 #[path = "cli/runs.rs"]
 mod runs;
 #[path = "cli/server.rs"]

@@ -393,12 +393,17 @@ impl Attack for Prepared {
         let aftermath = Aftermath::new(&before, &network, data)?;
         let (clean_accuracy_before, clean_accuracy_after) = aftermath.accuracies(|_| true);
         let change = weights::compare(&before, &network);
+        let mut success = self.method.success(&aftermath)?;
+        if let Some(success) = success.as_mut().filter(|_| change.n_changed == 0) {
+            // Such as 8 bits for a model that has 4: nothing happened, so nothing can be detected.
+            success.worked = false;
+        }
         let report = AttackReport {
             kind: self.kind,
             strength: self.strength,
             clean_accuracy_before,
             clean_accuracy_after,
-            success: self.method.success(&aftermath)?,
+            success,
             changed_weights: change.n_changed,
             n_weights: change.n_values,
             largest_change: change.largest,

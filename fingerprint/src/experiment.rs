@@ -19,6 +19,7 @@ pub use self::float::{FloatVariant, float_variants};
 pub use self::instances::Instances;
 pub use self::queries::{
     MISSING_TARGETS, efficiency, fresh_missing_interval, queries_needed, queries_needed_in_bag,
+    queries_needed_on_average,
 };
 
 mod draws;

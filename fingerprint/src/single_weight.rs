@@ -17,10 +17,8 @@ use rayon::prelude::*;
 use crate::attack::integer::{Edit, Place};
 use crate::error::{Error, Result};
 use crate::soundness::SQUARE_DEGREE;
-use crate::statistics::{Interval, wilson_interval};
+use crate::statistics::{Interval, Z_95, wilson_interval};
 
-/// Normal quantile of the intervals: 95 % confidence.
-const Z: f64 = 1.959_964;
 /// Moduli are below this, so that products fit 128 bits and sums of two residues 64.
 const MAX_MODULUS: u64 = 1 << 62;
 
@@ -141,7 +139,7 @@ fn trials_of_stage(
             Ok(missed)
         })
         .sum::<Result<u64>>()?;
-    let rate = wilson_interval(missed, changes, Z)?;
+    let rate = wilson_interval(missed, changes, Z_95)?;
     Ok(StageTrials { check, changes, missed, rate })
 }
 

@@ -109,21 +109,33 @@ proptest! {
     }
 
     #[test]
-    fn flipped_bits_are_counted(seed: u64, n_bits in 1_usize..30, bits in 1_u32..=16) {
+    fn flipped_bits_are_counted(seed: u64, n_bits in 1_usize..30, bits in 4_u32..=16) {
         let network = network(seed, 7);
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let flipped = flip_bits(&network, n_bits, bits, &mut rng).unwrap();
         let pairs = weights(&network).into_iter().zip(weights(&flipped.network));
+        let limit = 1 << (bits - 1);
         let mut n_flipped = 0;
         for (before, after) in pairs {
-            let mask = (before ^ after) as u32 & 0xffff;
-            prop_assert!(mask < 1 << bits);
+            let mask = (before ^ after) as u32 & ((1 << bits) - 1);
+            prop_assert!((-limit..limit).contains(&after), "{} of {} bits", after, bits);
             prop_assert!(after.abs() <= MAX_WEIGHT);
             n_flipped += mask.count_ones() as usize;
         }
         // Of 16 bits the sign of a zero stays: its flip would be the excluded weight.
         prop_assert!(n_flipped <= n_bits);
         prop_assert!(n_flipped == n_bits || bits == 16);
+    }
+}
+
+#[test]
+fn the_highest_bit_is_the_sign() {
+    let network = network(5, 7);
+    // All bits of all weights: the complement, −1 − w.
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let flipped = flip_bits(&network, 128, 4, &mut rng).unwrap();
+    for (before, after) in weights(&network).into_iter().zip(weights(&flipped.network)) {
+        assert_eq!(after, -1 - before);
     }
 }
 
@@ -169,7 +181,7 @@ fn edits_that_do_not_exist_are_refused() {
     for share in [0.0, -0.1, 1.1, f64::NAN] {
         assert!(flip_lowest_bits(&network, share, &mut rng).is_err(), "{share}");
     }
-    for (n_bits, bits) in [(0, 4), (1, 0), (1, 17), (129, 4)] {
+    for (n_bits, bits) in [(0, 4), (1, 0), (1, 17), (129, 4), (1, 3)] {
         assert!(flip_bits(&network, n_bits, bits, &mut rng).is_err(), "{n_bits} of {bits}");
     }
     assert_eq!(flip_bits(&network, 128, 4, &mut rng).unwrap().changed.len(), 32);

@@ -17,7 +17,7 @@ pub use linearization::{Linearization, ParameterSelection};
 pub(crate) use step::Cache;
 
 use crate::error::{Error, Result};
-use crate::layer::Layer;
+use crate::layer::{Activation, Blend, Layer};
 use crate::network::{Network, Source};
 use crate::tensor::{Scalar, Shape, Tensor};
 
@@ -135,6 +135,27 @@ impl<'a, A: Scalar> Tape<'a, A> {
         output_gradient: Array2<A>,
         input_gradient: InputGradient,
     ) -> Result<Gradients<A>> {
+        self.backward_with_range_loss(output_gradient, input_gradient, 0.0)
+    }
+
+    /// The range loss of all blended activations together: how far their inputs leave the intervals.
+    pub(crate) fn range_loss(&self) -> f64 {
+        let layers = self.network.layers().iter().enumerate();
+        layers
+            .filter_map(|(layer_idx, layer)| {
+                let (blend, &source) = (blend(layer)?, self.network.sources(layer_idx).first()?);
+                Some(blend.range_loss(slice(self.value(source)), self.n_samples()))
+            })
+            .sum()
+    }
+
+    /// As [`Self::backward`], for `f` plus `range_weight` times [`Self::range_loss`].
+    pub(crate) fn backward_with_range_loss(
+        &self,
+        output_gradient: Array2<A>,
+        input_gradient: InputGradient,
+        range_weight: f64,
+    ) -> Result<Gradients<A>> {
         let output = self.output();
         if output_gradient.shape() != output.shape() {
             return Err(Error::ShapeMismatch {
@@ -161,13 +182,20 @@ impl<'a, A: Scalar> Tape<'a, A> {
                 continue;
             }
             let source = sources.first().copied().unwrap_or(Source::Input);
-            let input = self.value(source).view();
-            let (gradient, below) =
-                step::backward(self.network, layer_idx, cache, input, upstream, wanted(source));
+            let input = self.value(source);
+            let want = wanted(source);
+            let (gradient, mut below) =
+                step::backward(self.network, layer_idx, cache, input.view(), upstream, want);
             *parameters = gradient;
-            if wanted(source) {
-                pending.add(source, below);
+            if !want {
+                continue;
             }
+            let blend = self.network.layers().get(layer_idx).and_then(blend);
+            if let Some(blend) = blend.filter(|_| range_weight > 0.0) {
+                let gradient = step::slice_mut(&mut below);
+                blend.add_range_gradient(slice(input), self.n_samples(), range_weight, gradient);
+            }
+            pending.add(source, below);
         }
         let input = match input_gradient {
             InputGradient::Wanted => pending.take(Source::Input),
@@ -190,6 +218,10 @@ impl<'a, A: Scalar> Tape<'a, A> {
     fn value(&self, source: Source) -> &Array2<A> {
         let value = self.values.get(position(&self.positions, source));
         value.expect("invariant: positions point into values")
+    }
+
+    fn n_samples(&self) -> usize {
+        self.output().nrows()
     }
 
     /// Give up the values and keep what training needs for the running statistics.
@@ -233,6 +265,14 @@ impl<A: Scalar> Pending<A> {
     }
 }
 
+fn blend<A>(layer: &Layer<A>) -> Option<&Blend<A>> {
+    if let Layer::Activation(Activation::Blend(blend)) = layer { Some(blend) } else { None }
+}
+
+fn slice<A>(values: &Array2<A>) -> &[A] {
+    values.as_slice().expect("invariant: batches are in standard layout")
+}
+
 /// Move the running statistics of every batch normalization toward those of one training pass, at
 /// the layers for which `may_change(layer_idx)` holds.
 pub(crate) fn absorb_statistics<A: Scalar>(
@@ -256,6 +296,17 @@ pub(crate) fn evaluate<A: Scalar>(
     input: ArrayView2<'_, A>,
     mode: Mode,
 ) -> Array2<A> {
+    evaluate_watched(network, input, mode, |_, _| {})
+}
+
+/// As [`evaluate`]; `watch` sees what every layer but a flattening reads first, with the position of
+/// the layer.
+pub(crate) fn evaluate_watched<A: Scalar>(
+    network: &Network<A>,
+    input: ArrayView2<'_, A>,
+    mode: Mode,
+    mut watch: impl FnMut(usize, ArrayView2<'_, A>),
+) -> Array2<A> {
     const READ: &str = "invariant: a value stays until its last reader";
     let last_readers = network.last_readers();
     let mut values: Vec<Option<CowArray<'_, A, Ix2>>> = vec![Some(input.into())];
@@ -271,6 +322,7 @@ pub(crate) fn evaluate<A: Scalar>(
             _ => {
                 let at = |s: &Source| values.get(s.value_idx()).and_then(Option::as_ref);
                 let inputs: Vec<_> = sources.iter().map(|s| at(s).expect(READ).view()).collect();
+                inputs.iter().take(1).for_each(|first| watch(layer_idx, *first));
                 Some(step::forward(network, layer_idx, &inputs, mode).0.into())
             }
         };

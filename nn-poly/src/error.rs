@@ -21,6 +21,9 @@ pub enum Error {
     /// Encryption parameters or ciphertexts: see the error inside.
     #[error(transparent)]
     Encrypted(#[from] crate::encrypted::Error),
+    /// A network trained elsewhere: see the error inside.
+    #[error(transparent)]
+    Import(Box<crate::import::ImportError>),
     // ---- Config: the caller's specification ------------------------------------------------
     /// A shape with no or too many axes, an empty axis, or too many values.
     #[error("invalid shape {dims:?}: {reason}")]
@@ -107,6 +110,33 @@ pub enum Error {
         actual: String,
         /// The accepted words.
         expected: &'static str,
+    },
+    /// A function that a method of approximation cannot deal with.
+    #[error("{method} cannot approximate {function}: {reason}")]
+    CannotApproximate {
+        /// Name of the function.
+        function: String,
+        /// Name of the method.
+        method: String,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// A network without the activation that is to be replaced.
+    #[error("the network has no {what}: there is nothing to replace")]
+    NoActivation {
+        /// Which activation.
+        what: &'static str,
+    },
+    /// No choice of bits is accurate enough.
+    #[error(
+        "no bits within the limits lose at most {target_drop} points of accuracy{}",
+        closest_bits(closest.as_ref())
+    )]
+    NoBits {
+        /// Points that may be lost.
+        target_drop: f64,
+        /// The most accurate bits tried, and the points they lose.
+        closest: Option<(crate::model::Bits, f64)>,
     },
     /// A network without a form the operation needs.
     #[error("layer {layer_idx} ({layer}) cannot be folded: {reason}")]
@@ -397,6 +427,31 @@ pub enum Error {
         /// The largest label accepted.
         max: u32,
     },
+    /// A class of the data, known by its name, that a model does not have.
+    #[error("class `{name}` of the data is none of the model's classes: {known}")]
+    UnknownClass {
+        /// The class (at most 40 characters).
+        name: String,
+        /// The first classes of the model.
+        known: String,
+    },
+    /// Images of different sizes in one data set.
+    #[error(
+        "the image has {} by {} pixels, others of this data set {} by {}; bring all to one size first",
+        actual.0, actual.1, expected.0, expected.1
+    )]
+    ImageSize {
+        /// Height and width of the first image.
+        expected: (usize, usize),
+        /// Height and width of this one.
+        actual: (usize, usize),
+    },
+    /// An image in a form that is not read.
+    #[error("the image {reason}")]
+    UnsupportedImage {
+        /// What it has that is not read, and what to do.
+        reason: &'static str,
+    },
     /// A table whose header or rows do not fit together.
     #[error("line {line}: {reason}")]
     InvalidTable {
@@ -459,12 +514,24 @@ pub enum Error {
     },
 }
 
+impl From<crate::import::ImportError> for Error {
+    fn from(error: crate::import::ImportError) -> Self {
+        Self::Import(Box::new(error))
+    }
+}
+
 impl Error {
     /// Add the file name to an error of a reader that saw only bytes.
     #[must_use]
     pub fn in_file(self, path: &std::path::Path) -> Self {
         Self::InFile { path: path.to_path_buf(), error: Box::new(self) }
     }
+}
+
+/// `; the closest, 8/8/8, lose 0.42`, or nothing.
+fn closest_bits(closest: Option<&(crate::model::Bits, f64)>) -> String {
+    closest
+        .map_or_else(String::new, |(bits, lost)| format!("; the closest, {bits}, lose {lost:.2}"))
 }
 
 /// `5`, or `between 1 and 9`.

@@ -5,8 +5,8 @@
 //! | [`Dense`] | `y = W x + b` | `weights`, `bias` |
 //! | [`Conv2d`] | correlation with zero padding, plus bias | `weights`, `bias` |
 //! | [`BatchNorm`] | `γ (x − μ)/√(σ² + ε) + β` per channel | `gamma`, `beta` |
-//! | [`Activation`] | square, `a x² + b x + c`, or ReLU | `a`, `b`, `c` |
-//! | [`Pool2d`] | average or sum of a window | |
+//! | [`Activation`] | square, `a x² + b x + c`, ReLU, or a blend of the last two | `a`, `b`, `c` |
+//! | [`Pool2d`] | average, sum or maximum of a window | |
 //! | [`Clamp`] | `min(x, limit)` | |
 //! | [`Quantize`] | nearest point of an integer grid | |
 //! | [`Dropout`] | random zeros in training, identity otherwise | |
@@ -19,6 +19,7 @@
 
 mod activation;
 mod batch_norm;
+mod blend;
 pub(crate) mod convolution;
 mod dense;
 pub(crate) mod join;
@@ -33,6 +34,7 @@ use serde::{Deserialize, Serialize};
 pub use activation::{Activation, relu_fit};
 pub use batch_norm::BatchNorm;
 pub(crate) use batch_norm::BatchStatistics;
+pub use blend::Blend;
 pub(crate) use convolution::ConvShape;
 pub use convolution::{Conv2d, Padding};
 pub use dense::Dense;
@@ -57,7 +59,7 @@ pub enum Layer<A> {
     BatchNorm(BatchNorm<A>),
     /// Activation, value by value.
     Activation(Activation<A>),
-    /// Average or sum pooling on an image.
+    /// Average, sum or maximum pooling on an image.
     Pool2d(Pool2d),
     /// Reshape to a vector.
     Flatten,
@@ -234,7 +236,9 @@ impl<A: Scalar> Layer<A> {
             Self::BatchNorm(norm) => {
                 vec![parameter("gamma", Offset, &norm.gamma), parameter("beta", Offset, &norm.beta)]
             }
-            Self::Activation(Activation::Polynomial { a, b, c }) => vec![
+            Self::Activation(
+                Activation::Polynomial { a, b, c } | Activation::Blend(Blend { a, b, c, .. }),
+            ) => vec![
                 parameter("a", Offset, a),
                 parameter("b", Offset, b),
                 parameter("c", Offset, c),
@@ -262,7 +266,9 @@ impl<A: Scalar> Layer<A> {
             Self::BatchNorm(norm) => {
                 vec![norm.gamma.view_mut().into_dyn(), norm.beta.view_mut().into_dyn()]
             }
-            Self::Activation(Activation::Polynomial { a, b, c }) => {
+            Self::Activation(
+                Activation::Polynomial { a, b, c } | Activation::Blend(Blend { a, b, c, .. }),
+            ) => {
                 vec![a.view_mut().into_dyn(), b.view_mut().into_dyn(), c.view_mut().into_dyn()]
             }
             Self::Activation(Activation::Square | Activation::Relu)

@@ -18,6 +18,7 @@
 //! whose size does not depend on the thread count, and partial sums are added in chunk order.
 #![forbid(unsafe_code)]
 
+pub mod approximate;
 pub mod artifact;
 pub mod autodiff;
 pub mod encrypted;

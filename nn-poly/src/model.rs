@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::artifact::{self, Magic};
 use crate::error::{Error, Result};
 use crate::import::{MAX_CLASSES, Preprocessing, SplitSpec};
+use crate::layer::{Activation, Layer};
 use crate::network::{ActivationChoice, Network, NetworkKind, Predictor};
 use crate::tensor::Shape;
 
@@ -161,8 +162,8 @@ impl Model {
     /// # Errors
     /// - [`Error::ShapeMismatch`] if there is not one class name per output, or the preprocessing has
     ///   another number of features than the network.
-    /// - [`Error::InvalidSetting`] if split, bits, preprocessing or an accuracy is out of range, or there
-    ///   are fewer than 2 classes.
+    /// - [`Error::InvalidSetting`] if split, bits, preprocessing or an accuracy is out of range, there
+    ///   are fewer than 2 classes, or an activation is still a [`crate::layer::Blend`].
     /// - [`Error::TooLarge`] if a name or the number of classes is.
     pub fn new(spec: ModelSpec) -> Result<Self> {
         let n_outputs = spec.network.output_shape().len();
@@ -191,6 +192,15 @@ impl Model {
         let names = spec.class_names.iter().chain([&spec.name, &spec.data_source]);
         if let Some(len) = names.map(String::len).find(|&len| len > Self::MAX_NAME_BYTES) {
             return Err(too_large("length of a name in bytes", len, Self::MAX_NAME_BYTES));
+        }
+        for layer in spec.network.layers() {
+            if let Layer::Activation(Activation::Blend(blend)) = layer {
+                return Err(Error::InvalidSetting {
+                    setting: "share of the polynomial in a blended activation",
+                    value: f64::from(blend.share),
+                    requirement: "finished: replace the blends by their polynomials first",
+                });
+            }
         }
         spec.preprocessing.check(spec.network.input_shape().len())?;
         spec.split.check()?;

@@ -25,6 +25,10 @@
 //! with an integer multiplier `k` that brings its unit to the common one, so that the sum is exact. A
 //! convolution or dense layer that only the addition reads is part of that stage; anything else is
 //! refreshed first and added as it is. A layer that reads joined channels reads each value on its own.
+//!
+//! **How many bits.** [`accuracy_report`] tells what rounding costs in accuracy, what the clamps of the
+//! refreshes cut off, and which bits of windows, grids and weights nothing uses; [`search_bits`] finds
+//! the bits that move the fewest bytes at a given loss of accuracy.
 
 mod blocks;
 mod calibrate;
@@ -32,6 +36,8 @@ mod clip;
 mod common_unit;
 mod lower;
 mod quadratic;
+mod report;
+mod search;
 mod terms;
 mod weight_scales;
 
@@ -39,12 +45,14 @@ use ndarray::{Array1, Array2};
 
 pub use calibrate::{CALIBRATION_SAMPLES, calibrate};
 pub use lower::{Quantized, quantize};
+pub use report::{AccuracyReport, GridUse, StageUse, Waste, WeightUse, accuracy_report};
+pub use search::{HELD_OUT_SAMPLES, SearchOutcome, SearchSpec, Trial, TrialResult, search_bits};
 
 use blocks::Blocks;
 
 use crate::error::{Error, Result};
 use crate::integer::InputGrid;
-use crate::layer::{Layer, Quantize, WeightQuantizer};
+use crate::layer::{Clamp, Layer, Quantize, WeightQuantizer};
 use crate::model::{Bits, Model};
 use crate::network::{Network, Rewriter, Source};
 
@@ -153,16 +161,58 @@ fn weight_quantizer(
 }
 
 /// The integer network of a model at `bits`: its own quantizers if it was fine-tuned for exactly
-/// these bits, otherwise calibration on `inputs` (preprocessed, from the training part).
+/// these bits, otherwise calibration of the [`unrounded`] network on `inputs` (preprocessed, from the
+/// training part).
 ///
 /// # Errors
-/// Those of [`calibrate`], [`prepare_qat`] and [`quantize`].
+/// Those of [`calibrate()`], [`prepare_qat`] and [`quantize`].
 pub fn quantize_model(model: &Model, bits: Bits, inputs: &Array2<f32>) -> Result<Quantized> {
     if model.spec().bits == Some(bits) {
         return quantize(model.network());
     }
-    let spec = calibrate(model.network(), &model.spec().preprocessing, inputs, bits)?;
-    quantize(&prepare_qat(model.network(), &spec)?)
+    let network = unrounded(model.network())?;
+    let spec = calibrate(&network, &model.spec().preprocessing, inputs, bits)?;
+    quantize(&prepare_qat(&network, &spec)?)
+}
+
+/// The network without any rounding: what it would compute with grids of infinitely many points.
+///
+/// Weights keep their values, the quantization of the inputs goes, and every other one becomes a
+/// [`Clamp`] at the upper end of its grid, since training relied on that end.
+/// (Their lower ends are dropped: grids that reach below zero are fitted to hold what occurs.) A
+/// network without quantizers stays as it is.
+///
+/// # Errors
+/// - [`Error::ParameterValue`] never for a checked network; it is passed on from the checks.
+pub fn unrounded(network: &Network<f32>) -> Result<Network<f32>> {
+    let mut is_input = vec![true];
+    let holds_input =
+        |is_input: &[bool], source: Source| is_input.get(source.value_idx()) == Some(&true);
+    network.filter_map_layers(|layer_idx, layer| {
+        let reads_input =
+            network.sources(layer_idx).iter().all(|&source| holds_input(&is_input, source));
+        is_input.push(reads_input && matches!(layer, Layer::Quantize(_) | Layer::Flatten));
+        let mut layer = layer.clone();
+        match &mut layer {
+            Layer::Quantize(grid) => {
+                #[expect(clippy::cast_precision_loss, reason = "at most 2^16")]
+                let max = grid.max as f32;
+                let step = grid.steps.iter().copied().fold(0.0, f32::max);
+                return (!reads_input).then_some(Layer::Clamp(Clamp { limit: max * step }));
+            }
+            Layer::Dense(dense) => dense.weight_quantizer = None,
+            Layer::Conv2d(conv) => conv.weight_quantizer = None,
+            Layer::BatchNorm(_)
+            | Layer::Activation(_)
+            | Layer::Pool2d(_)
+            | Layer::Flatten
+            | Layer::Clamp(_)
+            | Layer::Dropout(_)
+            | Layer::Add
+            | Layer::Concat => {}
+        }
+        Some(layer)
+    })
 }
 
 /// The grid of inputs at `bits` for a preprocessing.

@@ -22,6 +22,10 @@
 //! Quantization-aware training is ordinary training of a network that contains quantizers; use
 //! [`TrainRecipe::fine_tune`] for it.
 //!
+//! A trained ReLU network becomes polynomial in three steps: [`polynomialize()`] replaces each ReLU by a
+//! blend with a fitted polynomial, a run of the trainer moves the blend over, and [`finish_blending`]
+//! leaves the polynomials alone.
+//!
 //! **Variations.** [`Trainer::restricted_to`] freezes layers or single values (a pruned weight stays
 //! zero); [`Trainer::run_with`] replaces cross-entropy, for instance by agreement with a teacher.
 //!
@@ -34,6 +38,7 @@ mod config;
 mod evaluate;
 mod loss;
 mod optimizer;
+mod polynomialize;
 mod recipe;
 mod samples;
 mod trainable;
@@ -41,10 +46,14 @@ mod trainer;
 
 pub use augment::Augmentation;
 pub use checkpoint::Checkpoint;
-pub use config::{Optimizer, Schedule, TrainConfig, TrainSpec};
+pub use config::{BlendSpec, Optimizer, Schedule, TrainConfig, TrainSpec};
 pub use evaluate::{Evaluation, evaluate};
 pub use loss::{
     CrossEntropy, Distillation, LabelsAndScores, Loss, LossBatch, softmax_cross_entropy,
+};
+pub use polynomialize::{
+    FitChoice, Limit, Polynomialization, Polynomialized, ReplacedLayer, finish_blending,
+    polynomialize,
 };
 pub use recipe::TrainRecipe;
 pub use samples::LabeledSamples;

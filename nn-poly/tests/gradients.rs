@@ -10,7 +10,7 @@
 use ndarray::{Array, Array1, Array2, Dimension, ShapeBuilder, array};
 use nn_poly::autodiff::{Gradients, InputGradient, Mode, Tape};
 use nn_poly::layer::{
-    Activation, BatchNorm, Clamp, Conv2d, Dense, Dropout, Layer, Padding, Pool2d, PoolKind,
+    Activation, BatchNorm, Blend, Clamp, Conv2d, Dense, Dropout, Layer, Padding, Pool2d, PoolKind,
     Quantize, WeightQuantizer,
 };
 use nn_poly::network::{ActivationChoice, Architecture, NetworkBuilder, NetworkKind, Source};
@@ -165,6 +165,11 @@ fn polynomial(rng: &mut ChaCha8Rng, n_channels: usize) -> Layer<f64> {
     Layer::Activation(Activation::Polynomial { a, b, c })
 }
 
+fn blend(rng: &mut ChaCha8Rng, n_channels: usize) -> Layer<f64> {
+    let (a, b, c) = (random(rng, n_channels), random(rng, n_channels), random(rng, n_channels));
+    Layer::Activation(Activation::Blend(Blend { share: 0.3, low: -0.5, high: 0.75, a, b, c }))
+}
+
 #[test]
 fn every_layer_alone() {
     let rng = &mut ChaCha8Rng::seed_from_u64(1);
@@ -184,6 +189,8 @@ fn every_layer_alone() {
         ("relu", &image, Layer::Activation(Activation::Relu)),
         ("polynomial on images", &image, polynomial(rng, 3)),
         ("polynomial on vectors", &vector, polynomial(rng, 6)),
+        ("blend on images", &image, blend(rng, 3)),
+        ("blend on vectors", &vector, blend(rng, 6)),
         ("sum pool", &image, Layer::Pool2d(Pool2d::tiles(PoolKind::Sum, (2, 2)))),
         ("overlapping average pool", &image, Layer::Pool2d(overlapping)),
         ("global pool", &image, Layer::Pool2d(Pool2d::global(PoolKind::Average, &image).unwrap())),

@@ -8,9 +8,10 @@ use std::path::Path;
 
 use flate2::{Compression, write::GzEncoder};
 use ndarray::{Array1, Array2};
-use ndarray_npy::write_npy;
+use ndarray_npy::{WriteNpyExt, write_npy};
 use nn_poly::import::{
-    DEFAULT_DATA_FOLDER, Dataset, PreprocessingKind, Split, SplitSpec, resolve_data_path,
+    DEFAULT_DATA_FOLDER, DataOptions, Dataset, PreprocessingKind, Split, SplitSpec,
+    resolve_data_path,
 };
 use nn_poly::{Error, Shape};
 use proptest::prelude::*;
@@ -168,6 +169,166 @@ fn tables_are_cut_by_the_seed() {
     assert!(message(&path, Split::All).ends_with(expected));
     fs::write(&path, "a,b,label\n").unwrap();
     assert!(message(&path, Split::All).ends_with("the data set holds no samples"));
+}
+
+/// A label column by name, with text; classes are matched with those of a model by name.
+#[test]
+fn classes_of_tables_can_be_names() {
+    let mut text = String::from("x,kind,y\n");
+    for i in 0..30 {
+        text += &format!("{i},{},{}\n", ["setosa", "Iris", "virginica"][i % 3], i * i);
+    }
+    let folder = folder_with(&[("iris.csv", text.into_bytes()), ("f.npy", vec![])]);
+    let path = folder.path().join("iris.csv");
+    let options = DataOptions { label_column: Some("kind".into()) };
+    let with =
+        |path: &Path, split| Dataset::load_with(path, split, &SplitSpec::default(), &options);
+    let test = with(&path, Split::Test).unwrap();
+    assert_eq!(test.class_names(), ["Iris", "setosa", "virginica"]);
+    assert_eq!((test.n_samples(), test.shape().len()), (6, 2));
+    let all = with(&path, Split::All).unwrap();
+    assert_eq!(all.labels().unwrap()[..4], [1, 0, 2, 1]);
+    let names = |names: &[&str]| names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>();
+    let of_model = names(&["virginica", "other", "setosa", "Iris"]);
+    let moved = all.take(3).unwrap().with_classes(&of_model).unwrap();
+    assert_eq!((moved.labels().unwrap(), moved.n_classes()), ([2, 3, 0].as_slice(), 4));
+    let error = all.with_classes(&names(&["0", "1", "2"])).unwrap_err().to_string();
+    assert_eq!(error, "class `setosa` of the data is none of the model's classes: 0, 1, 2");
+
+    let message = message(&path, Split::All);
+    assert!(
+        message.ends_with("line 2, column `kind`: `setosa` is not a finite number"),
+        "{message}"
+    );
+    let error = with(&folder.path().join("f.npy"), Split::All).unwrap_err().to_string();
+    assert!(error.contains("a label column is named, but this is no table"), "{error}");
+}
+
+#[test]
+fn archives_hold_one_or_two_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let images = |n: usize| ndarray::Array3::<u8>::from_elem((n, 4, 5), 51);
+    let labels = |n: u8| Array1::from_iter(0..n).mapv(|i| i % 2);
+    let write = |name: &str, arrays: &[(&str, usize)]| {
+        let path = folder.path().join(name);
+        let mut archive = zip::ZipWriter::new(fs::File::create(&path).unwrap());
+        for &(array, n) in arrays {
+            let options = zip::write::SimpleFileOptions::default();
+            archive.start_file(format!("{array}.npy"), options).unwrap();
+            let mut bytes = Vec::new();
+            if array.starts_with('x') || array == "features" {
+                images(n).write_npy(&mut bytes).unwrap();
+            } else {
+                // As Keras stores CIFAR: a second axis of length 1.
+                let column = labels(u8::try_from(n).unwrap()).insert_axis(ndarray::Axis(1));
+                column.write_npy(&mut bytes).unwrap();
+            }
+            archive.write_all(&bytes).unwrap();
+        }
+        archive.finish().unwrap();
+        path
+    };
+    let parts = [("x_train", 9), ("y_train", 9), ("x_test", 3), ("y_test", 3)];
+    let path = write("two.npz", &parts);
+    let train = load(&path, Split::Train).unwrap();
+    assert_eq!((train.n_samples(), train.shape()), (9, &Shape::image(4, 5, 1).unwrap()));
+    assert!(train.features().iter().all(|&v| v == 0.2));
+    let test = load(&path, Split::Test).unwrap();
+    assert_eq!((test.n_samples(), test.labels().unwrap()), (3, [0, 1, 0].as_slice()));
+    assert_eq!(load(&path, Split::All).unwrap().n_samples(), 12);
+    let whole = write("one.npz", &[("features", 20), ("labels", 20)]);
+    assert_eq!(load(&whole, Split::Test).unwrap().n_samples(), 4);
+    let unlabeled = write("unlabeled.npz", &[("x", 20)]);
+    assert_eq!(load(&unlabeled, Split::All).unwrap().labels(), None);
+
+    let wrong = write("lengths.npz", &[("x", 20), ("y", 19)]);
+    assert!(message(&wrong, Split::All).contains("number of labels is 19"));
+    let strange = write("strange.npz", &[("weights", 3)]);
+    let error = message(&strange, Split::All);
+    assert!(error.contains("list of NPZ arrays is weights.npy, expected `features`"), "{error}");
+    fs::write(&strange, b"PK\x03\x04 and no more").unwrap();
+    assert!(matches!(load(&strange, Split::All), Err(Error::InFile { .. })));
+
+    let bytes = fs::read(&path).unwrap();
+    for position in (0..bytes.len()).step_by(3) {
+        let mut bytes = bytes.clone();
+        bytes[position] ^= 0x55;
+        fs::write(&strange, &bytes).unwrap();
+        let _ = load(&strange, Split::All);
+        bytes.truncate(position);
+        fs::write(&strange, &bytes).unwrap();
+        assert!(load(&strange, Split::All).is_err(), "cut at {position}");
+    }
+}
+
+#[cfg(feature = "image-files")]
+#[test]
+fn folders_of_images_are_classes() {
+    use image::{GrayImage, ImageFormat, Luma, Rgb, RgbImage};
+    let folder = tempfile::tempdir().unwrap();
+    let save = |name: &str, value: u8| {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let image = GrayImage::from_pixel(3, 2, Luma([value]));
+        image.save_with_format(path, ImageFormat::Png).unwrap();
+    };
+    for i in 0..5 {
+        save(&format!("dog/{i}.png"), 51);
+        save(&format!("ant/{i}.PNG"), 102);
+    }
+    fs::write(folder.path().join("README"), "notes").unwrap();
+    fs::write(folder.path().join("ant/.hidden"), "").unwrap();
+    let all = load(folder.path(), Split::All).unwrap();
+    assert_eq!((all.n_samples(), all.shape()), (10, &Shape::image(2, 3, 1).unwrap()));
+    assert_eq!(all.class_names(), ["ant", "dog"]);
+    assert_eq!((all.labels().unwrap()[0], all.features()[[0, 0]]), (0, 0.4));
+    assert_eq!(load(folder.path(), Split::Test).unwrap().n_samples(), 2);
+    fs::write(folder.path().join("classes.txt"), "0 dog\n1 cat\n2 ant\n").unwrap();
+    let ordered = load(folder.path(), Split::All).unwrap();
+    assert_eq!(ordered.class_names(), ["dog", "cat", "ant"]);
+    assert_eq!(ordered.labels().unwrap()[0], 2);
+
+    fs::write(folder.path().join("classes.txt"), "0 dog\n1 cat\n").unwrap();
+    assert!(message(folder.path(), Split::All).contains("class `ant` of the data is none"));
+    fs::remove_file(folder.path().join("classes.txt")).unwrap();
+    RgbImage::from_pixel(3, 2, Rgb([0, 255, 0])).save(folder.path().join("dog/9.png")).unwrap();
+    assert_eq!(load(folder.path(), Split::All).unwrap().shape(), &Shape::image(2, 3, 3).unwrap());
+    GrayImage::new(3, 3).save(folder.path().join("dog/8.png")).unwrap();
+    let error = message(folder.path(), Split::All);
+    assert!(error.contains("8.png: the image has 3 by 3 pixels, others"), "{error}");
+    fs::write(folder.path().join("dog/8.png"), b"no image").unwrap();
+    assert!(message(folder.path(), Split::All).contains("neither PNG nor JPEG"));
+    fs::write(folder.path().join("dog/8.webp"), b"").unwrap();
+    assert!(message(folder.path(), Split::All).contains("8.webp: the image is not named .png"));
+}
+
+#[cfg(feature = "image-files")]
+#[test]
+fn images_can_have_their_own_test_part_and_numbers_for_names() {
+    let folder = tempfile::tempdir().unwrap();
+    for (class, n_train, n_test) in [(0, 3, 1), (2, 1, 2), (10, 1, 1)] {
+        for (part, n) in [("train", n_train), ("test", n_test)] {
+            let class = folder.path().join(part).join(class.to_string());
+            fs::create_dir_all(&class).unwrap();
+            for i in 0..n {
+                image::GrayImage::new(2, 2).save(class.join(format!("{i}.jpg"))).unwrap();
+            }
+        }
+    }
+    let train = load(folder.path(), Split::Train).unwrap();
+    assert_eq!(train.labels().unwrap(), [0, 0, 0, 10, 2], "files in the order of their names");
+    assert_eq!((train.n_samples(), train.n_classes()), (5, 11));
+    assert_eq!(load(folder.path(), Split::Test).unwrap().labels().unwrap(), [0, 10, 2, 2]);
+}
+
+#[test]
+fn a_file_of_idx_images_finds_its_labels() {
+    let folder = folder_with(&[
+        ("my-images-idx3-ubyte.gz", gzip(&idx_images(3))),
+        ("my-labels-idx1-ubyte", idx_labels(&[0, 1, 2])),
+    ]);
+    let all = load(&folder.path().join("my-images-idx3-ubyte.gz"), Split::All).unwrap();
+    assert_eq!(all.labels().unwrap(), [0, 1, 2]);
 }
 
 #[test]

@@ -5,8 +5,8 @@
 use ndarray::{Array, Array1, Array2, Axis, Dimension, ShapeBuilder, array};
 use nn_poly::autodiff::{InputGradient, Linearization, Mode, ParameterSelection, Tape};
 use nn_poly::layer::{
-    Activation, BatchNorm, Clamp, Conv2d, Dense, Dropout, Layer, Padding, ParameterKind, Pool2d,
-    PoolKind, Quantize, WeightQuantizer,
+    Activation, BatchNorm, Blend, Clamp, Conv2d, Dense, Dropout, Layer, Padding, ParameterKind,
+    Pool2d, PoolKind, Quantize, WeightQuantizer,
 };
 use nn_poly::network::{ActivationChoice, Architecture, NetworkKind};
 use nn_poly::{Error, Network, Shape, Tensor};
@@ -160,6 +160,11 @@ fn polynomial(rng: &mut ChaCha8Rng, n_channels: usize) -> Layer<f64> {
     Layer::Activation(Activation::Polynomial { a, b, c })
 }
 
+fn blend(rng: &mut ChaCha8Rng, n_channels: usize) -> Layer<f64> {
+    let (a, b, c) = (random(rng, n_channels), random(rng, n_channels), random(rng, n_channels));
+    Layer::Activation(Activation::Blend(Blend { share: 0.3, low: -1.0, high: 1.0, a, b, c }))
+}
+
 fn convolution(
     rng: &mut ChaCha8Rng,
     dims: [usize; 4],
@@ -183,8 +188,10 @@ fn every_layer_between_others() {
         ("square", Layer::Activation(Activation::Square)),
         ("relu", Layer::Activation(Activation::Relu)),
         ("polynomial", polynomial(rng, 3)),
+        ("blend", blend(rng, 3)),
         ("sum pool", Layer::Pool2d(Pool2d::tiles(PoolKind::Sum, (2, 2)))),
         ("average pool", Layer::Pool2d(overlapping)),
+        ("max pool", Layer::Pool2d(Pool2d { kind: PoolKind::Max, ..overlapping })),
         ("clamp", Layer::Clamp(Clamp { limit: 0.3 })),
         ("dropout", Layer::Dropout(Dropout { rate: 0.4 })),
     ];

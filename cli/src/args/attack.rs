@@ -8,7 +8,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use fingerprint::GeneratorKind;
 use fingerprint::attack::AttackKind;
 
-use super::OutputPath;
+use super::{OutputPath, ReadingArguments};
 
 /// Tamper with a model as an attacker would, to try a detector on.
 ///
@@ -51,6 +51,8 @@ pub(crate) struct AttackArguments {
     /// Data set to retrain with and to measure on: a path, or a name in $SECUREDL_DATA.
     #[arg(long, value_name = "PATH")]
     pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
     /// How strong; what the number means depends on the kind [default: the papers' setting].
     #[arg(long, value_name = "X")]
     pub(crate) strength: Option<f64>,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use super::{NetworkName, OutputPath, SideName};
+use super::{NetworkName, OutputPath, ReadingArguments, SideName};
 
 /// Measure this machine: kernels, whole networks, and another library beside them.
 #[derive(Debug, Subcommand)]
@@ -70,6 +70,8 @@ pub(crate) struct NetworkArguments {
     /// The data for the model: a path, or a name in $SECUREDL_DATA.
     #[arg(long, value_name = "PATH", requires = "model")]
     pub(crate) data: Option<String>,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
     /// Who evaluates the activations.
     #[arg(long, value_enum, value_name = "SIDE", default_value_t = SideName::Server)]
     pub(crate) activation: SideName,

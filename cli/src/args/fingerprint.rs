@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use fingerprint::{ComparisonRule, GeneratorKind, SelectionRule};
 
-use super::{OutputPath, SplitName};
+use super::{OutputPath, ReadingArguments, SplitName};
 
 /// Fingerprints: samples whose answers give a modified model away.
 #[derive(Debug, Subcommand)]
@@ -42,6 +42,8 @@ pub(crate) struct GenerateArguments {
     /// Natural samples to start from: a path, or a name in $SECUREDL_DATA.
     #[arg(long, value_name = "PATH")]
     pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
     /// Which part of the data.
     #[arg(long, value_enum, value_name = "PART", default_value_t = SplitName::Test)]
     pub(crate) split: SplitName,
@@ -288,7 +290,9 @@ pub(crate) struct PaperArguments {
     /// Folder with the data sets mnist, gtsrb and cifar10.
     #[arg(long, value_name = "DIR")]
     pub(crate) data: PathBuf,
-    /// Folder for the results, created if need be.
+    /// Folder for the results, created if need be. Networks, samples and single results are kept in
+    /// its folder `study`: a run that was interrupted goes on from there, and the experiments share
+    /// them.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
     /// Small networks, bags and draws: minutes instead of hours.
@@ -297,13 +301,19 @@ pub(crate) struct PaperArguments {
     /// Only this data set; may be repeated [default: all three].
     #[arg(long, value_enum, value_name = "NAME")]
     pub(crate) only: Vec<StudyData>,
-    /// Training samples at most, of networks and of attackers [default: all, and 8000; 4000 and 1500
+    /// Training samples at most, of networks and of attackers [default: all, and 4000; 4000 and 1500
     /// with --quick].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(50..))]
     pub(crate) samples: Option<u32>,
     /// Samples generated per generator and network [default: 500; 60 with --quick].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(10..=4000))]
     pub(crate) bag: Option<u32>,
+    /// Networks trained per data set, architecture and activation [default: 3; 1 with --quick].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) networks: Option<u32>,
+    /// Instances of each attack per network [default: 5; 1 with --quick].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) instances: Option<u32>,
     /// Choices drawn from each bag [default: 10000; 2000 with --quick].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) draws: Option<u32>,

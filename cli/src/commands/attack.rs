@@ -11,6 +11,7 @@ use crate::failure::Outcome;
 use crate::kind::FileKind;
 use crate::output::{Destination, OutputFile};
 use crate::pipeline::attacking::{self, AttackSamples};
+use crate::pipeline::source::DataSource;
 use crate::report::table::{Grid, Lean};
 use crate::report::terminal::{Ink, Screen};
 use crate::report::{Console, units};
@@ -27,7 +28,11 @@ pub(crate) fn run(arguments: &AttackArguments) -> Result<Outcome> {
     arguments.kind.dial().check(arguments.strength)?;
 
     let bar = progress.spinner("reading data");
-    let samples = attacking::load(&model, &arguments.data, arguments.samples)?;
+    let samples = attacking::load(
+        &model,
+        &DataSource::new(&arguments.data, &arguments.reading),
+        arguments.samples,
+    )?;
     drop(bar);
     if arguments.kind == AttackKind::Adaptive && options.sensitive_inputs.is_none() {
         let inputs = attacking::own_sensitive(

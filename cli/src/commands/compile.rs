@@ -1,16 +1,21 @@
 //! `securedl compile`: from a model to a plan.
 
 use anyhow::{Result, bail};
-use nn_poly::import::{Dataset, Split, resolve_data_path};
+use nn_poly::import::{Dataset, Split};
 use nn_poly::model::Model;
-use nn_poly::plan::{Plan, PlanOptions, RangePolicy, RunSize, forecast};
+use nn_poly::plan::{ActivationSide, Plan, PlanOptions, RangePolicy, RunSize, forecast};
+use nn_poly::quantize::{SearchOutcome, Trial};
 
 use crate::args::CompileArguments;
 use crate::failure::Outcome;
 use crate::kind::FileKind;
 use crate::options::BitsChoice;
-use crate::output::OutputFile;
+use crate::output::{Destination, OutputFile};
+use crate::pipeline::assessing;
 use crate::pipeline::compiling::{self, Compiled};
+use crate::pipeline::source::DataSource;
+use crate::report::accuracy::{self, CompilationReport};
+use crate::report::progress::Progress;
 use crate::report::terminal::{Ink, Screen};
 use crate::report::{Console, segments, units};
 
@@ -19,12 +24,18 @@ pub(crate) const DEFAULT_CHECKED_SLOTS: u64 = 18;
 
 /// Compile and write the plan.
 pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
-    let Console { screen, progress } = Console::new(None);
+    let Console { screen, progress } = Console::new(arguments.json.as_ref());
     let out = OutputFile::check(&arguments.out)?;
+    let json = arguments.json.as_ref().map(Destination::check).transpose()?;
     FileKind::Model.expect_of(&arguments.model)?;
     let model = Model::load(&arguments.model)?;
-    let bits = compiling::bits(&model, BitsChoice::new(arguments.bits)?);
-    let data = load_calibration(&model, &arguments.calibrate)?;
+    let choice = BitsChoice::new(arguments.bits)?;
+    let source = DataSource::new(&arguments.calibrate, &arguments.reading);
+    let data = load_calibration(&model, &source)?;
+    let wants_report = arguments.report || json.is_some() || arguments.reference.is_some();
+    let reference = arguments.reference.as_deref();
+    let reference = reference.map(|path| assessing::load_reference(path, &model)).transpose()?;
+    let test = wants_report.then(|| assessing::load_test(&source, &data, &model)).transpose()?;
     let options = PlanOptions {
         activation_side: arguments
             .activation
@@ -33,12 +44,27 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
         expected_samples: arguments.expected_samples,
         ranges: RangePolicy::PreferProven,
     };
+    let searched = match arguments.target_drop {
+        None => None,
+        Some(points) => {
+            assessing::check_labeled(&source, &data, &model)?;
+            Some((search(&model, &data, points, &options, &progress)?, points))
+        }
+    };
+    let bits = match &searched {
+        Some((found, _)) => found.bits,
+        None => compiling::bits(&model, choice),
+    };
     let bar = progress.spinner("calibrating and choosing parameters");
     let compiled = compiling::compile_model(&model, bits, data.features(), &options)?;
     let bytes = compiled.plan.to_bytes()?;
     drop(bar);
     out.write(&bytes)?;
 
+    if let Some((found, points)) = &searched {
+        accuracy::print_search(&screen, found, *points);
+        screen.gap();
+    }
     screen
         .fact("Model", format!("{}, {bits} bits (inputs/weights/activations)", model.spec().name));
     screen.fact(
@@ -47,6 +73,18 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     );
     print_plan(&screen, &compiled.plan)?;
     print_calibration(&screen, &compiled);
+    if let Some(test) = &test {
+        let bar = progress.spinner("evaluating on the test part");
+        let assessment = assessing::assess(&model, bits, &compiled.plan, test, reference.as_ref())?;
+        drop(bar);
+        let activation = model.spec().activation.to_string();
+        accuracy::print(&screen, compiled.plan.public(), &assessment, &activation);
+        if let Some(json) = json {
+            let searched = searched.as_ref().map(|(found, points)| (found, *points));
+            let report = CompilationReport::new(&compiled.plan, &assessment, searched);
+            json.write(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+        }
+    }
     screen.gap();
     let size = units::bytes(bytes.len() as u64);
     let advice = "holds the weights: give it to the server, keep a copy";
@@ -56,10 +94,34 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
-fn load_calibration(model: &Model, argument: &str) -> Result<Dataset> {
-    let path = resolve_data_path(argument)?;
+/// Search bits, with a sign of life per trial.
+fn search(
+    model: &Model,
+    data: &Dataset,
+    points: f64,
+    options: &PlanOptions,
+    progress: &Progress,
+) -> Result<SearchOutcome> {
+    let bar = progress.spinner("searching the cheapest bits");
+    let run = forecast_size(options.expected_samples, options.activation_side);
+    let mut told = |trial: &Trial| {
+        bar.message(format!("{} tried, {} choices open", trial.bits, trial.n_open));
+    };
+    assessing::search(model, data, points, run, options, &mut told)
+}
+
+/// The run that a forecast is about: checked slots only where the server squares.
+fn forecast_size(n_samples: u64, side: ActivationSide) -> RunSize {
+    let canaries_per_block = match side {
+        ActivationSide::Server => DEFAULT_CHECKED_SLOTS,
+        ActivationSide::Client => 0,
+    };
+    RunSize { n_samples, canaries_per_block, replicas: 1 }
+}
+
+fn load_calibration(model: &Model, source: &DataSource<'_>) -> Result<Dataset> {
     let spec = model.spec();
-    let data = Dataset::load(&path, Split::Train, &spec.split)?;
+    let (path, data) = source.load(Split::Train, &spec.split)?;
     let expected = spec.network.input_shape();
     if data.shape() != expected {
         bail!(

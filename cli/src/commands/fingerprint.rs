@@ -11,6 +11,7 @@ use crate::failure::{Hint, Outcome};
 use crate::kind::FileKind;
 use crate::output::{Destination, OutputFile};
 use crate::pipeline::fingerprinting::{self, FingerprintSettings, SampleBar, Subject};
+use crate::pipeline::source::DataSource;
 use crate::report::picture::{Exhibit, Picture, gallery};
 use crate::report::sheet::{SheetFormat, contact_sheet};
 use crate::report::table::{Grid, Lean};
@@ -51,7 +52,8 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> Result<Outcome> {
         resume: arguments.resume,
     };
     let spinner = progress.spinner("reading data");
-    let starts = subject.starts(&arguments.data, arguments.split.into())?;
+    let source = DataSource::new(&arguments.data, &arguments.reading);
+    let starts = subject.starts(&source, arguments.split.into())?;
     drop(spinner);
     let bar = SampleBar(progress.bar(format!("generating, {}", arguments.generator), bag.into()));
     let fingerprint = fingerprinting::make(&subject, &starts, &settings, &bar)?;

@@ -15,6 +15,7 @@ use crate::options::{Venue, retry_policy};
 use crate::output::{Destination, OutputFile};
 use crate::pipeline::fingerprinting;
 use crate::pipeline::inference::{self, Run, RunSettings, Workload};
+use crate::pipeline::source::DataSource;
 use crate::report::predictions::Predictions;
 use crate::report::run::{Findings, RunReport, print_costs};
 use crate::report::terminal::{Ink, Screen};
@@ -38,8 +39,12 @@ pub(crate) fn run(arguments: &InferArguments) -> Result<Outcome> {
     };
     FileKind::Plan.expect_of(&arguments.plan)?;
     let plan = Plan::load(&arguments.plan)?;
-    let workload =
-        inference::load(&plan, &arguments.data, arguments.split.into(), arguments.samples)?;
+    let workload = inference::load(
+        &plan,
+        &DataSource::new(&arguments.data, &arguments.reading),
+        arguments.split.into(),
+        arguments.samples,
+    )?;
     introduce(screen, &plan, &workload, &venue, arguments);
 
     let run = evaluate(arguments, &venue, &plan, &workload, &console)?;

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use nn_poly::import::Preprocessing;
 use nn_poly::model::{Model, TrainingRecord};
+use nn_poly::network::NetworkKind;
 use nn_poly::plan::{Forecast, Plan, PublicPlan, RunSize, forecast};
 use serde::Serialize;
 
@@ -81,8 +82,9 @@ fn print_model(screen: &Screen, model: &Model) -> Result<()> {
     );
     screen.fact("Classes", classes(&spec.class_names));
     screen.fact("Parameters", units::count(spec.network.n_parameters()));
-    screen.fact(
-        "Trained",
+    let trained = if spec.kind == NetworkKind::Imported {
+        format!("elsewhere: {}", spec.data_source)
+    } else {
         format!(
             "on {} of {}, {} + {} of fine-tuning, seed {}",
             units::counted(training.n_training_samples, "sample"),
@@ -90,8 +92,9 @@ fn print_model(screen: &Screen, model: &Model) -> Result<()> {
             units::counted(training.epochs, "epoch"),
             training.fine_tune_epochs,
             training.seed,
-        ),
-    );
+        )
+    };
+    screen.fact("Trained", trained);
     let percent = |share: Option<f64>| share.map_or_else(|| "unknown".to_owned(), units::percent);
     screen.fact(
         "Accuracy",

@@ -7,11 +7,12 @@ use std::fs;
 use anyhow::{Context, Result};
 use fingerprint::ComparisonRule;
 use fingerprint::attack::AttackKind;
+use nn_poly::network::NetworkKind;
 
 use crate::args::{PaperArguments, PaperCommand};
 use crate::failure::Outcome;
 use crate::output::OutputFile;
-use crate::pipeline::studying::{self, Cell, Scale, Scenario, Study};
+use crate::pipeline::studying::{self, Folders, Scale, Scenario, Sizes, Study};
 use crate::report::plot::{Curve, Panel, svg};
 use crate::report::{Console, paper};
 
@@ -20,10 +21,10 @@ const RATIOS: [f64; 7] = [0.001, 0.01, 0.05, 0.1, 0.2, 0.4, 0.8];
 /// Those of them that show the curve.
 const QUICK_RATIOS: [f64; 3] = [0.001, 0.05, 0.8];
 
-/// The curves of figure 4: the baseline, the published method, ours.
+/// The curves of figure 4: the baseline, the published objective (with our optimizer, in a box), ours.
 const CURVES: [(&str, &str, &str); 4] = [
     ("ordinary samples", "non-sensitive", "random"),
-    ("SSF, MANC", "ssf", "manc"),
+    ("SSF objective, MANC", "ssf", "manc"),
     ("boundary entropy", "boundary-entropy", "class-cover"),
     ("ours: tie, class cover", "tie", "class-cover"),
 ];
@@ -52,20 +53,22 @@ pub(crate) fn run(command: &PaperCommand) -> Result<Outcome> {
     let file =
         |extension: &str| OutputFile::check(&arguments.out.join(format!("{name}.{extension}")));
     let (csv, plot, report) = (file("csv")?, file("svg")?, file("md")?);
-    let scale = Scale::new(arguments.quick, arguments.seed).resized(
-        arguments.samples,
-        arguments.bag,
-        arguments.draws,
-    );
+    let scale = Scale::new(arguments.quick, arguments.seed).resized(&Sizes {
+        samples: arguments.samples,
+        bag: arguments.bag,
+        draws: arguments.draws,
+        networks: arguments.networks,
+        instances: arguments.instances,
+    });
     let study = studying::run(
-        &arguments.data,
+        Folders { data: &arguments.data, kept: &arguments.out.join("study") },
         &scenarios(experiment, arguments),
         &rules(experiment)?,
         &scale,
         arguments.seed,
         &console.progress,
     )?;
-    csv.write(paper::csv(&study, arguments.seed)?.as_bytes())?;
+    csv.write(paper::csv(&study)?.as_bytes())?;
     plot.write(svg(&panels(experiment, &study))?.as_bytes())?;
     report.write(markdown(experiment, name, arguments, &study)?.as_bytes())?;
     for (what, file) in [("Figures", &csv), ("Plot", &plot), ("Report", &report)] {
@@ -85,24 +88,26 @@ fn scenarios(experiment: Experiment, arguments: &PaperArguments) -> Vec<Scenario
 
 fn all_scenarios(experiment: Experiment, is_quick: bool) -> Vec<Scenario> {
     use AttackKind::{
-        Adaptive, ArbitraryWeights, ErrorGeneric, ErrorSpecific, FineTuneAll, FineTuneLast, Noise,
-        Precision, Prune, Quantize, Trojan,
+        Adaptive, ArbitraryWeights, BitFlip, Distill, ErrorGeneric, ErrorSpecific, FineTuneAll,
+        FineTuneLast, LowRank, Noise, Precision, Prune, Quantize, QuantizedBitFlip, SingleWeight,
+        Trojan, TrojanMatched,
     };
     let papers = |kinds: &[AttackKind]| kinds.iter().map(|&kind| (kind, None)).collect::<Vec<_>>();
-    let scenario = |data, attacks| Scenario { data, attacks };
+    let scenario = |data, kind, attacks| Scenario { data, kind, attacks };
+    let image = if is_quick { NetworkKind::Cryptonets } else { NetworkKind::Securedl };
+    let mut mnist: Vec<(AttackKind, Option<f64>)>;
+    // All 17 attacks on the small network; on the others those that take minutes, not hours.
+    let mut small = Vec::new();
+    let mut traffic_signs = papers(&[ErrorSpecific]);
     match experiment {
         Experiment::Fig4 => {
             let ratios: &[f64] = if is_quick { &QUICK_RATIOS } else { &RATIOS };
-            let mut mnist = papers(&[Trojan]);
+            mnist = papers(&[Trojan]);
             mnist.extend(ratios.iter().map(|&ratio| (ArbitraryWeights, Some(ratio))));
-            vec![
-                scenario("mnist", mnist),
-                scenario("gtsrb", papers(&[ErrorSpecific])),
-                scenario("cifar10", papers(&[Precision])),
-            ]
         }
         Experiment::TableMissingRates => {
-            let mut mnist = papers(&[
+            traffic_signs = papers(&[ErrorGeneric, ErrorSpecific]);
+            mnist = papers(&[
                 Trojan,
                 Adaptive,
                 Prune,
@@ -111,27 +116,38 @@ fn all_scenarios(experiment: Experiment, is_quick: bool) -> Vec<Scenario> {
                 FineTuneLast,
                 FineTuneAll,
                 ArbitraryWeights,
+                SingleWeight,
+                BitFlip,
+                QuantizedBitFlip,
             ]);
-            mnist.extend([(Quantize, Some(4.0)), (Noise, Some(0.001))]);
-            vec![
-                scenario("mnist", mnist),
-                scenario("gtsrb", papers(&[ErrorGeneric, ErrorSpecific])),
-                scenario("cifar10", papers(&[Precision])),
-            ]
+            mnist.extend([(Quantize, Some(4.0)), (Noise, Some(0.001)), (Noise, Some(0.0001))]);
+            small.clone_from(&mnist);
+            small.extend(papers(&[
+                TrojanMatched,
+                ErrorGeneric,
+                ErrorSpecific,
+                Precision,
+                LowRank,
+                Distill,
+            ]));
         }
-        Experiment::Efficiency => vec![
-            scenario("mnist", papers(&[Trojan])),
-            scenario("gtsrb", papers(&[ErrorGeneric, ErrorSpecific])),
-            scenario("cifar10", papers(&[Precision])),
-        ],
+        Experiment::Efficiency => {
+            traffic_signs = papers(&[ErrorGeneric, ErrorSpecific]);
+            mnist = papers(&[Trojan]);
+        }
     }
+    let mut scenarios = vec![scenario("mnist", image, mnist)];
+    if !is_quick && !small.is_empty() {
+        scenarios.push(scenario("mnist", NetworkKind::Mlp, small));
+    }
+    scenarios.push(scenario("gtsrb", NetworkKind::Securedl, traffic_signs));
+    scenarios.push(scenario("cifar10", NetworkKind::Securedl, papers(&[Precision])));
+    scenarios
 }
 
 fn rules(experiment: Experiment) -> Result<Vec<ComparisonRule>> {
     let names: &[&str] = match experiment {
-        Experiment::TableMissingRates => {
-            &["top-1", "top-3", "top-5", "decimals-1", "decimals-2", "tolerance-1e-4"]
-        }
+        Experiment::TableMissingRates => &studying::RULES,
         Experiment::Fig4 | Experiment::Efficiency => &["top-1"],
     };
     Ok(names.iter().map(|name| name.parse()).collect::<Result<_, fingerprint::Error>>()?)
@@ -139,29 +155,24 @@ fn rules(experiment: Experiment) -> Result<Vec<ComparisonRule>> {
 
 /// One chart per attack and strength; for figure 4 also the sweep over changed weights.
 fn panels(experiment: Experiment, study: &Study) -> Vec<Panel> {
-    let mut keys: Vec<(&str, &str, &str)> = study
-        .cells
-        .keys()
-        .map(|cell| (cell.attack.as_str(), cell.strength.as_str(), cell.data))
-        .collect();
-    keys.dedup();
-    let sweep = "arbitrary-weights";
+    let sweep = AttackKind::ArbitraryWeights.to_string();
     let is_figure = matches!(experiment, Experiment::Fig4);
-    let weakest = keys.iter().filter(|key| key.0 == sweep).map(|key| key.1).min();
+    let keys = study.attacks();
+    let weakest = keys.iter().filter(|key| key.1 == sweep).map(|key| key.2).min();
     let mut panels: Vec<Panel> = keys
         .into_iter()
-        .filter(|key| !is_figure || key.0 != sweep || Some(key.1) == weakest)
-        .map(|(attack, strength, data)| Panel {
+        .filter(|key| !is_figure || key.1 != sweep || Some(key.2) == weakest)
+        .map(|(data, attack, strength)| Panel {
             title: format!("{attack} {strength}, {data}"),
             x_label: "samples".to_owned(),
             y_label: "detected, %".to_owned(),
             curves: CURVES
                 .iter()
                 .filter_map(|&(name, generator, selection)| {
-                    let cell = cell(data, attack, strength, generator, selection);
-                    let instances = &study.cells.get(&cell)?.instances;
+                    let about = (Some(data), attack, Some(strength));
+                    let measured = study.merged(about, generator, selection, "top-1")?;
                     let points = (1_u32..)
-                        .map_while(|n| Some((f64::from(n), instances.mean(n as usize)?)))
+                        .map_while(|n| Some((f64::from(n), measured.instances.mean(n as usize)?)))
                         .map(|(n, missing)| (n, 100.0 * (1.0 - missing)))
                         .collect();
                     Some(Curve { name: name.to_owned(), points })
@@ -170,48 +181,31 @@ fn panels(experiment: Experiment, study: &Study) -> Vec<Panel> {
         })
         .collect();
     if is_figure {
-        panels.push(ratio_panel(study, sweep));
+        panels.push(ratio_panel(study, &sweep));
     }
     panels
 }
 
-fn cell(
-    data: &'static str,
-    attack: &str,
-    strength: &str,
-    generator: &str,
-    selection: &str,
-) -> Cell {
-    Cell {
-        data,
-        attack: attack.to_owned(),
-        strength: strength.to_owned(),
-        generator: generator.to_owned(),
-        selection: selection.to_owned(),
-        rule: ComparisonRule::Top1.to_string(),
-    }
-}
-
 /// Detection by 1, 3 and 5 samples over the share of changed weights, ours and SSF's.
 fn ratio_panel(study: &Study, attack: &str) -> Panel {
+    let mut ratios: Vec<(&str, &str, f64)> = study
+        .attacks()
+        .into_iter()
+        .filter(|key| key.1 == attack)
+        .filter_map(|(data, _, strength)| Some((data, strength, strength.parse().ok()?)))
+        .collect();
+    ratios.sort_by(|a, b| a.2.total_cmp(&b.2));
     let mut curves = Vec::new();
-    for (name, generator, selection) in [("SSF", "ssf", "manc"), ("ours", "tie", "class-cover")] {
+    for (name, generator, selection) in
+        [("SSF objective", "ssf", "manc"), ("ours", "tie", "class-cover")]
+    {
         for n in [1, 3, 5] {
-            let mut points: Vec<(f64, f64)> = study
-                .cells
-                .iter()
-                .filter(|(cell, _)| {
-                    cell.attack == attack
-                        && cell.generator == generator
-                        && cell.selection == selection
-                        && cell.rule == "top-1"
-                })
-                .filter_map(|(cell, measured)| {
-                    let missing = measured.instances.mean(n)?;
-                    Some((cell.strength.parse().ok()?, 100.0 * (1.0 - missing)))
-                })
-                .collect();
-            points.sort_by(|a, b| a.0.total_cmp(&b.0));
+            let point = |&(data, strength, ratio): &(&str, &str, f64)| {
+                let about = (Some(data), attack, Some(strength));
+                let measured = study.merged(about, generator, selection, "top-1")?;
+                Some((ratio, 100.0 * (1.0 - measured.instances.mean(n)?)))
+            };
+            let points = ratios.iter().filter_map(point).collect();
             curves.push(Curve { name: format!("{name}, {n}"), points });
         }
     }
@@ -232,8 +226,13 @@ fn call(name: &str, arguments: &PaperArguments) -> String {
     for data in &arguments.only {
         call.push_str(&format!(" --only {}", data.name()));
     }
-    let sizes =
-        [("samples", arguments.samples), ("bag", arguments.bag), ("draws", arguments.draws)];
+    let sizes = [
+        ("samples", arguments.samples),
+        ("bag", arguments.bag),
+        ("draws", arguments.draws),
+        ("networks", arguments.networks),
+        ("instances", arguments.instances),
+    ];
     for (flag, size) in sizes {
         if let Some(size) = size {
             call.push_str(&format!(" --{flag} {size}"));
@@ -258,10 +257,10 @@ fn markdown(
     match experiment {
         Experiment::Fig4 => {
             text.push_str("\n![Detection](fig4.svg)\n\nThe curves of figure 4 of the SecureDL paper cannot be read off; published missing rates below are those of the method it compares with.\n");
-            text.push_str(&paper::missing_rates(study, arguments.seed)?);
+            text.push_str(&paper::missing_rates(study)?);
         }
         Experiment::TableMissingRates => {
-            text.push_str(&paper::missing_rates(study, arguments.seed)?);
+            text.push_str(&paper::missing_rates(study)?);
             text.push_str(&paper::by_rule(study)?);
         }
         Experiment::Efficiency => text.push_str(&paper::queries(study)?),

@@ -8,6 +8,7 @@ use crate::args::TrainArguments;
 use crate::failure::Outcome;
 use crate::options::BitsChoice;
 use crate::output::OutputFile;
+use crate::pipeline::source::DataSource;
 use crate::pipeline::training::{
     self, EpochSummary, Observer, Phase, Trained, TrainingData, TrainingSettings,
 };
@@ -31,7 +32,8 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<Outcome> {
         OutputFile::check(checkpoint)?;
     }
     let bar = progress.spinner("reading data");
-    let data = training::load(&arguments.data, arguments.seed)?;
+    let data =
+        training::load(&DataSource::new(&arguments.data, &arguments.reading), arguments.seed)?;
     drop(bar);
     print_data(&screen, &data);
     let recipe = training::recipe(&settings, data.train.n_samples());
@@ -48,7 +50,7 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
-fn print_data(screen: &Screen, data: &TrainingData) {
+pub(super) fn print_data(screen: &Screen, data: &TrainingData) {
     screen.fact(
         "Data",
         format!(
@@ -91,8 +93,8 @@ fn print_results(screen: &Screen, trained: &Trained) {
 const MAX_ROWS: u32 = 20;
 
 /// Prints a row per epoch, or per few epochs if there are many.
-struct Rows<'a> {
-    screen: &'a Screen,
+pub(super) struct Rows<'a> {
+    pub(super) screen: &'a Screen,
 }
 
 impl Observer for Rows<'_> {
@@ -103,6 +105,10 @@ impl Observer for Rows<'_> {
                 screen.fact("Network", layers::summary(network));
                 screen.fact("Parameters", units::count(network.n_parameters()));
                 screen.heading(format_args!("Training: {}", describe(spec)));
+            }
+            Phase::Blend => {
+                screen.fact("Network", layers::summary(network));
+                screen.heading(format_args!("From ReLU to polynomials: {}", describe(spec)));
             }
             Phase::FineTune(bits) => {
                 screen.heading(format_args!("Fine-tuning at {bits} bits: {}", describe(spec)))

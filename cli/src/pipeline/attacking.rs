@@ -16,6 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::fingerprinting::SampleBar;
+use super::source::DataSource;
 use crate::failure::Hint;
 use crate::report::progress::{Bar, Progress};
 
@@ -38,9 +39,13 @@ pub(crate) struct AttackSamples {
 /// # Errors
 /// Data that are missing, damaged, without labels, or of another shape or with other classes than the
 /// model's.
-pub(crate) fn load(model: &Model, argument: &str, n_samples: Option<u64>) -> Result<AttackSamples> {
-    let train = load_part(model, argument, Split::Train)?;
-    let test = load_part(model, argument, Split::Test)?;
+pub(crate) fn load(
+    model: &Model,
+    source: &DataSource<'_>,
+    n_samples: Option<u64>,
+) -> Result<AttackSamples> {
+    let train = load_part(model, source, Split::Train)?;
+    let test = load_part(model, source, Split::Test)?;
     let limit = n_samples.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX));
     let preprocessing = &model.spec().preprocessing;
     Ok(AttackSamples {
@@ -50,10 +55,9 @@ pub(crate) fn load(model: &Model, argument: &str, n_samples: Option<u64>) -> Res
     })
 }
 
-fn load_part(model: &Model, argument: &str, split: Split) -> Result<Dataset> {
-    let path = resolve_data_path(argument)?;
+fn load_part(model: &Model, source: &DataSource<'_>, split: Split) -> Result<Dataset> {
     let spec = model.spec();
-    let data = Dataset::load(&path, split, &spec.split)?;
+    let (path, data) = source.load(split, &spec.split)?;
     let expected = spec.network.input_shape();
     if data.shape() != expected {
         bail!(

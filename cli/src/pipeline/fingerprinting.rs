@@ -13,13 +13,14 @@ use fingerprint::{
 };
 use ndarray::{Array2, Axis};
 use nn_poly::artifact;
-use nn_poly::import::{Dataset, Preprocessing, Split, SplitSpec, resolve_data_path};
+use nn_poly::import::{Preprocessing, Split, SplitSpec};
 use nn_poly::model::Model;
 use nn_poly::plan::{Digest, Plan};
 use nn_poly::{Network, Shape};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use super::source::DataSource;
 use crate::failure::Hint;
 use crate::kind::FileKind;
 use crate::output::OutputFile;
@@ -98,9 +99,8 @@ impl Subject {
     ///
     /// # Errors
     /// Data that are missing, damaged or of another shape.
-    pub(crate) fn starts(&self, argument: &str, split: Split) -> Result<Array2<f32>> {
-        let path = resolve_data_path(argument)?;
-        let data = Dataset::load(&path, split, self.split())?;
+    pub(crate) fn starts(&self, source: &DataSource<'_>, split: Split) -> Result<Array2<f32>> {
+        let (path, data) = source.load(split, self.split())?;
         if data.shape() != self.shape() {
             bail!(
                 "samples in {} have shape {}, `{}` reads {}: start from the data it was trained on",
@@ -166,9 +166,6 @@ pub(crate) fn make(
     })
 }
 
-/// Samples begun between two writes of a checkpoint, at least.
-const SAMPLES_PER_CHECKPOINT: usize = 64;
-
 /// Generate a bag, with what there is of it kept in a file if wanted.
 fn generate_bag(
     subject: &Subject,
@@ -177,12 +174,48 @@ fn generate_bag(
     settings: &FingerprintSettings,
     progress: &dyn GenerateProgress,
 ) -> Result<SampleBag> {
-    let go_on = |bag, progress: &dyn GenerateProgress| match subject {
-        Subject::Model(model) => resume(bag, model.network(), starts, config, progress),
-        Subject::Plan { plan, model } => {
-            resume_for_integer(bag, plan.network(), model.network(), starts, config, progress)
+    let file = match &settings.checkpoint {
+        Some(path) => {
+            let (path, resume) = (path.clone(), settings.resume);
+            Some(BagFile { path, subjects: subject.digests()?, resume })
         }
+        None => None,
     };
+    complete_bag(file.as_ref(), starts, config, progress, |bag, progress| {
+        Ok(match subject {
+            Subject::Model(model) => resume(bag, model.network(), starts, config, progress)?,
+            Subject::Plan { plan, model } => {
+                let (exact, float) = (plan.network(), model.network());
+                resume_for_integer(bag, exact, float, starts, config, progress)?
+            }
+        })
+    })
+}
+
+/// Samples begun between two writes of a checkpoint, at least.
+const SAMPLES_PER_CHECKPOINT: usize = 64;
+
+/// Where an unfinished bag is kept.
+#[derive(Debug, Clone)]
+pub(crate) struct BagFile {
+    pub(crate) path: PathBuf,
+    /// Digests of what the samples are made for.
+    pub(crate) subjects: Vec<Digest>,
+    /// Whether to go on from there.
+    pub(crate) resume: bool,
+}
+
+/// Complete a bag by `go_on`, in portions that are kept in a file if there is one.
+///
+/// # Errors
+/// Those of `go_on`, a file of another generation, a folder that cannot be written.
+pub(crate) fn complete_bag(
+    file: Option<&BagFile>,
+    starts: &Array2<f32>,
+    config: &GenerateConfig,
+    progress: &dyn GenerateProgress,
+    mut go_on: impl FnMut(SampleBag, &dyn GenerateProgress) -> Result<SampleBag>,
+) -> Result<SampleBag> {
     let spec = config.spec();
     let empty = SampleBag {
         inputs: Array2::zeros((0, starts.ncols())),
@@ -190,13 +223,12 @@ fn generate_bag(
         seed: spec.seed,
         samples: Vec::new(),
     };
-    let Some(path) = &settings.checkpoint else { return Ok(go_on(empty, progress)?) };
-    let subjects = subject.digests()?;
-    let file = OutputFile::check(path)?;
-    let mut bag = if settings.resume && path.exists() {
+    let Some(BagFile { path, subjects, resume }) = file else { return go_on(empty, progress) };
+    let output = OutputFile::check(path)?;
+    let mut bag = if *resume && path.exists() {
         let bytes = artifact::read_file(path, MAX_UNFINISHED_BAG_BYTES)?;
         UnfinishedBag::from_bytes(&bytes)
-            .and_then(|unfinished| unfinished.into_bag(&subjects, starts, config))
+            .and_then(|unfinished| unfinished.into_bag(subjects, starts, config))
             .with_context(|| format!("cannot go on from {}", path.display()))
             .hint(|| "repeat the settings of that run, or start anew without --resume")?
     } else {
@@ -206,7 +238,7 @@ fn generate_bag(
         // Longer and longer, so that writing never takes more than a share of the time.
         let until = bag.len() + SAMPLES_PER_CHECKPOINT.max(bag.len() / 4);
         bag = go_on(bag, &Portion { progress, until, done: AtomicUsize::new(0) })?;
-        file.write(&UnfinishedBag::new(&subjects, starts, config, bag.clone())?.to_bytes()?)?;
+        output.write(&UnfinishedBag::new(subjects, starts, config, bag.clone())?.to_bytes()?)?;
     }
     Ok(bag)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use fingerprint::{CanarySet, Fingerprint, LayoutOptions, UnverifiedReason, Verdict};
 use ndarray::Axis;
-use nn_poly::import::{Dataset, Split, resolve_data_path};
+use nn_poly::import::{Dataset, Split};
 use nn_poly::integer::{IntegerMatrix, ScoreMatrix};
 use nn_poly::plan::Plan;
 use protocol::client::{ClientOptions, Endpoint, RemoteEvaluator, RetryPolicy, Traffic};
@@ -20,6 +20,7 @@ use protocol::session::{ClientPlan, SessionOptions, Tally};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
+use super::source::DataSource;
 use crate::failure::Hint;
 use crate::report::progress::{Bar, Progress};
 use crate::report::units;
@@ -42,13 +43,12 @@ pub(crate) struct Workload {
 /// Data that are missing, damaged, of another shape, or with labels the plan does not know.
 pub(crate) fn load(
     plan: &Plan,
-    argument: &str,
+    source: &DataSource<'_>,
     split: Split,
     samples: Option<u64>,
 ) -> Result<Workload> {
-    let path = resolve_data_path(argument)?;
     let public = plan.public();
-    let data = Dataset::load(&path, split, &public.split)?;
+    let (path, data) = source.load(split, &public.split)?;
     if data.shape() != &public.input_shape {
         bail!(
             "samples in {} have shape {}, the plan `{}` reads {}: use the data the model was trained for",

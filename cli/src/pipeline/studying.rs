@@ -4,31 +4,25 @@
 //!  data ─► network ─┬─► bags, one per generator ─► draws, one per selection rule
 //!                   └─► attacks × instances ─► detected samples per rule ─► MissingRates
 //! ```
+//!
+//! Hours of work at full size: everything found is kept in a folder (`record.rs`), so that a study that
+//! was interrupted, or another study of the same networks, goes on from there.
+
+mod measure;
+mod record;
+mod subject;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use fingerprint::attack::{AttackData, AttackKind, AttackOptions, attack};
-use fingerprint::endpoint::{Answers, Endpoint as _, LocalEndpoint};
-use fingerprint::experiment::{DrawSpec, Draws, Instances, MissingRates, float_variants};
-use fingerprint::generate::{NoProgress, generate};
-use fingerprint::select::{SelectionFeatures, select};
-use fingerprint::{
-    ComparisonRule, GenerateSpec, GeneratorKind, InputGrid, SampleBag, SelectionRule,
-};
-use nn_poly::Network;
-use nn_poly::import::{Dataset, Split, SplitSpec};
+use anyhow::Result;
+use fingerprint::attack::AttackKind;
+use fingerprint::experiment::{DrawSpec, Instances, MissingRates};
+use fingerprint::{ComparisonRule, GeneratorKind, SelectionRule};
 use nn_poly::network::{ActivationChoice, NetworkKind};
-use nn_poly::train::LabeledSamples;
-use rand::seq::SliceRandom;
-use rand_chacha::ChaCha8Rng;
-use rand_chacha::rand_core::SeedableRng;
 
-use super::attacking::{self, OWN_SAMPLES};
-use super::fingerprinting::SampleBar;
-use super::training::{self, TrainingData, TrainingSettings};
-use crate::options::BitsChoice;
+use self::measure::{Choices, Target, attack_record};
+use self::subject::{Samples, Subject};
 use crate::report::progress::Progress;
 
 /// Generators compared, the baseline first and ours last.
@@ -43,10 +37,14 @@ pub(crate) const GENERATORS: [GeneratorKind; 4] = [
 pub(crate) const SELECTIONS: [SelectionRule; 3] =
     [SelectionRule::Random, SelectionRule::Manc, SelectionRule::ClassCover];
 
+/// Ways to compare answers.
+pub(crate) const RULES: [&str; 6] =
+    ["top-1", "top-3", "top-5", "decimals-1", "decimals-2", "tolerance-1e-4"];
+
 /// How large a study is.
 #[derive(Debug, Clone)]
 pub(crate) struct Scale {
-    /// Networks trained per data set and activation.
+    /// Networks trained per data set, kind and activation.
     pub(crate) networks: u64,
     /// Instances of each attack per network.
     pub(crate) instances: u64,
@@ -56,12 +54,22 @@ pub(crate) struct Scale {
     pub(crate) draws: DrawSpec,
     /// Activations.
     pub(crate) activations: Vec<ActivationChoice>,
-    /// Training samples at most, and epochs if not the recipe's.
-    pub(crate) training: (usize, Option<u32>),
+    /// Training samples at most.
+    pub(crate) training_samples: usize,
+    /// Visits of training samples in training, which decide about the epochs, and most epochs.
+    pub(crate) visits: (usize, u32),
     /// Samples the attacker has, and samples attacks are measured on.
     pub(crate) attack_samples: (usize, usize),
-    /// The small network, where a study may choose.
-    pub(crate) small: bool,
+}
+
+/// Sizes that are asked for instead of the usual ones.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Sizes {
+    pub(crate) samples: Option<u32>,
+    pub(crate) bag: Option<u32>,
+    pub(crate) draws: Option<u32>,
+    pub(crate) networks: Option<u32>,
+    pub(crate) instances: Option<u32>,
 }
 
 impl Scale {
@@ -76,9 +84,9 @@ impl Scale {
                 bag: 60,
                 draws,
                 activations: vec![Relu],
-                training: (4000, Some(4)),
+                training_samples: 4000,
+                visits: (16_000, 4),
                 attack_samples: (1500, 600),
-                small: true,
             }
         } else {
             Self {
@@ -87,33 +95,36 @@ impl Scale {
                 bag: 500,
                 draws: DrawSpec { seed, ..DrawSpec::default() },
                 activations: vec![Relu, Square],
-                training: (usize::MAX, None),
-                attack_samples: (8000, 4000),
-                small: false,
+                training_samples: usize::MAX,
+                visits: (240_000, 30),
+                attack_samples: (4000, 3000),
             }
         }
     }
 
     /// The same with other sizes, where they are given.
-    pub(crate) fn resized(
-        mut self,
-        samples: Option<u32>,
-        bag: Option<u32>,
-        draws: Option<u32>,
-    ) -> Self {
-        if let Some(samples) = samples.map(|n| n as usize) {
-            self.training.0 = samples;
+    pub(crate) fn resized(mut self, sizes: &Sizes) -> Self {
+        if let Some(samples) = sizes.samples.map(|n| n as usize) {
+            self.training_samples = samples;
             self.attack_samples.0 = samples;
         }
-        if let Some(bag) = bag {
+        if let Some(bag) = sizes.bag {
             self.bag = bag as usize;
             // Natural samples are not used twice.
             self.attack_samples.1 = self.attack_samples.1.max(self.bag);
         }
-        if let Some(draws) = draws {
+        if let Some(draws) = sizes.draws {
             self.draws.draws = draws;
         }
+        self.networks = sizes.networks.map_or(self.networks, u64::from);
+        self.instances = sizes.instances.map_or(self.instances, u64::from);
         self
+    }
+
+    /// Epochs that visit about as many samples as wanted, at least 4.
+    fn epochs(&self, n_samples: usize) -> u32 {
+        let (visits, most) = self.visits;
+        u32::try_from(visits / n_samples.max(1)).unwrap_or(u32::MAX).clamp(4, most)
     }
 }
 
@@ -122,6 +133,8 @@ impl Scale {
 pub(crate) struct Scenario {
     /// Name of the data set.
     pub(crate) data: &'static str,
+    /// Architecture.
+    pub(crate) kind: NetworkKind,
     /// Attacks with their strength, `None` for the paper's.
     pub(crate) attacks: Vec<(AttackKind, Option<f64>)>,
 }
@@ -135,6 +148,8 @@ pub(crate) struct Cell {
     pub(crate) attack: String,
     /// Its strength, as text.
     pub(crate) strength: String,
+    /// Architecture and activation, such as `securedl relu`.
+    pub(crate) network: String,
     /// Generator.
     pub(crate) generator: String,
     /// Selection.
@@ -148,12 +163,24 @@ pub(crate) struct Cell {
 pub(crate) struct Measured {
     /// Missing rates, one entry per attacked network.
     pub(crate) instances: Instances,
-    /// Share of the bag that detects, per attacked network.
-    pub(crate) detecting: Vec<f64>,
-    /// The same as counts: samples that detect, and all.
+    /// Samples of the bag that detect, and all, per attacked network.
     pub(crate) counts: Vec<(u64, u64)>,
     /// Accuracy left after the attack, per attacked network.
     pub(crate) accuracy: Vec<f64>,
+    /// Share of their own sensitive samples that attackers kept, where they tried.
+    pub(crate) kept: Vec<f64>,
+}
+
+impl Measured {
+    /// The same attack on more networks.
+    pub(crate) fn extend(&mut self, other: &Self) {
+        for (network, rates) in other.instances.as_slice() {
+            self.instances.push(*network, rates.clone());
+        }
+        self.counts.extend_from_slice(&other.counts);
+        self.accuracy.extend_from_slice(&other.accuracy);
+        self.kept.extend_from_slice(&other.kept);
+    }
 }
 
 /// The results of a study.
@@ -165,34 +192,63 @@ pub(crate) struct Study {
     pub(crate) failed: Vec<String>,
     /// Networks: name and accuracy.
     pub(crate) networks: Vec<(String, f64)>,
-    /// Per generator: labels compared on other honest float stacks, and how many flipped.
-    pub(crate) false_alarms: BTreeMap<String, (u64, u64)>,
-    /// Per generator: seconds per sample.
+    /// Per generator and rule: answers of other honest float stacks compared, and how many differed.
+    pub(crate) false_alarms: BTreeMap<(String, String), (u64, u64)>,
+    /// Per generator: seconds of one processor core per sample.
     pub(crate) seconds: BTreeMap<String, Vec<f64>>,
 }
 
-/// A bag and its choices.
-struct Prepared {
-    bag: SampleBag,
-    reference: Answers,
-    draws: Vec<(SelectionRule, Draws)>,
+impl Study {
+    /// Everything about one attack (of any strength, if none is given), generator, selection and rule,
+    /// on networks of all kinds. `None` if nothing was measured.
+    pub(crate) fn merged(
+        &self,
+        (data, attack, strength): (Option<&str>, &str, Option<&str>),
+        generator: &str,
+        selection: &str,
+        rule: &str,
+    ) -> Option<Measured> {
+        let mut merged = Measured::default();
+        for (cell, measured) in &self.cells {
+            let is_meant = data.is_none_or(|data| cell.data == data)
+                && cell.attack == attack
+                && strength.is_none_or(|strength| cell.strength == strength)
+                && cell.generator == generator
+                && cell.selection == selection
+                && cell.rule == rule;
+            if is_meant {
+                merged.extend(measured);
+            }
+        }
+        (!merged.instances.is_empty()).then_some(merged)
+    }
+
+    /// Attacks with their strength and data set, once each.
+    pub(crate) fn attacks(&self) -> Vec<(&'static str, &str, &str)> {
+        let mut keys: Vec<(&'static str, &str, &str)> = self
+            .cells
+            .keys()
+            .map(|cell| (cell.data, cell.attack.as_str(), cell.strength.as_str()))
+            .collect();
+        keys.dedup();
+        keys
+    }
 }
 
-/// Labeled samples of one data set.
-struct Samples {
-    data: TrainingData,
-    attack_train: LabeledSamples,
-    attack_test: LabeledSamples,
-    /// Sensitive samples an adaptive attacker makes.
-    n_own: usize,
+/// Where data are, and where a study keeps what it found.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Folders<'a> {
+    pub(crate) data: &'a Path,
+    pub(crate) kept: &'a Path,
 }
 
-/// Run every scenario.
+/// Run every scenario, or what is left of it.
 ///
 /// # Errors
-/// Data that are missing, trainings or attacks that diverge, settings that do not fit.
+/// Data that are missing, trainings or attacks that diverge, settings that do not fit, kept results
+/// that cannot be read or written.
 pub(crate) fn run(
-    folder: &Path,
+    folders: Folders<'_>,
     scenarios: &[Scenario],
     rules: &[ComparisonRule],
     scale: &Scale,
@@ -201,18 +257,21 @@ pub(crate) fn run(
 ) -> Result<Study> {
     let mut study = Study::default();
     for scenario in scenarios {
-        let samples = load(folder, scenario.data, scale, seed)?;
+        let samples = Samples::load(folders.data, scenario.data, scale, seed)?;
         for &activation in &scale.activations {
             for number in 0..scale.networks {
                 let seed = seed.wrapping_add(number);
-                let network =
-                    train(&mut study, &samples, scenario, activation, scale, seed, progress)?;
-                let bags = prepare(&mut study, &network, &samples, scale, seed, progress)?;
+                let design = (scenario.kind, activation, seed);
+                let mut subject = Subject::train(folders.kept, &samples, design, scale, progress)?;
+                subject.generate(&samples, scale, progress)?;
+                add_network(&mut study, &subject);
+                let choices = Choices::draw(&subject, &scale.draws)?;
                 for &(kind, strength) in &scenario.attacks {
                     for instance in 0..scale.instances {
                         let seed = seed.wrapping_mul(1000).wrapping_add(instance);
-                        let target = Target { kind, strength, seed, data: scenario.data };
-                        measure(&mut study, &network, &samples, &bags, rules, &target, progress)?;
+                        let target = Target { kind, strength, seed };
+                        let record = attack_record(&mut subject, &samples, &target, progress)?;
+                        add_attack(&mut study, &subject, (&choices, rules), &record)?;
                     }
                 }
             }
@@ -221,192 +280,64 @@ pub(crate) fn run(
     Ok(study)
 }
 
-fn load(folder: &Path, name: &'static str, scale: &Scale, seed: u64) -> Result<Samples> {
-    let path = folder.join(name);
-    let split = SplitSpec::default();
-    let part = |split_part, n: usize| -> Result<Dataset> {
-        let data = Dataset::load(&path, split_part, &split)
-            .with_context(|| format!("the study needs the data set `{name}`"))?;
-        // Files may be sorted by class.
-        let mut order: Vec<usize> = (0..data.n_samples()).collect();
-        order.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-        order.truncate(n);
-        Ok(data.select(&order)?)
-    };
-    let train = part(Split::Train, scale.training.0)?;
-    let test = part(Split::Test, usize::MAX)?.with_classes(train.class_names())?;
-    if test.n_samples() < scale.bag {
-        bail!(
-            "a bag of {} natural samples needs as many test samples, `{name}` has {}",
-            scale.bag,
-            test.n_samples(),
-        );
-    }
-    // Fitted like the model's own: all three data sets are images.
-    let preprocessing = nn_poly::import::Preprocessing::UnitRange;
-    let (n_train, n_test) = scale.attack_samples;
-    Ok(Samples {
-        attack_train: train.take(n_train)?.labeled(&preprocessing)?,
-        attack_test: test.take(n_test)?.labeled(&preprocessing)?,
-        data: TrainingData { train, test, split },
-        n_own: scale.bag.min(OWN_SAMPLES),
-    })
-}
-
-fn train(
-    study: &mut Study,
-    samples: &Samples,
-    scenario: &Scenario,
-    activation: ActivationChoice,
-    scale: &Scale,
-    seed: u64,
-    progress: &Progress,
-) -> Result<Network<f32>> {
-    let kind = if scale.small && scenario.data == "mnist" {
-        NetworkKind::Cryptonets
-    } else {
-        NetworkKind::Securedl
-    };
-    let settings = TrainingSettings {
-        kind,
-        activation,
-        bits: BitsChoice::None,
-        epochs: scale.training.1,
-        seed,
-        checkpoint: None,
-        resume: false,
-    };
-    let name = format!("{kind} on {}, {activation}, seed {seed}", scenario.data);
-    let bar = progress.spinner(format!("training {name}"));
-    let recipe = training::recipe(&settings, samples.data.train.n_samples());
-    let trained = training::train(&samples.data, &settings, &recipe, &mut (), &Progress::silent())?;
-    bar.finish(format!("trained {name}"));
-    study.networks.push((name, trained.float.accuracy()));
-    Ok(trained.model.network().clone())
-}
-
-fn prepare(
-    study: &mut Study,
-    network: &Network<f32>,
-    samples: &Samples,
-    scale: &Scale,
-    seed: u64,
-    progress: &Progress,
-) -> Result<Vec<(GeneratorKind, Prepared)>> {
-    let starts = samples.attack_test.inputs();
-    let mut bags = Vec::new();
-    for kind in GENERATORS {
-        let spec = GenerateSpec::new(kind, scale.bag, seed, InputGrid::bytes());
-        let bar = SampleBar(progress.bar(format!("generating, {kind}"), scale.bag as u64));
-        let bag = generate(network, starts, &spec.check()?, &bar)?;
-        #[expect(clippy::cast_precision_loss, reason = "a few hundred samples")]
-        let seconds = bar.0.elapsed().as_secs_f64() / bag.len().max(1) as f64;
-        bar.0.finish(format!("generated {} samples by {kind}", bag.len()));
-        study.seconds.entry(kind.to_string()).or_default().push(seconds);
-        let reference = answers(network, &bag)?;
-        for (_, other) in float_variants(network, &bag.inputs)? {
-            let flips = ComparisonRule::Top1.differs(&reference, &other)?;
-            let entry = study.false_alarms.entry(kind.to_string()).or_default();
-            entry.0 += flips.len() as u64;
-            entry.1 += flips.iter().filter(|&&flip| flip).count() as u64;
+fn add_network(study: &mut Study, subject: &Subject) {
+    study.networks.push((subject.name(), subject.record.accuracy));
+    for (generator, record) in &subject.record.generators {
+        for (rule, (compared, flipped)) in &record.false_alarms {
+            let key = (generator.clone(), rule.clone());
+            let entry = study.false_alarms.entry(key).or_default();
+            entry.0 += compared;
+            entry.1 += flipped;
         }
-        let features = SelectionFeatures::new(network, &bag)?;
-        let draws = SELECTIONS
-            .into_iter()
-            .map(|rule| {
-                let most = scale.draws.most;
-                let draws = if rule == SelectionRule::Random {
-                    Draws::random(bag.len(), &scale.draws)
-                } else {
-                    Draws::chosen_by(bag.len(), &scale.draws, |pool, rng| {
-                        Ok(select(rule, &features, most, Some(pool), rng))
-                    })
-                };
-                Ok((rule, draws?))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        bags.push((kind, Prepared { bag, reference, draws }));
+        study.seconds.entry(generator.clone()).or_default().push(record.core_seconds_per_sample);
     }
-    Ok(bags)
 }
 
-/// One attack to measure.
-struct Target {
-    kind: AttackKind,
-    strength: Option<f64>,
-    seed: u64,
-    data: &'static str,
-}
-
-fn measure(
+fn add_attack(
     study: &mut Study,
-    network: &Network<f32>,
-    samples: &Samples,
-    bags: &[(GeneratorKind, Prepared)],
-    rules: &[ComparisonRule],
-    target: &Target,
-    progress: &Progress,
+    subject: &Subject,
+    (choices, rules): (&Choices, &[ComparisonRule]),
+    attack: &record::AttackRecord,
 ) -> Result<()> {
-    let strength = target.kind.dial().check(target.strength)?.to_string();
-    let bar = progress.spinner(format!("attacking, {} {strength}", target.kind));
-    let options = options(network, samples, target)?;
-    let attack = attack(target.kind, target.strength, &options)?;
-    let data = AttackData::new(&samples.attack_train, &samples.attack_test)?;
-    let mut rng = ChaCha8Rng::seed_from_u64(target.seed);
-    let attacked = attack.apply(network, &data, &mut rng, &mut ())?;
-    bar.finish(format!("attacked by {} {strength}", target.kind));
-    let report = &attacked.report;
-    if let Some(success) = report.success.as_ref().filter(|success| !success.worked) {
-        study.failed.push(format!(
-            "{} {strength} on {} (seed {}): reached {:.3} of {:.3}, lost {:.3} of accuracy",
-            target.kind,
-            target.data,
-            target.seed,
-            success.rate,
-            success.target_rate,
-            success.accuracy_loss,
-        ));
+    if let Some(failure) = &attack.failure {
+        study.failed.push(format!("{} on {}: {failure}", attack.name(), subject.name()));
         return Ok(());
     }
-    for (generator, prepared) in bags {
-        let answers = answers(&attacked.network, &prepared.bag)?;
-        for &rule in rules {
-            let detected = rule.differs(&prepared.reference, &answers)?;
+    for (generator, draws) in &choices.0 {
+        for rule in rules {
+            let detected = attack.detected(*generator, *rule)?;
             let n = detected.iter().filter(|&&detects| detects).count();
-            for (selection, draws) in &prepared.draws {
+            for (selection, draws) in draws {
                 let cell = Cell {
-                    data: target.data,
-                    attack: target.kind.to_string(),
-                    strength: strength.clone(),
+                    data: subject.data,
+                    attack: attack.attack.clone(),
+                    strength: attack.strength.clone(),
+                    network: subject.design(),
                     generator: generator.to_string(),
                     selection: selection.to_string(),
                     rule: rule.to_string(),
                 };
                 let missing: MissingRates = draws.missing(&detected)?;
                 let measured = study.cells.entry(cell).or_default();
-                measured.instances.push(missing);
+                // Networks are numbered in the order of the study.
+                measured.instances.push(study.networks.len() as u64, missing);
                 measured.counts.push((n as u64, detected.len() as u64));
-                measured.detecting.push(crate::report::units::share(n, detected.len()));
-                measured.accuracy.push(report.clean_accuracy_after);
+                measured.accuracy.push(attack.accuracy_after);
+                measured.kept.extend(attack.kept_samples);
             }
         }
     }
     Ok(())
 }
 
-/// The papers' settings; the adaptive attacker uses the owner's generator on samples of their own.
-fn options(network: &Network<f32>, samples: &Samples, target: &Target) -> Result<AttackOptions> {
-    let mut options = AttackOptions::default();
-    if target.kind == AttackKind::Adaptive {
-        let recipe =
-            (GeneratorKind::default(), samples.n_own, attacking::attackers_seed(target.seed));
-        let (starts, grid) = (&samples.attack_train, InputGrid::bytes());
-        let inputs = attacking::sensitive_of(network, starts, &grid, recipe, &NoProgress)?;
-        options.sensitive_inputs = Some(inputs);
-    }
-    Ok(options)
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn answers(network: &Network<f32>, bag: &SampleBag) -> Result<Answers> {
-    Ok(LocalEndpoint::new(network, None)?.query(&bag.inputs)?)
+    #[test]
+    fn epochs_follow_from_visits() {
+        let scale = Scale::new(false, 0);
+        assert_eq!([60_000, 20_000, 10_000, 100].map(|n| scale.epochs(n)), [4, 12, 24, 30]);
+        assert_eq!([4000, 60].map(|n| Scale::new(true, 0).epochs(n)), [4, 4]);
+    }
 }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nn_poly::import::{Dataset, Preprocessing, SplitSpec};
+use nn_poly::import::{Dataset, Preprocessing, Split, SplitSpec};
 use nn_poly::layer::Layer;
 use nn_poly::model::{Bits, Model, ModelSpec, TrainingRecord};
 use nn_poly::network::{ActivationChoice, Network, NetworkKind, Source};
@@ -20,6 +20,7 @@ use nn_poly::train::{
     TrainRecipe, TrainSpec, Trainer, evaluate,
 };
 
+use super::source::DataSource;
 use crate::failure::Hint;
 use crate::options::BitsChoice;
 use crate::report::progress::{Bar, Progress};
@@ -68,11 +69,13 @@ pub(crate) struct Trained {
     pub(crate) integer: Option<(Quantized, Evaluation)>,
 }
 
-/// The two parts of a training.
+/// The parts of a training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Ordinary training.
     Float,
+    /// From ReLU to polynomials.
+    Blend,
     /// Fine-tuning with quantizers at these bits.
     FineTune(Bits),
 }
@@ -130,14 +133,11 @@ pub(crate) fn train(
     progress: &Progress,
 ) -> Result<Trained> {
     let started = Instant::now();
-    let preprocessing = recipe.preprocessing.fit(data.train.features())?;
-    let parts = Parts {
-        train: data.train.labeled(&preprocessing)?,
-        test: data.test.labeled(&preprocessing)?,
-        glance: data.test.take(GLANCE_SAMPLES)?.labeled(&preprocessing)?,
-    };
+    // First, because it is the shape that tells most about data of another kind.
     let initial =
         recipe.architecture.build(data.train.shape(), data.train.n_classes(), settings.seed)?;
+    let preprocessing = recipe.preprocessing.fit(data.train.features())?;
+    let parts = Parts::new(data, &preprocessing)?;
     let mut run = PhaseRun { parts: &parts, resume: settings.resume, observer, progress };
 
     let file = settings.checkpoint.clone();
@@ -147,12 +147,9 @@ pub(crate) fn train(
     let (network, integer) = if settings.bits == BitsChoice::None {
         (float, None)
     } else {
-        let spec = calibrate(&float, &preprocessing, parts.train.inputs(), recipe.bits)?;
-        let quantized = prepare_qat(&float, &spec)?;
         let file = settings.checkpoint.as_deref().map(fine_tune_file);
-        let phase = Phase::FineTune(recipe.bits);
-        let network = run.run(phase, quantized, &recipe.fine_tune, file)?;
-        let integer = integer_accuracy(&network, &parts.test)?;
+        let plan = (recipe.bits, &recipe.fine_tune, file);
+        let (network, integer) = run.fine_tune(&float, &preprocessing, plan)?;
         (network, Some(integer))
     };
     let accuracy = match &integer {
@@ -209,28 +206,54 @@ fn integer_accuracy(
     Ok((quantized, evaluation))
 }
 
-fn fine_tune_file(checkpoint: &Path) -> PathBuf {
+pub(super) fn fine_tune_file(checkpoint: &Path) -> PathBuf {
     let mut name = checkpoint.as_os_str().to_owned();
     name.push(".fine-tune");
     PathBuf::from(name)
 }
 
-struct Parts {
-    train: LabeledSamples,
-    test: LabeledSamples,
+/// Samples as networks read them.
+pub(super) struct Parts {
+    pub(super) train: LabeledSamples,
+    pub(super) test: LabeledSamples,
     glance: LabeledSamples,
 }
 
-struct PhaseRun<'a> {
-    parts: &'a Parts,
-    resume: bool,
-    observer: &'a mut dyn Observer,
-    progress: &'a Progress,
+impl Parts {
+    pub(super) fn new(data: &TrainingData, preprocessing: &Preprocessing) -> Result<Self> {
+        Ok(Self {
+            train: data.train.labeled(preprocessing)?,
+            test: data.test.labeled(preprocessing)?,
+            glance: data.test.take(GLANCE_SAMPLES)?.labeled(preprocessing)?,
+        })
+    }
+}
+
+/// Runs the phases of one training.
+pub(super) struct PhaseRun<'a> {
+    pub(super) parts: &'a Parts,
+    pub(super) resume: bool,
+    pub(super) observer: &'a mut dyn Observer,
+    pub(super) progress: &'a Progress,
 }
 
 impl PhaseRun<'_> {
+    /// Calibrate, insert quantizers and train with them; the network and its integer form.
+    pub(super) fn fine_tune(
+        &mut self,
+        float: &Network<f32>,
+        preprocessing: &Preprocessing,
+        (bits, spec, file): (Bits, &TrainSpec, Option<PathBuf>),
+    ) -> Result<(Network<f32>, (Quantized, Evaluation))> {
+        let grids = calibrate(float, preprocessing, self.parts.train.inputs(), bits)?;
+        let quantized = prepare_qat(float, &grids)?;
+        let network = self.run(Phase::FineTune(bits), quantized, spec, file)?;
+        let integer = integer_accuracy(&network, &self.parts.test)?;
+        Ok((network, integer))
+    }
+
     /// One phase, epoch by epoch.
-    fn run(
+    pub(super) fn run(
         &mut self,
         phase: Phase,
         initial: Network<f32>,
@@ -317,6 +340,7 @@ impl Watcher for EpochWatcher<'_> {
         let bar = self.bar.get_or_insert_with(|| {
             let what = match self.phase {
                 Phase::Float => "training",
+                Phase::Blend => "blending",
                 Phase::FineTune(_) => "fine-tuning",
             };
             let name = format!("{what}, epoch {}/{}", report.epoch, report.n_epochs);
@@ -341,18 +365,28 @@ impl Watcher for EpochWatcher<'_> {
 ///
 /// # Errors
 /// Data that are missing, damaged, without labels or with fewer than two classes.
-pub(crate) fn load(argument: &str, seed: u64) -> Result<TrainingData> {
-    use nn_poly::import::{Split, resolve_data_path};
-    let path = resolve_data_path(argument)?;
-    let split = SplitSpec { seed, ..SplitSpec::default() };
-    let train = Dataset::load(&path, Split::Train, &split)?;
+pub(crate) fn load(source: &DataSource<'_>, seed: u64) -> Result<TrainingData> {
+    load_split(source, SplitSpec { seed, ..SplitSpec::default() })
+}
+
+/// Load both parts of a data set that is cut, if it must be cut, as it was before.
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_split(source: &DataSource<'_>, split: SplitSpec) -> Result<TrainingData> {
+    let (path, train) = source.load(Split::Train, &split)?;
     if train.labels().is_none() {
-        bail!("{} has no labels; training needs labeled data", path.display());
+        bail!(
+            "{} has no labels; training needs labeled data (of a table, --label-column names the \
+             column of classes)",
+            path.display()
+        );
     }
     if train.n_classes() < 2 {
         bail!("{} has samples of one class only; there is nothing to tell apart", path.display());
     }
-    let test = Dataset::load(&path, Split::Test, &split)?
+    let (_, test) = source.load(Split::Test, &split)?;
+    let test = test
         .with_classes(train.class_names())
         .context("the test part does not fit the training part")?;
     if test.shape() != train.shape() {

@@ -31,6 +31,7 @@ fn brief(layer: &Layer<f32>) -> Option<String> {
             let kind = match pool.kind {
                 PoolKind::Average => "mean",
                 PoolKind::Sum => "sum",
+                PoolKind::Max => "max",
             };
             Some(format!("{kind} {}×{}", pool.window.0, pool.window.1))
         }

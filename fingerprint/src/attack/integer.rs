@@ -170,7 +170,7 @@ pub fn flip_lowest_bits(
     }
     let n_weights = n_weights(network);
     let chosen = index::sample(rng, n_weights, count_of(share, n_weights));
-    flip(network, chosen.into_iter().map(|index| (index, 0)).collect())
+    flip(network, i16::BITS, chosen.into_iter().map(|index| (index, 0)).collect())
 }
 
 /// Flip `n_bits` random bits of weights seen as two's complement integers of `bits` bits.
@@ -179,7 +179,8 @@ pub fn flip_lowest_bits(
 /// ±32767 is left out.
 ///
 /// # Errors
-/// - [`Error::InvalidSetting`] for bits outside 1 to 16, or more flips than there are bits.
+/// - [`Error::InvalidSetting`] for bits outside 1 to 16, too few to hold every weight, or more flips
+///   than there are bits.
 /// - [`Error::Network`] if the change leaves the range of exact arithmetic.
 pub fn flip_bits(
     network: &IntegerNetwork,
@@ -191,6 +192,11 @@ pub fn flip_bits(
         let (setting, requirement) = ("bits of a weight", "1 to 16");
         return Err(Error::InvalidSetting { setting, value: f64::from(bits), requirement });
     }
+    let is_held = |&weight: &i16| sign_extended(weight, bits) == weight;
+    if !network.weights().iter().flat_map(|stage| &stage.weights).all(is_held) {
+        let (setting, requirement) = ("bits of a weight", "enough to hold every weight");
+        return Err(Error::InvalidSetting { setting, value: f64::from(bits), requirement });
+    }
     let width = bits as usize;
     let n_places = n_weights(network).saturating_mul(width);
     if !(1..=n_places).contains(&n_bits) {
@@ -200,11 +206,17 @@ pub fn flip_bits(
         return Err(Error::InvalidSetting { setting, value: actual, requirement });
     }
     let chosen = index::sample(rng, n_places, n_bits);
-    flip(network, chosen.into_iter().map(|place| (place / width, place % width)).collect())
+    flip(network, bits, chosen.into_iter().map(|place| (place / width, place % width)).collect())
+}
+
+/// The two's complement integer that the lowest `bits` bits are.
+const fn sign_extended(value: i16, bits: u32) -> i16 {
+    let shift = i16::BITS - bits;
+    (value << shift) >> shift
 }
 
 /// Flip bits given as index among all weights and bit; every stage is checked once.
-fn flip(network: &IntegerNetwork, mut places: Vec<(usize, usize)>) -> Result<Flipped> {
+fn flip(network: &IntegerNetwork, bits: u32, mut places: Vec<(usize, usize)>) -> Result<Flipped> {
     places.sort_unstable();
     let mut stages: Vec<StageWeights> = network.weights().to_vec();
     for (index, bit) in places {
@@ -212,7 +224,7 @@ fn flip(network: &IntegerNetwork, mut places: Vec<(usize, usize)>) -> Result<Fli
         let (stage, index) = locate(counts, index);
         let weight = stages.get_mut(stage).and_then(|stage| stage.weights.get_mut(index));
         if let Some(weight) = weight {
-            let flipped = *weight ^ (1 << bit);
+            let flipped = sign_extended(*weight ^ (1 << bit), bits);
             if flipped != i16::MIN {
                 *weight = flipped;
             }

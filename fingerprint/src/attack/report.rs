@@ -45,7 +45,7 @@ pub struct AttackSuccess {
     pub accuracy_loss: f64,
     /// The largest such loss with which the attack still counts as working.
     pub max_accuracy_loss: f64,
-    /// Whether rate and loss are within these limits. An attack that did not work must not be counted
+    /// Whether rate and loss are within these limits and any parameter changed. An attack that did not work must not be counted
     /// as detected.
     pub worked: bool,
 }

@@ -19,6 +19,8 @@ pub enum FloatVariant {
     DoublePrecision,
     /// One sample at a time: other shapes of matrix products.
     OneByOne,
+    /// Batch normalization merged into the layers before it.
+    FoldedBatchNorm,
     /// Hidden neurons and channels in another order: the same function, sums taken in another order.
     PermutedNeurons {
         /// Seed of the permutations.
@@ -27,10 +29,11 @@ pub enum FloatVariant {
 }
 
 impl FloatVariant {
-    /// The variants that false alarms are measured on: 64 bits, one by one, three permutations.
-    pub const ALL: [Self; 5] = [
+    /// The variants that false alarms are measured on: 64 bits, one by one, folded, three permutations.
+    pub const ALL: [Self; 6] = [
         Self::DoublePrecision,
         Self::OneByOne,
+        Self::FoldedBatchNorm,
         Self::PermutedNeurons { seed: 1 },
         Self::PermutedNeurons { seed: 2 },
         Self::PermutedNeurons { seed: 3 },
@@ -42,6 +45,7 @@ impl fmt::Display for FloatVariant {
         match self {
             Self::DoublePrecision => f.write_str("64-bit floats"),
             Self::OneByOne => f.write_str("one sample at a time"),
+            Self::FoldedBatchNorm => f.write_str("folded batch normalization"),
             Self::PermutedNeurons { seed } => write!(f, "permuted neurons ({seed})"),
         }
     }
@@ -49,7 +53,7 @@ impl fmt::Display for FloatVariant {
 
 /// What honest endpoints that compute in these ways answer to `inputs`, `(samples, features)`.
 ///
-/// Cost: five evaluations of the network.
+/// Cost: six evaluations of the network.
 ///
 /// # Errors
 /// - [`Error::Network`](crate::Error::Network) if the inputs do not fit the network.
@@ -74,6 +78,7 @@ pub fn float_variants(
                     }
                     scores
                 }
+                FloatVariant::FoldedBatchNorm => network.fold_batch_norm()?.scores(inputs)?,
                 FloatVariant::PermutedNeurons { seed } => {
                     permuted(network, seed)?.scores(inputs)?
                 }

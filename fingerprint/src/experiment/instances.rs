@@ -1,27 +1,27 @@
 //! Missing rates over several modified models.
 
-use rand::Rng;
+use std::collections::BTreeMap;
 
-use super::draws::{MissingRates, stream};
+use super::draws::MissingRates;
 use crate::error::{Error, Result};
-use crate::statistics::Interval;
-
-/// Resamplings of the bootstrap.
-const RESAMPLINGS: u64 = 2000;
+use crate::statistics::{Interval, Z_95, student_factor_95};
 
 /// Missing rates of one generator against one kind of attack, one entry per modified model.
+///
+/// Models modified from one network share that network and its bag of samples: they are alike. So rates
+/// are averaged per network first, and intervals speak about networks.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Instances(Vec<MissingRates>);
+pub struct Instances(Vec<(u64, MissingRates)>);
 
 impl Instances {
-    /// Adds a modified model.
-    pub fn push(&mut self, rates: MissingRates) {
-        self.0.push(rates);
+    /// Adds a model modified from the network of that number.
+    pub fn push(&mut self, network: u64, rates: MissingRates) {
+        self.0.push((network, rates));
     }
 
-    /// The single models.
+    /// The single models and the network each came from.
     #[must_use]
-    pub fn as_slice(&self) -> &[MissingRates] {
+    pub fn as_slice(&self) -> &[(u64, MissingRates)] {
         &self.0
     }
 
@@ -37,77 +37,86 @@ impl Instances {
         self.0.is_empty()
     }
 
-    /// Mean over the models of the share of draws that `n_samples` samples miss. `None` without models
-    /// or where one has no such number of samples.
+    /// Number of networks they came from.
+    #[must_use]
+    pub fn n_networks(&self) -> usize {
+        let mut networks: Vec<u64> = self.0.iter().map(|(network, _)| *network).collect();
+        networks.sort_unstable();
+        networks.dedup();
+        networks.len()
+    }
+
+    /// Mean over the networks of the share of draws that `n_samples` samples miss. `None` without
+    /// models or where one has no such number of samples.
     #[must_use]
     pub fn mean(&self, n_samples: usize) -> Option<f64> {
-        let rates = self.rates(n_samples)?;
-        Some(mean(&rates))
+        Some(mean(&self.network_means(n_samples)?))
     }
 
     /// The largest share of missed draws of any model.
     #[must_use]
     pub fn worst(&self, n_samples: usize) -> Option<f64> {
-        self.rates(n_samples)?.into_iter().reduce(f64::max)
+        let rates: Option<Vec<f64>> =
+            self.0.iter().map(|(_, rates)| rates.rate(n_samples)).collect();
+        rates?.into_iter().reduce(f64::max)
     }
 
-    /// A 95 % interval of the mean over models like these: percentiles of means over models drawn
-    /// again with repetition, widened to Wilson's interval over all draws where that is wider (few
-    /// models that all miss nothing say little about the next one, but never less than their draws).
+    /// A 95 % interval of the mean over networks like these: Student's interval of the networks'
+    /// means, widened to Wilson's interval over the draws where that is wider (networks that all miss
+    /// nothing say little about the next one, but never less than their draws).
     ///
-    /// With a single model it is Wilson's interval. The same seed gives the same interval.
+    /// With a single network it is Wilson's interval: about that network and its bag only.
     ///
     /// # Errors
     /// - [`Error::NothingToJudge`] without models.
     /// - [`Error::IndexOutOfRange`] unless `n_samples` is one of every model.
-    pub fn interval(&self, n_samples: usize, seed: u64) -> Result<Interval> {
-        let rates = self.rates(n_samples).filter(|_| n_samples > 0).ok_or_else(|| {
-            let len = self.0.iter().map(MissingRates::most).min().unwrap_or(0);
+    pub fn interval(&self, n_samples: usize) -> Result<Interval> {
+        let means = self.network_means(n_samples).filter(|_| n_samples > 0).ok_or_else(|| {
+            let len = self.0.iter().map(|(_, rates)| rates.most()).min().unwrap_or(0);
             if self.is_empty() {
                 Error::NothingToJudge { what: "missing rates" }
             } else {
                 Error::IndexOutOfRange { what: "number of samples", index: n_samples, len }
             }
         })?;
-        let mut within = Interval { low: 0.0, high: 0.0 };
-        for instance in &self.0 {
-            let interval = instance.interval(n_samples, crate::statistics::Z_95)?;
-            within.low += interval.low;
-            within.high += interval.high;
+        let mut ends = (Vec::new(), Vec::new());
+        for (_, rates) in &self.0 {
+            let interval = rates.interval(n_samples, Z_95)?;
+            ends.0.push(interval.low);
+            ends.1.push(interval.high);
         }
-        #[expect(clippy::cast_precision_loss, reason = "a few models")]
-        let n = self.0.len() as f64;
-        let within = Interval { low: within.low / n, high: within.high / n };
-        let mut rng = stream(seed, n_samples as u64);
-        let mut means: Vec<f64> = (0..RESAMPLINGS)
-            .map(|_| {
-                let again: Vec<f64> = rates
-                    .iter()
-                    .filter_map(|_| rates.get(rng.random_range(0..rates.len())).copied())
-                    .collect();
-                mean(&again)
-            })
-            .collect();
-        means.sort_unstable_by(f64::total_cmp);
-        let at = |position: usize| means.get(position).copied().unwrap_or(0.0);
-        let tail = means.len() / 40;
+        let within = Interval { low: mean(&ends.0), high: mean(&ends.1) };
+        if means.len() < 2 {
+            return Ok(within);
+        }
+        let center = mean(&means);
+        let squares: Vec<f64> = means.iter().map(|value| (value - center).powi(2)).collect();
+        let n = count(means.len());
+        let error = (mean(&squares) / (n - 1.0)).sqrt() * student_factor_95(means.len());
         Ok(Interval {
-            low: within.low.min(at(tail)),
-            high: within.high.max(at(means.len() - 1 - tail)),
+            low: within.low.min(center - error).max(0.0),
+            high: within.high.max(center + error).min(1.0),
         })
     }
 
-    fn rates(&self, n_samples: usize) -> Option<Vec<f64>> {
-        if self.is_empty() {
-            return None;
+    /// Mean rate of the models of each network.
+    fn network_means(&self, n_samples: usize) -> Option<Vec<f64>> {
+        let mut by_network: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+        for (network, rates) in &self.0 {
+            by_network.entry(*network).or_default().push(rates.rate(n_samples)?);
         }
-        self.0.iter().map(|instance| instance.rate(n_samples)).collect()
+        let means: Vec<f64> = by_network.values().map(|rates| mean(rates)).collect();
+        (!means.is_empty()).then_some(means)
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a few models")]
 fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
+    values.iter().sum::<f64>() / count(values.len())
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a few models")]
+fn count(n: usize) -> f64 {
+    n as f64
 }
 
 #[cfg(test)]
@@ -123,37 +132,48 @@ mod tests {
     }
 
     #[test]
-    fn models_that_differ_widen_the_interval() {
-        let mut alike = Instances::default();
-        let mut mixed = Instances::default();
-        for n in [50, 50, 50, 50, 50] {
-            alike.push(instance(n));
-        }
-        for n in [10, 30, 50, 70, 90] {
-            mixed.push(instance(n));
-        }
-        let (narrow, wide) = (alike.interval(1, 3).unwrap(), mixed.interval(1, 3).unwrap());
+    fn networks_that_differ_widen_the_interval_and_instances_do_not_narrow_it() {
+        let of = |n_detecting: &[usize], n_instances: usize| {
+            let mut instances = Instances::default();
+            for (network, &n) in (0_u64..).zip(n_detecting) {
+                (0..n_instances).for_each(|_| instances.push(network, instance(n)));
+            }
+            instances
+        };
+        let (alike, mixed) = (of(&[50; 5], 1), of(&[10, 30, 50, 70, 90], 1));
+        let (narrow, wide) = (alike.interval(1).unwrap(), mixed.interval(1).unwrap());
         assert!(narrow.contains(0.5) && wide.contains(0.5));
         assert!(wide.high - wide.low > 3.0 * (narrow.high - narrow.low), "{wide:?} {narrow:?}");
         assert!((mixed.mean(1).unwrap() - 0.5).abs() < 0.03);
         assert!((mixed.worst(1).unwrap() - 0.9).abs() < 0.03);
-        assert_eq!(mixed.interval(1, 3).unwrap(), wide);
+        // Five models of each network are not five times as many networks.
+        let repeated = of(&[10, 30, 50, 70, 90], 5);
+        assert_eq!((repeated.len(), repeated.n_networks()), (25, 5));
+        let again = repeated.interval(1).unwrap();
+        assert!((again.low - wide.low).abs() < 1e-9 && (again.high - wide.high).abs() < 1e-9);
+        // s = 0.1 of 3 values: 4.303·0.1/√3.
+        let three = of(&[40, 50, 60], 1);
+        let rates: Vec<f64> = three.as_slice().iter().map(|(_, r)| r.rate(1).unwrap()).collect();
+        let center = rates.iter().sum::<f64>() / 3.0;
+        let deviation = rates.iter().map(|r| (r - center).powi(2)).sum::<f64>() / 2.0;
+        let expected = 4.303 * (deviation / 3.0).sqrt();
+        assert!((three.interval(1).unwrap().high - center - expected).abs() < 1e-9);
     }
 
     #[test]
     fn zero_misses_do_not_promise_zero() {
         let mut perfect = Instances::default();
-        perfect.push(instance(100));
-        let interval = perfect.interval(1, 0).unwrap();
+        perfect.push(0, instance(100));
+        let interval = perfect.interval(1).unwrap();
         assert!(interval.low == 0.0 && interval.high > 0.0);
     }
 
     #[test]
     fn empty_lists_and_unknown_numbers_are_refused() {
-        assert!(Instances::default().interval(1, 0).is_err());
+        assert!(Instances::default().interval(1).is_err());
         assert_eq!(Instances::default().mean(1), None);
         let mut one = Instances::default();
-        one.push(instance(50));
-        assert!(one.interval(4, 0).is_err() && one.interval(0, 0).is_err());
+        one.push(0, instance(50));
+        assert!(one.interval(4).is_err() && one.interval(0).is_err());
     }
 }

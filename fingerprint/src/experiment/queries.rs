@@ -33,6 +33,44 @@ pub fn queries_needed(p: f64, target: f64) -> Result<Option<u64>> {
     Ok(Some((exact - 1e-9 * exact.max(1.0)).ceil().max(1.0) as u64))
 }
 
+/// Independent samples needed to miss with probability at most `target` on average over models, each
+/// of which a sample detects with its own probability: the smallest `n` with
+/// `mean((1 − p_i)^n) ≤ target`. `None` if there is none.
+///
+/// More than [`queries_needed`] says for the mean of the probabilities: the models that are hard to
+/// detect decide.
+///
+/// # Errors
+/// - [`Error::NothingToJudge`] without models.
+/// - [`Error::InvalidSetting`] unless every `p` is in `0..=1` and `0 < target < 1`.
+pub fn queries_needed_on_average(probabilities: &[f64], target: f64) -> Result<Option<u64>> {
+    check_target(target)?;
+    for &p in probabilities {
+        check_probability("detection probability", p)?;
+    }
+    let hardest = probabilities.iter().copied().reduce(f64::min);
+    let Some(hardest) = hardest else {
+        return Err(Error::NothingToJudge { what: "detection probabilities" });
+    };
+    #[expect(clippy::cast_precision_loss, reason = "a few models; queries far below 2^53")]
+    let missing = |n: u64| {
+        let shares = probabilities.iter().map(|p| ((-p).ln_1p() * n as f64).exp());
+        shares.sum::<f64>() / probabilities.len() as f64
+    };
+    // Enough for every model is enough on average; without that, ask the others.
+    let enough = match queries_needed(hardest, target)? {
+        Some(enough) => enough,
+        None if missing(1 << 60) <= target => 1 << 60,
+        None => return Ok(None),
+    };
+    let (mut low, mut high) = (0, enough);
+    while low + 1 < high {
+        let middle = low + (high - low) / 2;
+        if missing(middle) <= target * (1.0 + 1e-9) { high = middle } else { low = middle }
+    }
+    Ok(Some(high))
+}
+
 /// Samples needed when they are drawn without repetition from a bag of `n_samples`, of which
 /// `n_detecting` detect: the smallest `n` with `C(N−m, n)/C(N, n) ≤ target`. `None` if no sample
 /// detects.
@@ -110,6 +148,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn the_models_that_are_hard_to_detect_decide() {
+        let needed = |p: &[f64], target| queries_needed_on_average(p, target).unwrap();
+        for p in [0.05, 0.5, 0.9] {
+            for target in MISSING_TARGETS {
+                assert_eq!(needed(&[p, p, p], target), queries_needed(p, target).unwrap());
+            }
+        }
+        // Half of the models at 0.5: 0.5^n / 2 ≤ 1e-8.
+        assert_eq!(needed(&[1.0, 0.5], 1e-8), Some(26));
+        assert_eq!(queries_needed(0.75, 1e-8).unwrap(), Some(14));
+        assert_eq!(needed(&[1.0], 1e-8), Some(1));
+        assert_eq!(needed(&[0.0, 1.0], 1e-2), None);
+        assert!(needed(&[0.0, 1.0], 0.6).is_some());
+        assert!(queries_needed_on_average(&[], 0.1).is_err());
+        assert!(queries_needed_on_average(&[0.5, 1.5], 0.1).is_err());
+    }
 
     #[test]
     fn fresh_samples_are_less_certain_than_draws_of_a_large_bag() {

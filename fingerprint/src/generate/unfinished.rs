@@ -146,6 +146,16 @@ mod tests {
     }
 
     #[test]
+    fn the_bytes_of_a_file_are_fixed() {
+        let unfinished =
+            UnfinishedBag::new(&[Digest([1; 32])], &array![[0.5_f32]], &config(3), bag()).unwrap();
+        let bytes = unfinished.to_bytes().unwrap();
+        assert_eq!(&bytes[..12], b"SDLSMPBG\x01\0\0\0");
+        let digest = blake3::hash(&bytes).to_hex();
+        assert_eq!((bytes.len(), &digest[..16]), (174, "9428a3c5f4dd7cb1"));
+    }
+
+    #[test]
     fn damaged_files_are_refused() {
         let subject = Digest([1; 32]);
         let mut short = bag();

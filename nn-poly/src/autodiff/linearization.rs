@@ -22,7 +22,7 @@
 //!
 //! For a dense layer `Ẇ = ȳ xᵀ` has rank one: `Ẇx = ȳ ‖x‖²` and `Ẇᵀȳ = x ‖ȳ‖²`.
 //!
-//! ReLU, clamp and rounding are differentiated piecewise (rounding straight through).
+//! ReLU, clamp, maxima and rounding are differentiated piecewise (rounding straight through).
 
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 
@@ -40,7 +40,7 @@ mod selection;
 
 use direction::Direction;
 use local::{Local, local_slope};
-use rows::{checked_rows, row, scale_rows, slice};
+use rows::{checked_rows, row, scale_rows, scatter_rows, slice};
 pub use selection::ParameterSelection;
 
 /// A network at one input, outside training.
@@ -296,7 +296,11 @@ impl<'a, A: Scalar> Linearization<'a, A> {
             }
             Layer::Pool2d(pool) => {
                 let mut below = Array2::zeros((upstream.nrows(), input_shape.len()));
-                pool.backward(input_shape, slice(&upstream), step::slice_mut(&mut below));
+                if let Some(Local::Selection { winners }) = self.local.get(layer_idx) {
+                    scatter_rows(&upstream, winners, &mut below);
+                } else {
+                    pool.spread(input_shape, slice(&upstream), step::slice_mut(&mut below));
+                }
                 below
             }
             Layer::BatchNorm(_)
@@ -330,6 +334,10 @@ impl<'a, A: Scalar> Linearization<'a, A> {
                 above
             }
             Layer::Pool2d(pool) => {
+                if let Some(Local::Selection { winners }) = self.local.get(layer_idx) {
+                    let above = tangent.select(Axis(1), winners);
+                    return above.as_standard_layout().into_owned();
+                }
                 let mut above = Array2::zeros((tangent.nrows(), output_len));
                 pool.forward(input_shape, slice(&tangent), step::slice_mut(&mut above));
                 above

@@ -213,7 +213,7 @@ pub(super) fn backward<A: Scalar>(
             let coefficients = activation.backward(x, dy, dx, len);
             gradients.extend(coefficients.into_iter().map(ndarray::Array1::into_dyn));
         }
-        Layer::Pool2d(pool) => pool.backward(input_shape, dy, dx),
+        Layer::Pool2d(pool) => pool.backward(input_shape, x, dy, dx),
         Layer::Clamp(clamp) => clamp.backward(x, dy, dx, len),
         Layer::Quantize(quantize) => quantize.backward(x, dy, dx, len),
         Layer::Dense(_)

@@ -4,16 +4,20 @@ use std::path::Path;
 
 use ndarray::{Array2, Axis};
 
-use super::idx::IdxFiles;
-use super::npy::NpyFiles;
-use super::{MAX_FEATURE_VALUES, Preprocessing, Split, SplitSpec, records, table};
-use crate::artifact;
+use super::classes::{Labels, MAX_CLASSES, check_labels, read_class_names, translate};
+use super::files::Files;
+use super::{MAX_FEATURE_VALUES, Preprocessing, Split, SplitSpec};
 use crate::error::{Error, Result};
 use crate::tensor::{Shape, check_finite};
 use crate::train::LabeledSamples;
 
-/// Most classes a data set may have.
-pub const MAX_CLASSES: usize = 4096;
+/// How to read a data set, as far as its files do not tell.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DataOptions {
+    /// Column of a table that holds the classes, as numbers or names. Without it, that is the column
+    /// `label`; a table without that column is unlabeled.
+    pub label_column: Option<String>,
+}
 
 /// Samples with raw features and, where known, labels.
 ///
@@ -28,15 +32,10 @@ pub struct Dataset {
     features: Array2<f32>,
     labels: Option<Vec<u32>>,
     class_names: Vec<String>,
+    /// Whether the files give classes by name: the numbers then mean nothing but positions in
+    /// `class_names`.
+    has_named_classes: bool,
     source: String,
-}
-
-/// What one reader found.
-#[derive(Debug)]
-pub(super) struct Part {
-    pub(super) shape: Shape,
-    pub(super) features: Array2<f32>,
-    pub(super) labels: Option<Vec<u32>>,
 }
 
 impl Dataset {
@@ -90,7 +89,15 @@ impl Dataset {
         } else {
             features.as_standard_layout().into_owned()
         };
-        Ok(Self { shape, features, labels, class_names, source })
+        Ok(Self { shape, features, labels, class_names, has_named_classes: false, source })
+    }
+
+    /// Load one part of a data set with the default [`DataOptions`].
+    ///
+    /// # Errors
+    /// Those of [`Self::load_with`].
+    pub fn load(path: &Path, split: Split, split_spec: &SplitSpec) -> Result<Self> {
+        Self::load_with(path, split, split_spec, &DataOptions::default())
     }
 
     /// Load one part of a data set; see the [module](super) for formats and names.
@@ -100,16 +107,35 @@ impl Dataset {
     ///
     /// # Errors
     /// - [`Error::Io`] if a file cannot be read.
-    /// - [`Error::UnknownFormat`] if the path is in none of the formats, or lacks the wanted part.
+    /// - [`Error::UnknownFormat`] if the path is in none of the formats, or lacks the wanted part, or if
+    ///   `options` name the column of something that is no table.
     /// - [`Error::InFile`] naming the file, around what is wrong with it.
     /// - [`Error::NoSamples`] if the part is empty.
-    pub fn load(path: &Path, split: Split, split_spec: &SplitSpec) -> Result<Self> {
-        let files = Files::find(path)?;
+    pub fn load_with(
+        path: &Path,
+        split: Split,
+        split_spec: &SplitSpec,
+        options: &DataOptions,
+    ) -> Result<Self> {
+        let files = Files::find(path, options)?;
         let class_names = read_class_names(path)?;
         let (part, is_cut) = files.read(path, split)?;
         let source = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        let whole = Self::new(part.shape, part.features, part.labels, class_names, source)
-            .map_err(|error| error.in_file(path))?;
+        let whole = match part.labels {
+            Some(Labels::Names { positions, names }) => {
+                let whole = Self::new(part.shape, part.features, Some(positions), names, source);
+                let whole = whole.map(|whole| Self { has_named_classes: true, ..whole });
+                whole.and_then(|whole| match class_names.as_slice() {
+                    [] => Ok(whole),
+                    ordered => whole.with_classes(ordered),
+                })
+            }
+            Some(Labels::Numbers(labels)) => {
+                Self::new(part.shape, part.features, Some(labels), class_names, source)
+            }
+            None => Self::new(part.shape, part.features, None, class_names, source),
+        };
+        let whole = whole.map_err(|error| error.in_file(path))?;
         if !is_cut {
             return Ok(whole);
         }
@@ -176,13 +202,14 @@ impl Dataset {
         let labels = self.labels.as_ref().map(|labels| {
             positions.iter().filter_map(|&position| labels.get(position).copied()).collect()
         });
-        Self::new(
+        let chosen = Self::new(
             self.shape.clone(),
             self.features.select(Axis(0), positions),
             labels,
             self.class_names.clone(),
             self.source.clone(),
-        )
+        )?;
+        Ok(Self { has_named_classes: self.has_named_classes, ..chosen })
     }
 
     /// The first `n_samples` samples, or all if there are fewer.
@@ -194,11 +221,18 @@ impl Dataset {
         self.select(&positions)
     }
 
-    /// The same samples with the class names of a model.
+    /// The same samples with the classes of a model.
+    ///
+    /// Files that give classes by name (text in a label column, folders of images) are matched by name;
+    /// the numbers of all others stay as they are.
     ///
     /// # Errors
     /// - [`Error::InvalidLabel`] if a label is not among these classes.
+    /// - [`Error::UnknownClass`] if a name is not.
     pub fn with_classes(mut self, class_names: &[String]) -> Result<Self> {
+        if let (true, Some(labels)) = (self.has_named_classes, &mut self.labels) {
+            *labels = translate(labels, &self.class_names, class_names)?;
+        }
         check_labels(self.labels.as_deref().unwrap_or_default(), class_names.len())?;
         self.class_names = class_names.to_vec();
         Ok(self)
@@ -217,161 +251,6 @@ impl Dataset {
         let inputs = preprocessing.apply(&self.features)?;
         LabeledSamples::new(self.shape.clone(), inputs, labels, self.n_classes())
     }
-}
-
-/// Check that every label is below `n_classes`.
-pub(crate) fn check_labels(labels: &[u32], n_classes: usize) -> Result<()> {
-    let n_classes = n_classes.min(MAX_CLASSES);
-    match labels.iter().enumerate().find(|&(_, &label)| label as usize >= n_classes) {
-        None => Ok(()),
-        Some((position, label)) => Err(Error::InvalidLabel {
-            position,
-            value: label.to_string(),
-            max: u32::try_from(n_classes).unwrap_or(u32::MAX).saturating_sub(1),
-        }),
-    }
-}
-
-/// One set of files that hold samples together.
-enum FileSet {
-    Idx(IdxFiles),
-    Records(Vec<std::path::PathBuf>),
-    Npy(NpyFiles),
-    Table(std::path::PathBuf),
-}
-
-impl FileSet {
-    fn read(&self) -> Result<Part> {
-        match self {
-            Self::Idx(files) => files.read(),
-            Self::Records(paths) => records::read(paths),
-            Self::Npy(files) => files.read(),
-            Self::Table(path) => table::read(path),
-        }
-    }
-}
-
-/// What a path holds: parts made by its author, or one set to be cut.
-enum Files {
-    Parts { train: FileSet, test: FileSet },
-    Whole(FileSet),
-    TestOnly(FileSet),
-}
-
-impl Files {
-    fn find(path: &Path) -> Result<Self> {
-        let unknown = |reason| Error::UnknownFormat { path: path.to_path_buf(), reason };
-        if path.is_dir() {
-            return Self::find_in_folder(path)?.ok_or_else(|| {
-                unknown("no IDX files (train-images-idx3-ubyte), records (*_train.bin) or features.npy in this folder")
-            });
-        }
-        if !path.exists() {
-            let cause = std::io::Error::from(std::io::ErrorKind::NotFound);
-            return Err(Error::Io { action: "read", path: path.to_path_buf(), cause });
-        }
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name.ends_with(".csv") || name.ends_with(".csv.gz") {
-            Ok(Self::Whole(FileSet::Table(path.to_path_buf())))
-        } else if name.ends_with(".npy") {
-            Ok(Self::Whole(FileSet::Npy(NpyFiles::beside(path))))
-        } else if records::is_record_file(path) {
-            Ok(Self::Whole(FileSet::Records(vec![path.to_path_buf()])))
-        } else {
-            Err(unknown("the name ends in none of .csv, .csv.gz, .npy, .bin, .bin.gz"))
-        }
-    }
-
-    fn find_in_folder(folder: &Path) -> Result<Option<Self>> {
-        let idx = |prefix| IdxFiles::find(folder, prefix).map(FileSet::Idx);
-        let npy = |prefix| NpyFiles::find(folder, prefix).map(FileSet::Npy);
-        let records = |part| -> Result<Option<FileSet>> {
-            let paths = records::find(folder, part)?;
-            Ok((!paths.is_empty()).then_some(FileSet::Records(paths)))
-        };
-        let candidates = [
-            (idx("train"), idx("t10k").or_else(|| idx("test"))),
-            (records("train")?, records("test")?),
-            (npy("train_").or_else(|| npy("")), npy("test_")),
-        ];
-        Ok(candidates.into_iter().find_map(|(train, test)| match (train, test) {
-            (Some(train), Some(test)) => Some(Self::Parts { train, test }),
-            (Some(whole), None) => Some(Self::Whole(whole)),
-            (None, Some(test)) => Some(Self::TestOnly(test)),
-            (None, None) => None,
-        }))
-    }
-
-    /// The samples to choose `split` from, and whether they still have to be cut.
-    fn read(&self, path: &Path, split: Split) -> Result<(Part, bool)> {
-        match (self, split) {
-            (Self::Parts { train, .. }, Split::Train) => Ok((train.read()?, false)),
-            (Self::Parts { test, .. }, Split::Test) => Ok((test.read()?, false)),
-            (Self::Parts { train, test }, Split::All) => {
-                Ok((join(train.read()?, test.read()?).map_err(|e| e.in_file(path))?, false))
-            }
-            (Self::TestOnly(test), Split::Test | Split::All) => Ok((test.read()?, false)),
-            (Self::TestOnly(_), Split::Train) => Err(Error::UnknownFormat {
-                path: path.to_path_buf(),
-                reason: "the folder holds a test part but no training part",
-            }),
-            (Self::Whole(whole), _) => Ok((whole.read()?, true)),
-        }
-    }
-}
-
-/// Put the test part behind the training part.
-fn join(train: Part, test: Part) -> Result<Part> {
-    if train.shape != test.shape {
-        return Err(Error::ShapeMismatch {
-            what: "a sample of the test part",
-            expected: train.shape.dims().to_vec(),
-            actual: test.shape.dims().to_vec(),
-        });
-    }
-    let mut features = train.features;
-    features
-        .append(Axis(0), test.features.view())
-        .expect("invariant: rows of one shape are equally long");
-    let labels = match (train.labels, test.labels) {
-        (Some(train), Some(test)) => Some([train, test].concat()),
-        _ => None,
-    };
-    Ok(Part { shape: train.shape, features, labels })
-}
-
-/// Read `classes.txt` of a folder: one line `number name` per class, in order.
-fn read_class_names(folder: &Path) -> Result<Vec<String>> {
-    const MAX_BYTES: usize = 1 << 20;
-    let path = folder.join("classes.txt");
-    if !path.is_file() {
-        return Ok(Vec::new());
-    }
-    let bytes = artifact::read_file(&path, MAX_BYTES)?;
-    parse_class_names(&bytes).map_err(|error| error.in_file(&path))
-}
-
-fn parse_class_names(bytes: &[u8]) -> Result<Vec<String>> {
-    let invalid = |line: usize, reason: &str| Error::InvalidTable {
-        line: line as u64,
-        reason: reason.into(),
-    };
-    let text = std::str::from_utf8(bytes).map_err(|_| invalid(1, "the text is not UTF-8"))?;
-    let mut names = Vec::new();
-    for (line_idx, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        let (number, name) = line
-            .trim()
-            .split_once(char::is_whitespace)
-            .ok_or_else(|| invalid(line_idx + 1, "expected a class number, a space and a name"))?;
-        if number.parse() != Ok(names.len()) {
-            return Err(invalid(line_idx + 1, "classes must be numbered from 0 without gaps"));
-        }
-        if names.len() >= MAX_CLASSES {
-            return Err(invalid(line_idx + 1, "at most 4096 classes are supported"));
-        }
-        names.push(name.trim().to_owned());
-    }
-    Ok(names)
 }
 
 #[cfg(test)]
@@ -408,13 +287,5 @@ mod tests {
         assert_eq!(data.take(99).unwrap(), data);
         assert!(matches!(data.take(0), Err(Error::NoSamples { .. })));
         assert!(matches!(data.select(&[3]), Err(Error::ShapeMismatch { .. })));
-    }
-
-    #[test]
-    fn class_names_are_numbered_lines() {
-        assert_eq!(parse_class_names(b"0 T-shirt/top\n1 a b\n").unwrap(), ["T-shirt/top", "a b"]);
-        for text in ["0 a\n2 b", "x a", "0"] {
-            assert!(matches!(parse_class_names(text.as_bytes()), Err(Error::InvalidTable { .. })));
-        }
     }
 }

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use ndarray::Array2;
 
-use super::dataset::{MAX_CLASSES, Part};
+use super::MAX_CLASSES;
+use super::classes::Labels;
+use super::files::Part;
 use super::{MAX_FEATURE_VALUES, MAX_FILE_BYTES, gzip};
 use crate::error::{Error, Result};
 use crate::tensor::Shape;
@@ -33,6 +35,17 @@ impl IdxFiles {
         Some(Self { images, labels: find("labels-idx1") })
     }
 
+    /// A file of images named directly (`…images-idx3-ubyte[.gz]`); its labels are beside it.
+    pub(super) fn beside(images: &Path) -> Option<Self> {
+        let name = images.file_name()?.to_string_lossy();
+        let stem = name.strip_suffix(".gz").unwrap_or(&name).strip_suffix("images-idx3-ubyte")?;
+        let labels = ["", ".gz"]
+            .map(|ending| images.with_file_name(format!("{stem}labels-idx1-ubyte{ending}")))
+            .into_iter()
+            .find(|path| path.is_file());
+        Some(Self { images: images.to_path_buf(), labels })
+    }
+
     pub(super) fn read(&self) -> Result<Part> {
         let bytes = gzip::read(&self.images, MAX_FILE_BYTES)?;
         let (shape, features) = images(&bytes).map_err(|error| error.in_file(&self.images))?;
@@ -50,7 +63,7 @@ impl IdxFiles {
                 Some(labels)
             }
         };
-        Ok(Part { shape, features, labels })
+        Ok(Part { shape, features, labels: labels.map(Labels::Numbers) })
     }
 }
 

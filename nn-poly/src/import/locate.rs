@@ -38,6 +38,24 @@ fn resolve_in(folder: &Path, argument: &str) -> Result<PathBuf> {
     Err(Error::DataNotFound { argument: argument.into(), tried: tried.join(", ") })
 }
 
+/// `folder/relative` with links resolved, or `None` unless that is a file in `folder` or below.
+///
+/// Names in files are hostile: absolute paths, `..` and links that lead out of the folder are refused.
+#[cfg(any(feature = "onnx", feature = "weight-files"))]
+pub(super) fn file_below(folder: &Path, relative: &Path) -> Result<Option<PathBuf>> {
+    let mut parts = relative.components().peekable();
+    let is_plain =
+        parts.peek().is_some() && parts.all(|part| matches!(part, std::path::Component::Normal(_)));
+    if !is_plain {
+        return Ok(None);
+    }
+    let path = folder.join(relative);
+    let io = |cause| Error::Io { action: "read", path: path.clone(), cause };
+    let resolved = path.canonicalize().map_err(io)?;
+    let folder = folder.canonicalize().map_err(io)?;
+    Ok(Some(resolved).filter(|resolved| resolved.starts_with(&folder) && resolved.is_file()))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array2, ArrayD, Axis};
 use ndarray_npy::{ReadNpyExt, ReadableElement};
 
-use super::dataset::{MAX_CLASSES, Part};
-use super::{MAX_FEATURE_VALUES, MAX_FILE_BYTES, excerpt, gzip};
+use super::classes::Labels;
+use super::files::Part;
+use super::{MAX_CLASSES, MAX_FEATURE_VALUES, MAX_FILE_BYTES, excerpt, gzip};
 use crate::error::{Error, Result};
 use crate::tensor::{Shape, check_finite};
 
@@ -55,7 +56,7 @@ impl NpyFiles {
             let what = "number of labels";
             return Err(Error::InconsistentParts { what, expected, actual }.in_file(path));
         }
-        Ok(Part { shape, features, labels: Some(labels) })
+        Ok(Part { shape, features, labels: Some(Labels::Numbers(labels)) })
     }
 }
 
@@ -93,7 +94,20 @@ pub(super) fn parse_features(bytes: &[u8]) -> Result<(Shape, Array2<f32>)> {
     Ok((shape, features))
 }
 
-/// Decode labels: one axis of whole numbers.
+/// Decode an array of floating-point numbers of any rank.
+#[cfg(feature = "weight-files")]
+pub(super) fn parse_array(bytes: &[u8]) -> Result<ArrayD<f32>> {
+    #[expect(clippy::cast_possible_truncation, reason = "rounds to nearest")]
+    let single = |value: f64| value as f32;
+    let values = match check_header(bytes)?.as_str() {
+        "<f4" | ">f4" => array::<f32>(bytes)?,
+        "<f8" | ">f8" => array::<f64>(bytes)?.mapv(single),
+        other => return Err(unexpected_type(other, "<f4 or <f8")),
+    };
+    Ok(values.as_standard_layout().into_owned())
+}
+
+/// Decode labels: one axis of whole numbers, perhaps with a second axis of length 1.
 pub(super) fn parse_labels(bytes: &[u8]) -> Result<Vec<u32>> {
     let labels: ArrayD<i64> = match check_header(bytes)?.as_str() {
         "|u1" => array::<u8>(bytes)?.mapv(i64::from),
@@ -102,7 +116,7 @@ pub(super) fn parse_labels(bytes: &[u8]) -> Result<Vec<u32>> {
         "<i8" | ">i8" => array::<i64>(bytes)?,
         other => return Err(unexpected_type(other, "|u1, <i4, <u4 or <i8")),
     };
-    if labels.ndim() != 1 {
+    if !matches!(*labels.shape(), [_] | [_, 1]) {
         return Err(unexpected_rank(labels.ndim(), "1"));
     }
     let max = u32::try_from(MAX_CLASSES - 1).unwrap_or(u32::MAX);

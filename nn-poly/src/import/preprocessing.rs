@@ -40,9 +40,21 @@ impl PreprocessingKind {
     ///
     /// # Errors
     /// - [`Error::NoSamples`] if there is no row to fit to.
+    /// - [`Error::InvalidSetting`] if features that should be in `[0, 1]` are not: clamping them there
+    ///   would lose the images.
     pub fn fit(self, training_features: &Array2<f32>) -> Result<Preprocessing> {
         match self {
-            Self::UnitRange => Ok(Preprocessing::UnitRange),
+            Self::UnitRange => {
+                let outside = training_features.iter().find(|x| !(0.0..=1.0).contains(*x));
+                match outside {
+                    None => Ok(Preprocessing::UnitRange),
+                    Some(&value) => Err(Error::InvalidSetting {
+                        setting: "a feature",
+                        value: f64::from(value),
+                        requirement: "from 0 to 1 for image networks; store bytes, or scale the values",
+                    }),
+                }
+            }
             Self::Standardize => {
                 let features = training_features.mapv(f64::from);
                 let mean = features
@@ -163,6 +175,10 @@ mod tests {
         let broken =
             Preprocessing::Standardize { mean: vec![0.0], deviation: vec![0.0], clip: 3.0 };
         assert!(matches!(broken.check(1), Err(Error::InvalidSetting { .. })));
+        for outside in [-0.1, 1.1, 255.0] {
+            let fitted = PreprocessingKind::UnitRange.fit(&array![[0.0, 1.0], [0.5, outside]]);
+            assert!(matches!(fitted, Err(Error::InvalidSetting { .. })), "{outside}");
+        }
         let empty = PreprocessingKind::Standardize.fit(&Array2::zeros((0, 3)));
         assert!(matches!(empty, Err(Error::NoSamples { .. })));
     }

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use ndarray::Array2;
 
-use super::dataset::Part;
+use super::classes::Labels;
+use super::files::Part;
 use super::{MAX_FEATURE_VALUES, MAX_FILE_BYTES, gzip};
 use crate::error::{Error, Result};
 use crate::tensor::Shape;
@@ -55,7 +56,7 @@ pub(super) fn read(paths: &[PathBuf]) -> Result<Part> {
     let shape = Shape::image(HEIGHT, WIDTH, CHANNELS)?;
     let features = Array2::from_shape_vec((labels.len(), shape.len()), values)
         .expect("invariant: every record adds one label and one image");
-    Ok(Part { shape, features, labels: Some(labels) })
+    Ok(Part { shape, features, labels: Some(Labels::Numbers(labels)) })
 }
 
 /// Decode records: planes become channel-last pixels, bytes become `v/255`.

@@ -19,7 +19,7 @@ impl Interval {
     }
 
     /// The empty interval, neutral for [`Self::hull`].
-    pub(super) const EMPTY: Self = Self { low: i64::MAX, high: i64::MIN };
+    pub(crate) const EMPTY: Self = Self { low: i64::MAX, high: i64::MIN };
 
     /// Whether `v` is a member.
     #[must_use]

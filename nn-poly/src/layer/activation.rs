@@ -6,7 +6,7 @@ use ndarray::Array1;
 use serde::{Deserialize, Serialize};
 
 use super::parallel::{for_each_chunk, map_chunks2, sum_chunks2};
-use super::{FINITE, Fault, cast_array, check_parameter};
+use super::{Blend, FINITE, Fault, cast_array, check_parameter};
 use crate::tensor::{Scalar, Shape};
 
 /// A function applied to every value of a layer.
@@ -26,6 +26,8 @@ pub enum Activation<A> {
     },
     /// `max(x, 0)`; evaluated by the key holder in an encrypted run.
     Relu,
+    /// Between ReLU and a polynomial, during training.
+    Blend(Blend<A>),
 }
 
 /// The best degree-2 approximation `a x² + b x + c` of ReLU for standard normal `x`, by mean squared
@@ -52,13 +54,14 @@ impl<A: Scalar> Activation<A> {
         Self::Polynomial { a: constant(a), b: constant(b), c: constant(c) }
     }
 
-    /// `square`, `polynomial` or `relu`.
+    /// `square`, `polynomial`, `relu` or `blend`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
             Self::Square => "square",
             Self::Polynomial { .. } => "polynomial",
             Self::Relu => "relu",
+            Self::Blend(_) => "blend",
         }
     }
 
@@ -72,6 +75,7 @@ impl<A: Scalar> Activation<A> {
                 }
                 Ok(())
             }
+            Self::Blend(blend) => blend.check(input),
         }
     }
 
@@ -79,6 +83,7 @@ impl<A: Scalar> Activation<A> {
         match self {
             Self::Square => Activation::Square,
             Self::Relu => Activation::Relu,
+            Self::Blend(blend) => Activation::Blend(blend.cast()),
             Self::Polynomial { a, b, c } => {
                 Activation::Polynomial { a: cast_array(a), b: cast_array(b), c: cast_array(c) }
             }
@@ -86,8 +91,12 @@ impl<A: Scalar> Activation<A> {
     }
 
     pub(crate) fn forward(&self, input: &[A], output: &mut [A], sample_len: usize) {
+        if let Self::Blend(blend) = self {
+            return blend.forward(input, output, sample_len);
+        }
         let (input, output) = ((input, sample_len), (output, sample_len));
         match self {
+            Self::Blend(_) => unreachable!("invariant: handled above"),
             Self::Square => for_each_chunk(input, output, |input, output| {
                 for (&x, y) in input.iter().zip(output) {
                     *y = x * x;
@@ -129,6 +138,7 @@ impl<A: Scalar> Activation<A> {
                     .map(|(&x, (&a, &b))| (two * a * x + b, two * a))
                     .unzip()
             }
+            Self::Blend(blend) => blend.derivatives(input),
         }
     }
 
@@ -140,10 +150,20 @@ impl<A: Scalar> Activation<A> {
         input_gradient: &mut [A],
         sample_len: usize,
     ) -> Vec<Array1<A>> {
+        if let Self::Blend(blend) = self {
+            blend.input_gradient(input, output_gradient, input_gradient, sample_len);
+            let n_channels = blend.a.len();
+            let mut sums = coefficient_gradients(n_channels, input, output_gradient, sample_len);
+            for sum in &mut sums {
+                sum.mapv_inplace(|gradient| gradient * blend.share);
+            }
+            return sums;
+        }
         let operands = (input, sample_len);
         let upstream = (output_gradient, sample_len);
         let target = (input_gradient, sample_len);
         match self {
+            Self::Blend(_) => unreachable!("invariant: handled above"),
             Self::Square => {
                 let two = A::one() + A::one();
                 map_chunks2(operands, upstream, target, |input, upstream, gradient| {
@@ -175,7 +195,7 @@ impl<A: Scalar> Activation<A> {
     }
 }
 
-fn triples<A: Scalar>(a: &Array1<A>, b: &Array1<A>, c: &Array1<A>) -> Vec<[A; 3]> {
+pub(super) fn triples<A: Scalar>(a: &Array1<A>, b: &Array1<A>, c: &Array1<A>) -> Vec<[A; 3]> {
     a.iter().zip(b).zip(c).map(|((&a, &b), &c)| [a, b, c]).collect()
 }
 

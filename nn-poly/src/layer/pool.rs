@@ -1,9 +1,9 @@
-//! Average and sum pooling.
+//! Average, sum and maximum pooling.
 
 use serde::{Deserialize, Serialize};
 
 use super::Fault;
-use super::parallel::for_each_chunk;
+use super::parallel::{for_each_chunk, map_chunks2};
 use crate::tensor::{Scalar, Shape};
 
 /// What a pooling window is reduced to.
@@ -13,6 +13,8 @@ pub enum PoolKind {
     Average,
     /// Sum of the window.
     Sum,
+    /// Maximum of the window; not a polynomial.
+    Max,
 }
 
 /// Reduce windows of an image, channel by channel, without padding.
@@ -21,7 +23,7 @@ pub enum PoolKind {
 /// and columns that no window reaches are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pool2d {
-    /// Mean or sum.
+    /// Mean, sum or maximum.
     pub kind: PoolKind,
     /// Rows and columns of a window, each at least 1.
     pub window: (usize, usize),
@@ -42,12 +44,13 @@ impl Pool2d {
         input.as_image().map(|(height, width, _)| Self::tiles(kind, (height, width)))
     }
 
-    /// `average_pool` or `sum_pool`.
+    /// `average_pool`, `sum_pool` or `max_pool`.
     #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub const fn name(&self) -> &'static str {
         match self.kind {
             PoolKind::Average => "average_pool",
             PoolKind::Sum => "sum_pool",
+            PoolKind::Max => "max_pool",
         }
     }
 
@@ -74,7 +77,7 @@ impl Pool2d {
     fn factor<A: Scalar>(&self) -> A {
         match self.kind {
             PoolKind::Average => A::from_count(self.window.0 * self.window.1).recip(),
-            PoolKind::Sum => A::one(),
+            PoolKind::Sum | PoolKind::Max => A::one(),
         }
     }
 
@@ -87,11 +90,15 @@ impl Pool2d {
         for_each_chunk(operands, (output, plane.output_len()), |input, output| {
             let samples = input.chunks_exact(plane.input_len());
             for (input, output) in samples.zip(output.chunks_exact_mut(plane.output_len())) {
-                output.fill(A::zero());
+                if self.kind == PoolKind::Max {
+                    output.fill(A::neg_infinity());
+                } else {
+                    output.fill(A::zero());
+                }
                 plane.for_each_pair(|from, to| {
                     let source = &input[from..from + plane.channels];
                     for (y, &x) in output[to..to + plane.channels].iter_mut().zip(source) {
-                        *y += x;
+                        *y = if self.kind == PoolKind::Max { y.max(x) } else { *y + x };
                     }
                 });
                 for y in output {
@@ -101,9 +108,25 @@ impl Pool2d {
         });
     }
 
-    /// Write the gradient of the input.
-    #[expect(clippy::indexing_slicing, reason = "windows lie inside the image by construction")]
+    /// Write the gradient of the input; that of a maximum goes to the first value which attains it.
     pub(crate) fn backward<A: Scalar>(
+        &self,
+        input_shape: &Shape,
+        input: &[A],
+        output_gradient: &[A],
+        input_gradient: &mut [A],
+    ) {
+        if self.kind != PoolKind::Max {
+            return self.spread(input_shape, output_gradient, input_gradient);
+        }
+        if let Some(plane) = Plane::new(self, input_shape) {
+            plane.backward_max(input, output_gradient, input_gradient);
+        }
+    }
+
+    /// Write the gradient of the input of an average or a sum: the same for every input.
+    #[expect(clippy::indexing_slicing, reason = "windows lie inside the image by construction")]
+    pub(crate) fn spread<A: Scalar>(
         &self,
         input_shape: &Shape,
         output_gradient: &[A],
@@ -124,6 +147,18 @@ impl Pool2d {
                 });
             }
         });
+    }
+
+    /// Position of the input each output of one sample is equal to; `None` unless this is a maximum.
+    pub(crate) fn winners<A: Scalar>(
+        &self,
+        input_shape: &Shape,
+        input: &[A],
+    ) -> Option<Vec<usize>> {
+        let plane = Plane::new(self, input_shape).filter(|_| self.kind == PoolKind::Max)?;
+        let mut winners = vec![0; plane.output_len()];
+        plane.find_winners(input, &mut winners);
+        Some(winners)
     }
 }
 
@@ -150,6 +185,40 @@ impl Plane {
 
     fn output_len(&self) -> usize {
         self.rows * self.columns * self.channels
+    }
+
+    /// The gradient of maxima: each output's goes to one input.
+    #[expect(clippy::indexing_slicing, reason = "windows lie inside the image by construction")]
+    fn backward_max<A: Scalar>(&self, input: &[A], upstream: &[A], gradient: &mut [A]) {
+        let (n_in, n_out) = (self.input_len(), self.output_len());
+        map_chunks2((input, n_in), (upstream, n_out), (gradient, n_in), |input, upstream, into| {
+            let samples = input
+                .chunks_exact(n_in)
+                .zip(upstream.chunks_exact(n_out))
+                .zip(into.chunks_exact_mut(n_in));
+            let mut winners = vec![0; n_out];
+            for ((input, upstream), gradient) in samples {
+                self.find_winners(input, &mut winners);
+                gradient.fill(A::zero());
+                for (&winner, &dy) in winners.iter().zip(upstream) {
+                    gradient[winner] += dy;
+                }
+            }
+        });
+    }
+
+    /// Write the position of the first largest value of every window of one sample.
+    #[expect(clippy::indexing_slicing, reason = "windows lie inside the image by construction")]
+    fn find_winners<A: Scalar>(&self, input: &[A], winners: &mut [usize]) {
+        winners.fill(usize::MAX);
+        self.for_each_pair(|from, to| {
+            for channel in 0..self.channels {
+                let (from, winner) = (from + channel, &mut winners[to + channel]);
+                if input.get(*winner).is_none_or(|&most| input[from] > most) {
+                    *winner = from;
+                }
+            }
+        });
     }
 
     /// Visit the offsets (input, output) of every window member.
@@ -189,12 +258,25 @@ mod tests {
     }
 
     #[test]
+    fn maxima_pass_their_gradient_to_the_first_value_that_attains_them() {
+        let shape = Shape::image(1, 4, 1).unwrap();
+        let pool = Pool2d { kind: PoolKind::Max, window: (1, 2), stride: (1, 1) };
+        let input = [-3.0, -1.0, -1.0, -2.0];
+        let mut output = [0.0; 3];
+        pool.forward(&shape, &input, &mut output);
+        assert_eq!(output, [-1.0, -1.0, -1.0]);
+        let mut gradient = [7.0; 4];
+        pool.backward(&shape, &input, &[1.0, 10.0, 100.0], &mut gradient);
+        assert_eq!(gradient, [0.0, 11.0, 100.0, 0.0]);
+    }
+
+    #[test]
     fn overlapping_windows_add_their_gradients() {
         let shape = Shape::image(1, 3, 1).unwrap();
         let pool = Pool2d { kind: PoolKind::Sum, window: (1, 2), stride: (1, 1) };
         assert_eq!(pool.output_shape(&shape).unwrap(), Shape::image(1, 2, 1).unwrap());
         let mut gradient = [7.0; 3];
-        pool.backward(&shape, &[1.0, 10.0], &mut gradient);
+        pool.backward(&shape, &[0.0; 3], &[1.0, 10.0], &mut gradient);
         assert_eq!(gradient, [1.0, 11.0, 10.0]);
     }
 }

@@ -8,7 +8,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::layer::Layer;
+use crate::layer::Blend;
 use crate::network::Architecture;
 use crate::tensor::Shape;
 
@@ -31,6 +31,24 @@ fn spec() -> ModelSpec {
         training: TrainingRecord { accuracy: Some(0.9), ..TrainingRecord::default() },
         data_source: "made up".into(),
     }
+}
+
+#[test]
+fn an_unfinished_blend_is_no_model() {
+    let mut spec = spec();
+    let layers = spec.network.layers().iter().cloned().map(|layer| match layer {
+        Layer::Activation(Activation::Polynomial { a, b, c }) => {
+            let blend = Blend { share: 0.5, low: -1.0, high: 1.0, a, b, c };
+            Layer::Activation(Activation::Blend(blend))
+        }
+        other => other,
+    });
+    spec.network = Network::new(Shape::vector(4).unwrap(), layers.collect()).unwrap();
+    let error = Model::new(spec.clone()).unwrap_err();
+    assert!(matches!(error, Error::InvalidSetting { value: 0.5, .. }), "{error}");
+    // Nor does one come in through a file.
+    let bytes = artifact::encode(Model::MAGIC, Model::FORMAT_VERSION, &spec).unwrap();
+    assert!(matches!(Model::from_bytes(&bytes), Err(Error::Decode { .. })));
 }
 
 #[test]

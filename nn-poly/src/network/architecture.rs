@@ -34,10 +34,12 @@ pub enum NetworkKind {
     Securedl,
     /// Dense 64 → activation → dense 32 → activation → dense, for tables.
     Mlp,
+    /// Trained elsewhere: whatever its file describes. Not built here, and not in [`Self::ALL`].
+    Imported,
 }
 
 impl NetworkKind {
-    /// Every kind, in the order of the command line's help.
+    /// Every kind that can be built, in the order of the command line's help.
     pub const ALL: [Self; 3] = [Self::Cryptonets, Self::Securedl, Self::Mlp];
 }
 
@@ -47,6 +49,7 @@ impl fmt::Display for NetworkKind {
             Self::Cryptonets => "cryptonets",
             Self::Securedl => "securedl",
             Self::Mlp => "mlp",
+            Self::Imported => "imported",
         })
     }
 }
@@ -147,6 +150,7 @@ impl Architecture {
     /// # Errors
     /// - [`Error::IncompatibleLayer`] if the input is not an image, or too small for the kernels.
     /// - [`Error::InvalidSetting`] if `n_classes` is below 2.
+    /// - [`Error::UnknownName`] for [`NetworkKind::Imported`], which comes from a file.
     /// - [`Error::ParameterValue`] if the clamp or the dropout rate is out of range.
     pub fn build<A: Scalar>(
         &self,
@@ -167,6 +171,13 @@ impl Architecture {
             rng: ChaCha8Rng::seed_from_u64(seed),
         };
         match self.kind {
+            NetworkKind::Imported => {
+                return Err(Error::UnknownName {
+                    what: "network",
+                    actual: self.kind.to_string(),
+                    expected: "cryptonets, securedl or mlp",
+                });
+            }
             NetworkKind::Cryptonets => {
                 let padding = Padding { top: 1, left: 1, ..Padding::NONE };
                 builder.convolution(5, 5, 2, padding)?;

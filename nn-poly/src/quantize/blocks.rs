@@ -12,7 +12,7 @@
 //! Flatten may stand anywhere: with channels last it moves nothing.
 
 use crate::error::{Error, Result};
-use crate::layer::{Activation, Conv2d, Dense, Layer, Pool2d, Quantize};
+use crate::layer::{Activation, Conv2d, Dense, Layer, Pool2d, PoolKind, Quantize};
 use crate::network::{Network, Source};
 use crate::tensor::Shape;
 
@@ -183,6 +183,9 @@ impl<'a> Parser<'a> {
         match layer {
             Layer::Dense(dense) => Ok(self.open(Opening::Dense(dense), source, idx)),
             Layer::Conv2d(conv) => Ok(self.open(Opening::Conv2d(conv), source, idx)),
+            Layer::Pool2d(Pool2d { kind: PoolKind::Max, .. }) => {
+                Err("maxima of windows have no integer form; train with average pools")
+            }
             Layer::Pool2d(pool) => Ok(self.pool(*pool, source, idx)),
             Layer::Activation(activation) => self.activation(activation, source, idx),
             Layer::Clamp(clamp) => self.clamp(clamp.limit, source, idx),

@@ -24,6 +24,9 @@ const SMALLEST_MULTIPLIER_BITS: u32 = 11;
 /// `log2` of the largest multiplier this module chooses: products with 30-bit values fit 64 bits.
 const MAX_MULTIPLIER_LOG2: f64 = 32.0;
 
+/// Why a blend has no integer form.
+const BLENDED: &str = "it is still being blended; finish the blending first";
+
 /// An integer network and what its scores mean.
 #[derive(Clone, Debug)]
 pub struct Quantized {
@@ -154,6 +157,7 @@ fn lower(
             None => ActivationKind::Identity,
             Some(Activation::Relu) => ActivationKind::Relu,
             Some(Activation::Square | Activation::Polynomial { .. }) => ActivationKind::Quadratic,
+            Some(Activation::Blend(_)) => return Err(refuse(block.value_idx, "blend", BLENDED)),
         },
         pool: block.pool.map(|pool| SumPool {
             input: linear.output(),
@@ -285,6 +289,7 @@ fn lower_channel(
             let bias = whole(bias + form.offset)?;
             Ok(Channel { bias, a: form.a, b, c, unit: form.unit })
         }
+        Some(Activation::Blend(_)) => Err(refuse(block.value_idx, "blend", BLENDED)),
         Some(Activation::Relu) | None => Ok(Channel { bias: whole(bias)?, a: 0, b: 0, c: 0, unit }),
     }
 }

@@ -68,6 +68,33 @@ impl Schedule {
     }
 }
 
+/// How blended activations become polynomials during a run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlendSpec {
+    /// Share of the steps over which the share of the polynomials grows, linearly from 0 to 1; above 0,
+    /// at most 1. The other steps train with polynomials alone. Default: 0.5.
+    pub ramp: f64,
+    /// Weight of the range loss: per sample and blended layer, the sum of the squared distances of the
+    /// inputs from the layer's interval, in units of its half width. Default: 0.1.
+    pub range_weight: f64,
+}
+
+impl Default for BlendSpec {
+    fn default() -> Self {
+        Self { ramp: 0.5, range_weight: 0.1 }
+    }
+}
+
+impl BlendSpec {
+    /// Share of the polynomials at `step` of `n_steps`.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "step counts are far below 2^53")]
+    pub fn share(self, step: u64, n_steps: u64) -> f64 {
+        let last = n_steps.saturating_sub(1) as f64;
+        if step as f64 >= self.ramp * last { 1.0 } else { step as f64 / (self.ramp * last) }
+    }
+}
+
 /// A training run before its check.
 ///
 /// Start from [`TrainRecipe`](super::TrainRecipe) or [`TrainSpec::default`] and change what differs.
@@ -89,6 +116,8 @@ pub struct TrainSpec {
     pub label_smoothing: f64,
     /// Default: none.
     pub augmentation: Augmentation,
+    /// Blending of activations; only networks with blended activations are concerned.
+    pub blend: BlendSpec,
     /// Seed of order, augmentation and dropout. Default: 0.
     pub seed: u64,
 }
@@ -104,6 +133,7 @@ impl Default for TrainSpec {
             clip_norm: Some(1.0),
             label_smoothing: 0.0,
             augmentation: Augmentation::default(),
+            blend: BlendSpec::default(),
             seed: 0,
         }
     }
@@ -129,6 +159,7 @@ impl TrainSpec {
     /// # Errors
     /// - [`Error::InvalidSetting`] naming the first number out of range.
     pub fn check(self) -> Result<TrainConfig> {
+        const NOT_NEGATIVE: &str = "finite and not negative";
         #[expect(clippy::cast_precision_loss, reason = "only shown in a message")]
         let batch_size = self.batch_size as f64;
         let decay = match self.optimizer {
@@ -147,6 +178,7 @@ impl TrainSpec {
         let positive = |x: f64| x.is_finite() && x > 0.0;
         let share = |x: f64| (0.0..1.0).contains(&x);
         let noise = self.augmentation.noise;
+        let BlendSpec { ramp, range_weight: range } = self.blend;
         let share_text = "at least 0 and below 1";
         let rules = [
             ("epochs", f64::from(self.epochs), (1..=100_000).contains(&self.epochs), "1 to 100000"),
@@ -157,7 +189,9 @@ impl TrainSpec {
             ("weight decay", decay, share(decay), share_text),
             ("momentum", momentum, share(momentum), share_text),
             ("warm-up", warm_up, warm_up > 0.0 && warm_up < 1.0, "above 0 and below 1"),
-            ("input noise", noise, noise.is_finite() && noise >= 0.0, "finite and not negative"),
+            ("input noise", noise, noise.is_finite() && noise >= 0.0, NOT_NEGATIVE),
+            ("ramp of the blending", ramp, ramp > 0.0 && ramp <= 1.0, "above 0 and at most 1"),
+            ("weight of the range loss", range, range.is_finite() && range >= 0.0, NOT_NEGATIVE),
         ];
         match rules.into_iter().find(|(_, _, is_valid, _)| !is_valid) {
             Some((setting, value, _, requirement)) => {
@@ -225,6 +259,14 @@ mod tests {
     }
 
     #[test]
+    fn blending_goes_from_relu_to_the_polynomial() {
+        let spec = BlendSpec { ramp: 0.5, ..BlendSpec::default() };
+        let shares = [0, 25, 50, 51, 100].map(|step| spec.share(step, 101));
+        assert_eq!(shares, [0.0, 0.5, 1.0, 1.0, 1.0]);
+        assert_eq!(BlendSpec { ramp: 1.0, ..spec }.share(0, 1), 1.0, "a single step is the last");
+    }
+
+    #[test]
     fn small_remainders_are_left_out() {
         let config = TrainSpec { batch_size: 10, ..TrainSpec::default() }.check().unwrap();
         let cases = [(4, 1), (10, 1), (14, 1), (15, 2), (20, 2), (100, 10)];
@@ -236,7 +278,7 @@ mod tests {
     #[test]
     fn numbers_out_of_range_are_named() {
         type Change = fn(&mut TrainSpec);
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 11] = [
             ("epochs is 0, it must be 1 to 100000", |s| s.epochs = 0),
             ("batch size is 1, it must be 2 to 65536", |s| s.batch_size = 1),
             ("learning rate is NaN, it must be positive", |s| s.learning_rate = f64::NAN),
@@ -255,6 +297,10 @@ mod tests {
             }),
             ("input noise is inf, it must be finite and not negative", |s| {
                 s.augmentation.noise = f64::INFINITY;
+            }),
+            ("ramp of the blending is 0, it must be above 0 and at most 1", |s| s.blend.ramp = 0.0),
+            ("weight of the range loss is -1, it must be finite and not negative", |s| {
+                s.blend.range_weight = -1.0;
             }),
         ];
         for (expected, change) in cases {

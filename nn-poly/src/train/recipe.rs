@@ -42,14 +42,15 @@ impl TrainRecipe {
             NetworkKind::Cryptonets | NetworkKind::Securedl => {
                 (PreprocessingKind::UnitRange, Bits { input: 4, weight: 4, activation: 4 })
             }
-            NetworkKind::Mlp => {
+            // An imported network brings its preprocessing.
+            NetworkKind::Mlp | NetworkKind::Imported => {
                 (PreprocessingKind::Standardize, Bits { input: 6, weight: 6, activation: 6 })
             }
         };
         let float = float_spec(kind, n_samples);
         let fine_tune_epochs = match kind {
             NetworkKind::Cryptonets => 2,
-            NetworkKind::Securedl => 1,
+            NetworkKind::Securedl | NetworkKind::Imported => 1,
             NetworkKind::Mlp => float.epochs.div_ceil(4),
         };
         let fine_tune = TrainSpec {
@@ -74,6 +75,7 @@ impl TrainRecipe {
 fn float_spec(kind: NetworkKind, n_samples: usize) -> TrainSpec {
     let images = Augmentation { shift: 2, flip: false, noise: 0.0 };
     match kind {
+        NetworkKind::Imported => TrainSpec { epochs: 5, ..TrainSpec::default() },
         NetworkKind::Cryptonets => {
             TrainSpec { epochs: 8, augmentation: images, ..TrainSpec::default() }
         }

@@ -11,7 +11,7 @@ use super::trainable::{Restriction, TrainableParameters};
 use super::{CrossEntropy, LabeledSamples, Loss, LossBatch, TrainConfig, augment};
 use crate::autodiff::{self, InputGradient, Mode, Tape};
 use crate::error::{Error, Result};
-use crate::layer::Layer;
+use crate::layer::{Activation, Layer};
 use crate::network::Network;
 use crate::tensor::Tensor;
 
@@ -26,7 +26,7 @@ pub struct BatchReport {
     pub batch: u64,
     /// Number of steps per epoch.
     pub n_batches: u64,
-    /// Mean loss of the batch.
+    /// Mean loss of the batch, range loss included.
     pub loss: f64,
     /// Learning rate of the step.
     pub learning_rate: f64,
@@ -197,6 +197,8 @@ impl Trainer {
             }
             let batch_idx = self.state.n_steps_done % n_batches;
             let epoch = u32::try_from(epoch_idx + 1).unwrap_or(u32::MAX);
+            let share = config.spec().blend.share(self.state.n_steps_done, n_steps);
+            set_share(self.state.network.layers_mut(), share);
             let factor = config.spec().schedule.factor(self.state.n_steps_done, n_steps);
             let mut report = BatchReport {
                 epoch,
@@ -262,8 +264,11 @@ impl Trainer {
         let tape = Tape::forward(&state.network, batch, Mode::Training { dropout_seed })?;
         let about = LossBatch { positions, labels: &labels };
         let (loss, slope) = loss.value_and_gradient(tape.output(), about);
+        let range_weight = spec.blend.range_weight;
+        let loss = loss + range_weight * tape.range_loss();
         report.loss = loss;
-        let mut gradients = tape.backward(slope, InputGradient::Skipped)?;
+        let mut gradients =
+            tape.backward_with_range_loss(slope, InputGradient::Skipped, range_weight)?;
         if let Some(restriction) = &self.restriction {
             restriction.silence(&mut gradients);
         }
@@ -303,6 +308,17 @@ impl Trainer {
         let mut order: Vec<usize> = (0..n_samples).collect();
         order.shuffle(&mut generator(self.state.config.spec().seed, Purpose::Order, epoch_idx));
         order
+    }
+}
+
+/// Set the share of the polynomial in every blended activation.
+fn set_share(layers: &mut [Layer<f32>], share: f64) {
+    for layer in layers {
+        if let Layer::Activation(Activation::Blend(blend)) = layer {
+            #[expect(clippy::cast_possible_truncation, reason = "rounds to nearest")]
+            let share = share as f32;
+            blend.share = share;
+        }
     }
 }
 

@@ -25,6 +25,7 @@ use super::{Output, clock};
 use crate::args::{NetworkArguments, TransportName};
 use crate::failure::{Hint, Outcome};
 use crate::pipeline::inference::{self, Run, RunSettings};
+use crate::pipeline::source::DataSource;
 use crate::report::machine::Machine;
 use crate::report::progress::Progress;
 use crate::report::{memory, process, units};
@@ -38,7 +39,9 @@ pub(super) fn run(arguments: &NetworkArguments) -> Result<Outcome> {
     let samples = arguments.samples as usize;
     let bar = output.console.progress.spinner("network and samples");
     let workload = match (&arguments.model, &arguments.data, arguments.network) {
-        (Some(model), Some(data), _) => Workload::trained(model, data, samples)?,
+        (Some(model), Some(data), _) => {
+            Workload::trained(model, &DataSource::new(data, &arguments.reading), samples)?
+        }
         (_, _, Some(kind)) => Workload::random(kind.into(), samples, arguments.seed)?,
         _ => {
             return Err(anyhow::anyhow!("nothing to measure"))

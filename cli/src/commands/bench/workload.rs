@@ -6,13 +6,14 @@ use anyhow::{Result, bail};
 use ndarray::Array2;
 use nn_poly::Shape;
 use nn_poly::import::synthetic_digits::{N_CLASSES, SIDE, synthetic_digits};
-use nn_poly::import::{Dataset, Split, SplitSpec, resolve_data_path};
+use nn_poly::import::{Split, SplitSpec};
 use nn_poly::model::{Model, ModelSpec, TrainingRecord};
 use nn_poly::network::{ActivationChoice, NetworkKind};
 use nn_poly::plan::{ActivationSide, Plan, PlanOptions};
 use nn_poly::train::TrainRecipe;
 
 use crate::options::BitsChoice;
+use crate::pipeline::source::DataSource;
 use crate::pipeline::{compiling, training};
 
 /// Samples the ranges of a random network are calibrated on.
@@ -66,13 +67,16 @@ impl Workload {
     ///
     /// # Errors
     /// A model or data that cannot be read or do not fit each other, or too few samples.
-    pub(in crate::commands) fn trained(model: &Path, data: &str, n_samples: usize) -> Result<Self> {
+    pub(in crate::commands) fn trained(
+        model: &Path,
+        data: &DataSource<'_>,
+        n_samples: usize,
+    ) -> Result<Self> {
         let path = model;
         let model = Model::load(path)?;
         let spec = model.spec();
         let calibration = training::load(data, spec.split.seed)?.train;
-        let source = resolve_data_path(data)?;
-        let samples = Dataset::load(&source, Split::Test, &spec.split)?;
+        let (source, samples) = data.load(Split::Test, &spec.split)?;
         if samples.shape() != spec.network.input_shape() {
             bail!(
                 "samples in {} have shape {}, the model {} reads {}: use the data it was trained for",

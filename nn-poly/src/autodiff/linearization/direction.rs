@@ -15,8 +15,9 @@ pub(super) enum Direction<'a, A: Scalar> {
     Conv2d { conv: &'a Conv2d<A>, kernels: Vec<(Array2<A>, Array1<A>)> },
     /// `Σ ȳ x̂` and `Σ ȳ` per channel, one row per function.
     Norm { gamma: Array2<A>, beta: Array2<A>, normalized: Vec<A>, inverse_deviation: Vec<A> },
-    /// `Σ ȳ x²`, `Σ ȳ x` and `Σ ȳ` per channel, one row per function.
-    Polynomial { a: Array2<A>, b: Array2<A>, c: Array2<A> },
+    /// `Σ ȳ x²`, `Σ ȳ x` and `Σ ȳ` per channel, one row per function, each times the polynomial's
+    /// share of the activation (1 unless it is a blend).
+    Polynomial { share: A, a: Array2<A>, b: Array2<A>, c: Array2<A> },
     /// The layer has parameters, but none of the selected kind.
     Nothing,
 }
@@ -58,13 +59,10 @@ impl<'a, A: Scalar> Direction<'a, A> {
                 Self::Norm { gamma, beta, normalized, inverse_deviation }
             }
             Layer::Activation(Activation::Polynomial { a, .. }) if with_offsets => {
-                let at = |position: usize| x.get(position).copied().unwrap_or_else(A::zero);
-                let n_channels = a.len();
-                Self::Polynomial {
-                    a: channel_sums(upstream, n_channels, |position| at(position) * at(position)),
-                    b: channel_sums(upstream, n_channels, at),
-                    c: channel_sums(upstream, n_channels, |_| A::one()),
-                }
+                Self::polynomial(A::one(), a.len(), x, upstream)
+            }
+            Layer::Activation(Activation::Blend(blend)) if with_offsets => {
+                Self::polynomial(blend.share, blend.a.len(), x, upstream)
             }
             Layer::BatchNorm(_)
             | Layer::Activation(_)
@@ -75,6 +73,24 @@ impl<'a, A: Scalar> Direction<'a, A> {
             | Layer::Dropout(_)
             | Layer::Add
             | Layer::Concat => Self::Nothing,
+        }
+    }
+
+    fn polynomial(
+        share: A,
+        n_channels: usize,
+        x: ArrayView1<'_, A>,
+        upstream: ArrayView2<'_, A>,
+    ) -> Self {
+        let at = |position: usize| x.get(position).copied().unwrap_or_else(A::zero);
+        let sums = |term: &dyn Fn(usize) -> A| {
+            channel_sums(upstream, n_channels, |position| share * term(position))
+        };
+        Self::Polynomial {
+            share,
+            a: sums(&|position| at(position) * at(position)),
+            b: sums(&at),
+            c: sums(&|_| A::one()),
         }
     }
 
@@ -138,12 +154,13 @@ impl<'a, A: Scalar> Direction<'a, A> {
                     }
                 });
             }
-            Self::Polynomial { a, b, c } => {
+            Self::Polynomial { share, a, b, c } => {
                 for_each_value(above, |function, channel_of, row| {
                     let (a, b, c) = (a.row(function), b.row(function), c.row(function));
                     for (position, (y, &x)) in row.iter_mut().zip(&x).enumerate() {
                         let channel = channel_of(position, a.len());
-                        *y += (at(&a, channel) * x + at(&b, channel)) * x + at(&c, channel);
+                        let moved = (at(&a, channel) * x + at(&b, channel)) * x + at(&c, channel);
+                        *y += *share * moved;
                     }
                 });
             }
@@ -186,14 +203,15 @@ impl<'a, A: Scalar> Direction<'a, A> {
                     }
                 });
             }
-            Self::Polynomial { a, b, .. } => {
+            Self::Polynomial { share, a, b, .. } => {
                 let two = A::one() + A::one();
                 for_each_value(below, |function, channel_of, row| {
                     let (a, b) = (a.row(function), b.row(function));
                     let values = row.iter_mut().zip(&x).zip(upstream.row(function)).enumerate();
                     for (position, ((value, &x), &y)) in values {
                         let channel = channel_of(position, a.len());
-                        *value += (two * at(&a, channel) * x + at(&b, channel)) * y;
+                        let slope = two * at(&a, channel) * x + at(&b, channel);
+                        *value += *share * slope * y;
                     }
                 });
             }
@@ -233,7 +251,7 @@ impl<A: Scalar> Part<'_, A> {
                 norms
             }
             Direction::Norm { gamma, beta, .. } => self.sum_rows(&[gamma, beta]),
-            Direction::Polynomial { a, b, c } => self.sum_rows(&[a, b, c]),
+            Direction::Polynomial { a, b, c, .. } => self.sum_rows(&[a, b, c]),
             Direction::Nothing => Array1::zeros(0),
         }
     }

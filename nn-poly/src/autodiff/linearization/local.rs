@@ -1,4 +1,4 @@
-//! Slopes and curvatures of the layers that act value by value.
+//! Slopes and curvatures of the layers that act value by value, and choices of those that choose.
 
 use ndarray::Array1;
 
@@ -16,11 +16,13 @@ pub(super) enum Local<A> {
     None,
     /// The layer multiplies tangents and gradients by `slope`.
     Elementwise { slope: Vec<A>, curvature: Option<Vec<A>> },
+    /// Output `i` is a copy of input `winners[i]`: maximum pooling.
+    Selection { winners: Vec<usize> },
 }
 
-/// Slopes of the layers that act value by value.
+/// Slopes of the layers that act value by value, and choices of those that choose.
 pub(super) fn local_slope<A: Scalar>(tape: &Tape<'_, A>, layer_idx: usize) -> Local<A> {
-    let Site { layer, .. } = step::site(tape.network, layer_idx);
+    let Site { layer, input_shape, .. } = step::site(tape.network, layer_idx);
     let source = tape.network.sources(layer_idx).first().copied().unwrap_or(Source::Input);
     let input = row(tape.value(source).view());
     let x = input.as_slice().expect("invariant: batches are in standard layout");
@@ -44,9 +46,12 @@ pub(super) fn local_slope<A: Scalar>(tape: &Tape<'_, A>, layer_idx: usize) -> Lo
         Layer::Quantize(quantize) => {
             by_backward(&|one, slope| quantize.backward(x, one, slope, x.len()))
         }
+        Layer::Pool2d(pool) => match pool.winners(input_shape, x) {
+            Some(winners) => Local::Selection { winners },
+            None => Local::None,
+        },
         Layer::Dense(_)
         | Layer::Conv2d(_)
-        | Layer::Pool2d(_)
         | Layer::Flatten
         | Layer::Dropout(_)
         | Layer::Add

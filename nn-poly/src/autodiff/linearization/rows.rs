@@ -25,6 +25,17 @@ pub(super) fn scale_rows<A: Scalar>(rows: &mut Array2<A>, factors: &[A]) {
     }
 }
 
+/// Add every value of `rows` to column `winners[i]` of `target`.
+pub(super) fn scatter_rows<A: Scalar>(rows: &Array2<A>, winners: &[usize], target: &mut Array2<A>) {
+    for (row, mut target) in rows.rows().into_iter().zip(target.rows_mut()) {
+        for (&value, &winner) in row.iter().zip(winners) {
+            if let Some(slot) = target.get_mut(winner) {
+                *slot += value;
+            }
+        }
+    }
+}
+
 pub(super) fn row<A>(rows: ArrayView2<'_, A>) -> ArrayView1<'_, A> {
     rows.index_axis_move(Axis(0), 0)
 }

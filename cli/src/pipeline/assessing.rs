@@ -1,0 +1,131 @@
+//! How good a plan is beside the model it came from, and which bits would do.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+use nn_poly::import::{Dataset, Split};
+use nn_poly::model::{Bits, Model};
+use nn_poly::network::Predictor;
+use nn_poly::plan::{Plan, PlanOptions, RunSize};
+use nn_poly::quantize::{
+    AccuracyReport, SearchOutcome, SearchSpec, Trial, accuracy_report, search_bits,
+};
+use nn_poly::train::Evaluation;
+
+use crate::failure::Hint;
+use crate::kind::FileKind;
+use crate::pipeline::source::DataSource;
+
+/// The forms of a model on its test part.
+#[derive(Debug)]
+pub(crate) struct Assessment {
+    /// The model, its integer network and its plan.
+    pub(crate) report: AccuracyReport,
+    /// Another model on the same samples, by name.
+    pub(crate) reference: Option<(String, Evaluation)>,
+}
+
+/// The labeled test part beside the training part `train` of a source.
+///
+/// # Errors
+/// Data without labels or test part, or of another kind than the model's.
+pub(crate) fn load_test(
+    source: &DataSource<'_>,
+    train: &Dataset,
+    model: &Model,
+) -> Result<Dataset> {
+    check_labeled(source, train, model)?;
+    let (_, test) = source.load(Split::Test, &model.spec().split)?;
+    let test = test
+        .with_classes(train.class_names())
+        .context("the test part does not fit the training part")?;
+    if test.shape() != train.shape() {
+        bail!(
+            "test samples have shape {}, training samples {}: these are parts of two data sets",
+            test.shape(),
+            train.shape()
+        );
+    }
+    Ok(test)
+}
+
+/// Labels with the classes of the model.
+///
+/// # Errors
+/// Data without labels, or with other classes.
+pub(crate) fn check_labeled(source: &DataSource<'_>, data: &Dataset, model: &Model) -> Result<()> {
+    if data.labels().is_none() {
+        bail!("{source} has no labels, and accuracy cannot be told without");
+    }
+    if data.class_names() != model.spec().class_names {
+        bail!("the classes in {source} are not those of the model `{}`", model.spec().name);
+    }
+    Ok(())
+}
+
+/// Read the model to compare with.
+///
+/// # Errors
+/// A file that is no model, or a model of other samples.
+pub(crate) fn load_reference(path: &Path, model: &Model) -> Result<Model> {
+    FileKind::Model.expect_of(path)?;
+    let reference = Model::load(path)?;
+    let (theirs, ours) = (reference.spec(), model.spec());
+    if theirs.network.input_shape() != ours.network.input_shape()
+        || theirs.class_names != ours.class_names
+    {
+        bail!(
+            "the model `{}` in {} classifies other samples than `{}`",
+            theirs.name,
+            path.display(),
+            ours.name
+        );
+    }
+    Ok(reference)
+}
+
+/// Evaluate everything on the test part.
+///
+/// # Errors
+/// Samples that do not fit; they were checked before.
+pub(crate) fn assess(
+    model: &Model,
+    bits: Bits,
+    plan: &Plan,
+    test: &Dataset,
+    reference: Option<&Model>,
+) -> Result<Assessment> {
+    let samples = test.labeled(&model.spec().preprocessing)?;
+    let report = accuracy_report(model, bits, plan, &samples)?;
+    let reference = reference.map(|reference| -> Result<_> {
+        let scores = reference.scores(test.features())?;
+        let predicted = nn_poly::network::predictions(&scores);
+        let n_classes = reference.spec().class_names.len();
+        let spec = reference.spec();
+        let name = format!("{}, {} activation", spec.name, spec.activation);
+        Ok((name, Evaluation::of(&predicted, samples.labels(), n_classes)))
+    });
+    Ok(Assessment { report, reference: reference.transpose()? })
+}
+
+/// Search the cheapest bits that lose at most `points` of accuracy.
+///
+/// # Errors
+/// Points out of range, or no bits that are accurate enough.
+pub(crate) fn search(
+    model: &Model,
+    train: &Dataset,
+    points: f64,
+    run: RunSize,
+    options: &PlanOptions,
+    told: &mut dyn FnMut(&Trial),
+) -> Result<SearchOutcome> {
+    if !(0.0..100.0).contains(&points) {
+        bail!("--target-drop is {points}, expected points of accuracy from 0 to below 100");
+    }
+    let samples = train.labeled(&model.spec().preprocessing)?;
+    let spec = SearchSpec::new(points / 100.0, run, *options);
+    search_bits(model, &samples, &spec, told).hint(
+        || "allow a larger --target-drop, or fine-tune for few bits: `securedl train --bits 4/4/4`",
+    )
+}

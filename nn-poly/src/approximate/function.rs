@@ -1,0 +1,292 @@
+//! The functions that are approximated.
+
+use std::path::Path;
+
+use super::Interval;
+use super::error_function::{normal_cdf, normal_density};
+use crate::artifact;
+use crate::error::{Error, Result};
+
+/// A function of one variable.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Function {
+    /// `max(x, 0)`.
+    Relu,
+    /// `x` for `x ≥ 0`, else `slope · x`.
+    LeakyRelu {
+        /// Slope for negative values, finite.
+        slope: f64,
+    },
+    /// `1/(1 + e^(−x))`.
+    Sigmoid,
+    /// `tanh x`.
+    Tanh,
+    /// `log(1 + eˣ)`.
+    Softplus,
+    /// `x Φ(x)` with the distribution function `Φ` of the standard normal law.
+    Gelu,
+    /// `x/(1 + e^(−x))`.
+    Silu,
+    /// `|x|`.
+    Abs,
+    /// Straight lines between points of a table.
+    Sampled(SampledFunction),
+}
+
+/// A table of values, joined by straight lines.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SampledFunction {
+    /// Invariant: at least 2, finite, strictly ascending in `x`.
+    points: Vec<(f64, f64)>,
+}
+
+impl Function {
+    /// Its value. A table goes on beyond its ends as its first and last line do.
+    #[must_use]
+    pub fn value(&self, x: f64) -> f64 {
+        match self {
+            Self::Relu => x.max(0.0),
+            Self::LeakyRelu { slope } => x.max(0.0) + slope * x.min(0.0),
+            Self::Sigmoid => sigmoid(x),
+            Self::Tanh => x.tanh(),
+            Self::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
+            Self::Gelu => x * normal_cdf(x),
+            Self::Silu => x * sigmoid(x),
+            Self::Abs => x.abs(),
+            Self::Sampled(table) => table
+                .line(x)
+                .map_or(0.0, |((x0, y0), (x1, y1))| y0 + (y1 - y0) * ((x - x0) / (x1 - x0))),
+        }
+    }
+
+    /// Its slope; at a corner, the mean of the slopes on both sides (of a table, the right one).
+    #[must_use]
+    pub fn derivative(&self, x: f64) -> f64 {
+        let step = if x == 0.0 { 0.5 } else { f64::from(u8::from(x > 0.0)) };
+        match self {
+            Self::Relu => step,
+            Self::LeakyRelu { slope } => slope + (1.0 - slope) * step,
+            Self::Sigmoid => sigmoid(x) * sigmoid(-x),
+            Self::Tanh => 1.0 - x.tanh().powi(2),
+            Self::Softplus => sigmoid(x),
+            Self::Gelu => normal_cdf(x) + x * normal_density(x),
+            Self::Silu => sigmoid(x) * (1.0 + x * sigmoid(-x)),
+            Self::Abs => 2.0 * step - 1.0,
+            Self::Sampled(table) => {
+                table.line(x).map_or(0.0, |((x0, y0), (x1, y1))| (y1 - y0) / (x1 - x0))
+            }
+        }
+    }
+
+    /// Whether the function has a corner at `x`.
+    pub(super) fn has_corner_at(&self, x: f64) -> bool {
+        match self {
+            Self::Relu | Self::LeakyRelu { .. } | Self::Abs => x == 0.0,
+            Self::Sampled(table) => table.points.iter().any(|&(knot, _)| knot == x),
+            Self::Sigmoid | Self::Tanh | Self::Softplus | Self::Gelu | Self::Silu => false,
+        }
+    }
+
+    /// Where inside `interval` numerical integration must be cut: at corners, and around 0 at
+    /// distances that grow like the scale on which a smooth function changes.
+    pub(super) fn cuts(&self, interval: Interval) -> Vec<f64> {
+        let mut cuts = match self {
+            Self::Relu | Self::LeakyRelu { .. } | Self::Abs => vec![0.0],
+            Self::Sampled(table) => table.points.iter().map(|&(knot, _)| knot).collect(),
+            Self::Sigmoid | Self::Tanh | Self::Softplus | Self::Gelu | Self::Silu => {
+                let distances = (0..24).map(|k| f64::from(k) * 2.0).chain([64.0, 128.0, 512.0]);
+                distances.flat_map(|distance| [-distance, distance]).collect()
+            }
+        };
+        cuts.retain(|&x| interval.low() < x && x < interval.high());
+        cuts
+    }
+
+    /// Whether the function is defined on `interval` with these numbers.
+    pub(super) fn check(&self, interval: Interval) -> Result<()> {
+        match self {
+            Self::LeakyRelu { slope } if !slope.is_finite() => Err(Error::InvalidSetting {
+                setting: "slope of the leaky ReLU",
+                value: *slope,
+                requirement: "finite",
+            }),
+            Self::Sampled(table) if !table.covers(interval) => Err(Error::CannotApproximate {
+                function: self.to_string(),
+                method: "any method".to_owned(),
+                reason: "the samples do not cover the interval",
+            }),
+            Self::Relu
+            | Self::LeakyRelu { .. }
+            | Self::Sigmoid
+            | Self::Tanh
+            | Self::Softplus
+            | Self::Gelu
+            | Self::Silu
+            | Self::Abs
+            | Self::Sampled(_) => Ok(()),
+        }
+    }
+}
+
+fn sigmoid(x: f64) -> f64 {
+    // Never the exponential of a large number.
+    let decay = (-x.abs()).exp();
+    if x < 0.0 { decay / (1.0 + decay) } else { 1.0 / (1.0 + decay) }
+}
+
+impl SampledFunction {
+    /// Most points of a table.
+    pub const MAX_POINTS: usize = 4096;
+    /// Largest file with a table, in bytes.
+    pub const MAX_BYTES: usize = 1 << 20;
+
+    /// Join `points` by straight lines.
+    ///
+    /// # Errors
+    /// - [`Error::NoSamples`] for fewer than two points, [`Error::TooLarge`] for more than
+    ///   [`Self::MAX_POINTS`].
+    /// - [`Error::InvalidTable`] unless all are finite with strictly ascending `x`; lines are counted
+    ///   from 1.
+    pub fn new(points: Vec<(f64, f64)>) -> Result<Self> {
+        if points.len() < 2 {
+            return Err(Error::NoSamples { what: "a table of fewer than two points" });
+        }
+        if points.len() > Self::MAX_POINTS {
+            return Err(Error::TooLarge {
+                what: "number of points",
+                actual: points.len() as u64,
+                limit: Self::MAX_POINTS as u64,
+            });
+        }
+        let bad = |line: usize, reason: &str| {
+            Err(Error::InvalidTable { line: line as u64, reason: reason.to_owned() })
+        };
+        for (idx, &(x, y)) in points.iter().enumerate() {
+            // Magnitudes at which differences and products stay finite.
+            if !(x.abs() <= Interval::MAX_MAGNITUDE && y.abs() <= 1e100) {
+                return bad(idx + 1, "x is at most 1e6 and y at most 1e100 in magnitude");
+            }
+            let previous = idx.checked_sub(1).and_then(|idx| points.get(idx));
+            if previous.is_some_and(|&(before, _)| x - before < 1e-9) {
+                return bad(idx + 1, "x does not ascend (by at least 1e-9)");
+            }
+        }
+        Ok(Self { points })
+    }
+
+    /// Read a table: two numbers `x,y` per line, with or without a header line.
+    ///
+    /// # Errors
+    /// - [`Error::Io`] or [`Error::TooLarge`] if the file cannot be read or exceeds [`Self::MAX_BYTES`].
+    /// - [`Error::InFile`] around [`Error::InvalidTable`] or [`Error::InvalidCell`] for its content, and
+    ///   around the errors of [`Self::new`].
+    pub fn load(path: &Path) -> Result<Self> {
+        let bytes = artifact::read_file(path, Self::MAX_BYTES)?;
+        Self::parse(&bytes).map_err(|error| error.in_file(path))
+    }
+
+    fn parse(bytes: &[u8]) -> Result<Self> {
+        let mut reader = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .trim(csv::Trim::All)
+            .flexible(true)
+            .from_reader(bytes);
+        let mut points = Vec::new();
+        for (idx, record) in reader.records().enumerate() {
+            let line = idx as u64 + 1;
+            let record =
+                record.map_err(|error| Error::InvalidTable { line, reason: error.to_string() })?;
+            let (Some(x), Some(y), 2) = (record.get(0), record.get(1), record.len()) else {
+                let reason = format!("{} columns, expected x,y", record.len());
+                return Err(Error::InvalidTable { line, reason });
+            };
+            let number = |column: &str, text: &str| match text.parse::<f64>() {
+                Ok(number) if number.is_finite() => Ok(number),
+                _ => Err(Error::InvalidCell {
+                    line,
+                    column: column.to_owned(),
+                    value: text.chars().take(40).collect(),
+                }),
+            };
+            match (number("x", x), number("y", y)) {
+                (Ok(x), Ok(y)) => points.push((x, y)),
+                // A first line without any number is a header.
+                (Err(_), Err(_)) if idx == 0 => {}
+                (Err(error), _) | (_, Err(error)) => return Err(error),
+            }
+        }
+        Self::new(points)
+    }
+
+    /// The points, ascending.
+    #[must_use]
+    pub fn points(&self) -> &[(f64, f64)] {
+        &self.points
+    }
+
+    fn covers(&self, interval: Interval) -> bool {
+        let (first, last) = (self.points.first(), self.points.last());
+        first.is_some_and(|p| p.0 <= interval.low()) && last.is_some_and(|p| p.0 >= interval.high())
+    }
+
+    /// The ends of the line above `x`.
+    fn line(&self, x: f64) -> Option<((f64, f64), (f64, f64))> {
+        let after = self.points.partition_point(|&(knot, _)| knot <= x);
+        let after = after.clamp(1, self.points.len() - 1);
+        Some((*self.points.get(after - 1)?, *self.points.get(after)?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn derivatives_are_slopes() {
+        let table = SampledFunction::new(vec![(-9.0, 1.0), (0.0, 2.0), (9.0, -4.0)]).unwrap();
+        let functions = [
+            Function::Relu,
+            Function::LeakyRelu { slope: 0.1 },
+            Function::Sigmoid,
+            Function::Tanh,
+            Function::Softplus,
+            Function::Gelu,
+            Function::Silu,
+            Function::Abs,
+            Function::Sampled(table),
+        ];
+        for function in functions {
+            for x in [-7.3, -1.9, -0.4, 0.3, 1.1, 2.5, 8.0] {
+                let step = 1e-5;
+                let slope = (function.value(x + step) - function.value(x - step)) / (2.0 * step);
+                let derivative = function.derivative(x);
+                assert!((slope - derivative).abs() < 1e-9, "{function} {x}: {slope} {derivative}");
+            }
+        }
+        assert_eq!(Function::Relu.derivative(0.0), 0.5);
+        assert_eq!(Function::Sigmoid.value(-800.0), 0.0);
+        assert_eq!(Function::Softplus.value(800.0), 800.0);
+    }
+
+    #[test]
+    fn tables_are_read_with_or_without_a_header() {
+        let expected = [(-1.0, 1.0), (0.0, 0.0), (2.5, 4.0)];
+        for text in ["x,y\n-1,1\n0, 0\n2.5,4\n", "-1,1\n0,0\n2.5,4"] {
+            assert_eq!(SampledFunction::parse(text.as_bytes()).unwrap().points(), expected);
+        }
+        for (text, expected) in [
+            ("", "fewer than two"),
+            ("1,2", "fewer than two"),
+            ("1,2\n1,3", "line 2: x does not ascend"),
+            ("1,2\n2,x", "line 2, column `y`: `x`"),
+            ("1,2\n2,inf", "line 2, column `y`: `inf`"),
+            ("x,2\n2,3", "line 1, column `x`"),
+            ("1,2\n2", "line 2: 1 columns"),
+            ("1,2\n2000001,3", "line 2: x is at most"),
+        ] {
+            let error = SampledFunction::parse(text.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! Walks a graph from its input to the chosen output and writes down the steps.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use ndarray::{Array1, ArrayD};
+
+use super::super::assemble::{Budget, Step, entry, single};
+use super::super::{Ending, ImportError, ImportedNode, Treatment};
+use super::graph::{Graph, GraphInput};
+use super::node::Node;
+use super::tensor::{Store, is_integer};
+use super::value::{Flow, Order, Polynomial, Scores, Value, View};
+use crate::error::{Error, Result};
+use crate::layer::{Activation, Fault, Layer, Padding};
+use crate::tensor::Shape;
+
+/// What to do about arithmetic that no layer computes.
+pub(super) const USE_POLYNOMIAL: &str =
+    "replace it by ReLU, a square or a polynomial of degree 2 and fine-tune before exporting";
+
+/// A graph on its way to becoming layers.
+pub(super) struct Importer<'a> {
+    pub(super) graph: &'a Graph<'a>,
+    pub(super) budget: &'a mut Budget,
+    store: Store,
+    /// Fixed length of the batch axis in the file.
+    pub(super) batch: Option<i64>,
+    pub(super) input_shape: Shape,
+    values: BTreeMap<&'a str, Value>,
+    /// Every step with the step it reads (0 is the input).
+    steps: Vec<(usize, Step)>,
+    pub(super) nodes: Vec<ImportedNode>,
+}
+
+/// The scores of a graph and how they end.
+pub(super) struct Finished {
+    pub(super) steps: Vec<Step>,
+    pub(super) input_shape: Shape,
+    pub(super) nodes: Vec<ImportedNode>,
+    pub(super) ending: Option<Ending>,
+    /// One score for two classes.
+    pub(super) is_binary: bool,
+}
+
+impl<'a> Importer<'a> {
+    /// Read the part of `graph` that leads to `output`.
+    pub(super) fn run(
+        graph: &'a Graph<'a>,
+        output: &'a str,
+        store: Store,
+        budget: &'a mut Budget,
+    ) -> Result<Finished> {
+        let input = graph.input()?;
+        let (shape, view) = input_view(graph, &input)?;
+        let flow = Flow {
+            base: 0,
+            shape: shape.clone(),
+            view,
+            polynomial: Rc::new(Polynomial::identity()),
+            padding: Padding::NONE,
+        };
+        let mut importer = Importer {
+            graph,
+            budget,
+            store,
+            batch: input.batch,
+            input_shape: shape,
+            values: BTreeMap::from([(input.name, Value::Flow(flow))]),
+            steps: Vec::new(),
+            nodes: Vec::new(),
+        };
+        for node in graph.order(output)? {
+            importer.node(node)?;
+        }
+        importer.finish(output)
+    }
+
+    /// Read one node and give its output a meaning.
+    fn node(&mut self, node: Node<'a>) -> Result<()> {
+        let (value, treatment) = self.operator(node)?;
+        // Of two outputs, label and scores, a classifier's second one holds the scores.
+        let position = usize::from(node.operator() == "ai.onnx.ml.LinearClassifier");
+        if let Some(name) = node.proto.output.get(position).filter(|name| !name.is_empty()) {
+            self.values.insert(name, value);
+        }
+        self.nodes.push(ImportedNode { site: node.site(), treatment });
+        Ok(())
+    }
+
+    /// The meaning of input `index` of `node`.
+    pub(super) fn value(&mut self, node: Node<'a>, index: usize) -> Result<Value> {
+        let name =
+            node.input(index).ok_or_else(|| node.bad_input(index, "present (it is missing)"))?;
+        if let Some(value) = self.values.get(name) {
+            return Ok(value.clone());
+        }
+        let Some(tensor) = self.graph.initializer(name) else {
+            let (site, name) = (node.site(), name.chars().take(80).collect());
+            return Err(ImportError::MissingValue { site, name }.into());
+        };
+        let value = self.constant(name, tensor)?;
+        self.values.insert(name, value.clone());
+        Ok(value)
+    }
+
+    /// Decode a tensor of the file.
+    pub(super) fn constant(
+        &mut self,
+        name: &str,
+        tensor: &super::proto::TensorProto,
+    ) -> Result<Value> {
+        Ok(if is_integer(tensor) {
+            let integers = self.store.integers(name, tensor, self.budget)?;
+            Value::Integers(Rc::new(integers.into_iter().map(Some).collect()))
+        } else {
+            Value::Array(Rc::new(self.store.floats(name, tensor, self.budget)?))
+        })
+    }
+
+    /// Input `index` as values that depend on the network's input.
+    pub(super) fn flow(&mut self, node: Node<'a>, index: usize) -> Result<Flow> {
+        match self.value(node, index)? {
+            Value::Flow(flow) => Ok(flow),
+            Value::Scores(scores) => Err(unfinished(&scores).into()),
+            Value::Array(_) | Value::Integers(_) => Err(node
+                .bad_input(index, "computed from the network's input, not a constant")
+                .into()),
+        }
+    }
+
+    /// Input `index` as constants.
+    pub(super) fn array(&mut self, node: Node<'a>, index: usize) -> Result<Rc<ArrayD<f32>>> {
+        const ADVICE: &str = "a constant: weights computed from the input have no layer";
+        match self.value(node, index)? {
+            Value::Array(array) => Ok(array),
+            Value::Flow(_) | Value::Scores(_) | Value::Integers(_) => {
+                Err(node.bad_input(index, ADVICE).into())
+            }
+        }
+    }
+
+    /// Input `index` as whole numbers of fixed value.
+    pub(super) fn integers(&mut self, node: Node<'a>, index: usize) -> Result<Vec<i64>> {
+        let refuse = || Error::from(node.bad_input(index, "constant whole numbers"));
+        match self.value(node, index)? {
+            Value::Integers(integers) => {
+                integers.iter().copied().collect::<Option<Vec<_>>>().ok_or_else(refuse)
+            }
+            Value::Flow(_) | Value::Scores(_) | Value::Array(_) => Err(refuse()),
+        }
+    }
+
+    /// Write down `step`, which reads the result of step `source`; the number of its own result.
+    pub(super) fn push(&mut self, source: usize, step: Step) -> usize {
+        self.steps.push((source, step));
+        self.steps.len()
+    }
+
+    /// Let `flow` go through `layer`.
+    pub(super) fn apply(&mut self, node: Node<'a>, flow: &Flow, layer: Layer<f32>) -> Result<Flow> {
+        let flow = self.settle(node, flow)?;
+        let shape = layer.output_shape(&[&flow.shape]).map_err(|fault| match fault {
+            Fault::Input(reason) | Fault::Inputs { reason, .. } => {
+                node.unsupported(reason, "check that the file describes the network you mean")
+            }
+            Fault::ParameterShape { field, expected, actual } => {
+                node.bad_axes(field, &expected, &actual)
+            }
+            Fault::ParameterValue { field, position, value, .. } => {
+                ImportError::NonFinite { name: field.to_owned(), position, value }
+            }
+        })?;
+        let base = self.push(flow.base, Step::Layer(layer));
+        Ok(Flow { base, shape, ..flow })
+    }
+
+    /// Turn the polynomial of a flow into steps, so that its base is the values themselves.
+    pub(super) fn settle(&mut self, node: Node<'a>, flow: &Flow) -> Result<Flow> {
+        if !flow.padding.is_none() {
+            let advice = "let the convolution pad by itself, or put Pad directly before it";
+            return Err(node.unsupported("it reads an image padded by Pad", advice).into());
+        }
+        if flow.polynomial.is_identity() {
+            return Ok(flow.clone());
+        }
+        let mut base = flow.base;
+        // A flow may be settled once for each of its readers.
+        let n_coefficients = flow.polynomial.len();
+        self.budget.take(|| node.site().to_string(), n_coefficients.saturating_mul(4))?;
+        if let Some(affine) = flow.polynomial.as_affine() {
+            base = self.push(base, Step::Affine(affine));
+        } else if let Some(root) = flow.polynomial.square_root() {
+            if !root.is_identity() {
+                base = self.push(base, Step::Affine(root));
+            }
+            base = self.push(base, Step::Layer(Layer::Activation(Activation::Square)));
+        } else {
+            let n = flow.shape.channels();
+            self.budget.take(|| node.site().to_string(), n.saturating_mul(3))?;
+            let spread = |values: &[f64]| -> Array1<f32> {
+                (0..n).map(|i| single(entry(values, i))).collect()
+            };
+            let Polynomial { a, b, c } = flow.polynomial.as_ref();
+            let activation = Activation::Polynomial { a: spread(a), b: spread(b), c: spread(c) };
+            base = self.push(base, Step::Layer(Layer::Activation(activation)));
+        }
+        Ok(Flow { base, polynomial: Rc::new(Polynomial::identity()), ..flow.clone() })
+    }
+
+    /// A flow as a vector: flattened unless it is one.
+    pub(super) fn flatten(&mut self, node: Node<'a>, flow: &Flow) -> Result<Flow> {
+        let (channels, plane) = match (flow.view, flow.shape.as_image()) {
+            (View::Features(_), _) | (_, None) => return Ok(flow.clone()),
+            (_, Some((height, width, channels))) => (channels, height * width),
+        };
+        let order = match flow.view {
+            View::ChannelsFirst => Order::of_flattened(channels, plane),
+            View::ChannelsLast | View::Plane | View::Features(_) => Order::Same,
+        };
+        let flow = self.apply(node, flow, Layer::Flatten)?;
+        Ok(Flow { view: View::Features(order), ..flow })
+    }
+
+    /// Take the value of `output` as the scores of the network.
+    fn finish(mut self, output: &str) -> Result<Finished> {
+        let not_scores = |reason| {
+            let name = output.chars().take(80).collect();
+            Error::from(ImportError::NotScores { name, reason })
+        };
+        let last = self.graph.order(output)?.pop();
+        let (flow, ending) = match self.values.get(output).cloned() {
+            Some(Value::Flow(flow)) => (flow, None),
+            Some(Value::Scores(scores)) if !scores.is_complement => {
+                (scores.flow, Some(scores.ending))
+            }
+            Some(Value::Scores(_)) => return Err(not_scores("it is one minus a probability")),
+            Some(Value::Array(_) | Value::Integers(_)) | None => {
+                return Err(not_scores("it does not depend on the network's input"));
+            }
+        };
+        let Some(last) = last else { return Err(not_scores("it is the input itself")) };
+        let is_flat = match (flow.view, flow.shape.as_image()) {
+            (View::Features(order), _) => order == Order::Same,
+            (_, Some((height, width, _))) => height * width == 1,
+            (_, None) => true,
+        };
+        if !is_flat {
+            return Err(not_scores("it is an image; classifiers end in one score per class"));
+        }
+        let flow = self.flatten(last, &flow)?;
+        let flow = self.settle(last, &flow)?;
+        let is_binary = flow.shape.len() == 1;
+        if is_binary && matches!(ending, Some(Ending::Softmax | Ending::LogSoftmax)) {
+            return Err(not_scores("the softmax of a single score is always 1"));
+        }
+        let (input_shape, nodes) = (self.input_shape.clone(), self.nodes.clone());
+        Ok(Finished { steps: self.chain(flow.base), input_shape, nodes, ending, is_binary })
+    }
+
+    /// The steps that lead to step `base`, in order.
+    fn chain(self, base: usize) -> Vec<Step> {
+        let mut steps = self.steps.into_iter().map(Some).collect::<Vec<_>>();
+        let mut chain = Vec::new();
+        let mut position = base;
+        // A step reads an earlier one: this ends.
+        while let Some((source, step)) =
+            position.checked_sub(1).and_then(|idx| steps.get_mut(idx)).and_then(Option::take)
+        {
+            chain.push(step);
+            position = source;
+        }
+        chain.reverse();
+        chain
+    }
+
+    /// Decide what an operator means. The order is that of the tables in [`super`].
+    fn operator(&mut self, node: Node<'a>) -> Result<(Value, Treatment)> {
+        match node.operator().as_str() {
+            "Conv" => self.convolution(node),
+            "Gemm" => self.gemm(node),
+            "MatMul" => self.mat_mul(node),
+            "BatchNormalization" => self.batch_normalization(node),
+            "ai.onnx.ml.Scaler" => self.scaler(node),
+            "ai.onnx.ml.LinearClassifier" => self.linear_classifier(node),
+            "AveragePool" | "MaxPool" => self.pool(node),
+            "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMean" => self.global_pool(node),
+            "Relu" => self.relu(node),
+            "Clip" => self.clip(node),
+            "Add" | "Sub" | "Mul" | "Div" => self.arithmetic(node),
+            "Pow" => self.power(node),
+            "Neg" => self.negate(node),
+            "Flatten" => self.flatten_operator(node),
+            "Reshape" | "Squeeze" | "Unsqueeze" => self.reshape(node),
+            "Transpose" => self.transpose(node),
+            "Pad" => self.pad(node),
+            "Identity" | "Dropout" | "Cast" | "CastLike" => self.pass(node),
+            "Softmax"
+            | "LogSoftmax"
+            | "Sigmoid"
+            | "ai.onnx.ml.ZipMap"
+            | "ai.onnx.ml.Normalizer" => self.ending(node),
+            "Constant" => self.constant_operator(node),
+            "Shape" | "Gather" | "Slice" => self.shape_arithmetic(node),
+            "Concat" => self.concat(node),
+            _ => Err(refuse(node).into()),
+        }
+    }
+}
+
+/// Scores that are not at the end.
+pub(super) fn unfinished(scores: &Scores) -> ImportError {
+    ImportError::Unsupported {
+        site: scores.site.clone(),
+        reason: "it is no polynomial, and it can be left out only as the last operation",
+        advice: USE_POLYNOMIAL,
+    }
+}
+
+/// Why an operator is not read, and what to do.
+fn refuse(node: Node<'_>) -> ImportError {
+    let (reason, advice) = match node.operator().as_str() {
+        "Tanh" | "Gelu" | "LeakyRelu" | "PRelu" | "Elu" | "Selu" | "Celu" | "Softplus"
+        | "Softsign" | "HardSigmoid" | "HardSwish" | "Mish" | "ThresholdedRelu" | "Erf" | "Exp"
+        | "Abs" | "Sqrt" | "Swish" => ("no layer computes this function", USE_POLYNOMIAL),
+        "ConvTranspose" | "Resize" | "Upsample" => {
+            ("networks that enlarge images are not read", "use a classifier")
+        }
+        "LSTM" | "GRU" | "RNN" | "Loop" | "Scan" | "If" => {
+            ("networks with state or branches are not read", "use a feed-forward classifier")
+        }
+        "LayerNormalization"
+        | "InstanceNormalization"
+        | "GroupNormalization"
+        | "LpNormalization"
+        | "LRN" => (
+            "it divides by what it computes from each sample",
+            "train with batch normalization, which is folded into the weights",
+        ),
+        "QuantizeLinear" | "DequantizeLinear" | "QLinearConv" | "QLinearMatMul" | "ConvInteger"
+        | "MatMulInteger" => (
+            "quantized networks are not read",
+            "export the float network; bits are chosen by `securedl compile --bits`",
+        ),
+        "ArgMax" | "ai.onnx.ml.ArrayFeatureExtractor" | "ai.onnx.ml.LabelEncoder" => (
+            "labels cannot be computed on encrypted values",
+            "choose the output that holds the scores: --output NAME",
+        ),
+        _ => (
+            "no layer computes it",
+            "use convolutions, dense layers, batch normalization, pools, ReLU and polynomials of degree 2",
+        ),
+    };
+    node.unsupported(reason, advice)
+}
+
+/// How the graph sees its input. Images are channel-first unless the graph begins by making them so.
+fn input_view(graph: &Graph<'_>, input: &GraphInput<'_>) -> Result<(Shape, View)> {
+    Ok(match *input.dims {
+        [n] => (Shape::vector(n)?, View::Features(Order::Same)),
+        [height, width] => (Shape::image(height, width, 1)?, View::Plane),
+        [first, second, third] => {
+            if is_channels_last(graph, input.name) {
+                (Shape::image(first, second, third)?, View::ChannelsLast)
+            } else {
+                (Shape::image(second, third, first)?, View::ChannelsFirst)
+            }
+        }
+        _ => {
+            let mut dims = input.dims.clone();
+            dims.insert(0, input.batch.and_then(|n| usize::try_from(n).ok()).unwrap_or(0));
+            return Err(ImportError::InputRank { name: input.name.to_owned(), dims }.into());
+        }
+    })
+}
+
+/// Whether the first thing that moves the values of `name` is a transposition to channels first.
+fn is_channels_last(graph: &Graph<'_>, name: &str) -> bool {
+    let mut name = name;
+    for _ in 0..16 {
+        let Some(node) = graph.readers(name).next() else { return false };
+        match node.operator().as_str() {
+            "Transpose" => return node.ints("perm") == Some(&[0, 3, 1, 2]),
+            "Identity" | "Cast" | "Mul" | "Div" | "Add" | "Sub" => {}
+            _ => return false,
+        }
+        let Some(next) = node.proto.output.first() else { return false };
+        name = next;
+    }
+    false
+}
+
+/// The value and treatment of a node that only changes how values are seen.
+pub(super) fn layout(flow: Flow) -> (Value, Treatment) {
+    (Value::Flow(flow), Treatment::Layout)
+}
+
+/// Result of reading one operator.
+pub(super) type Read = Result<(Value, Treatment)>;

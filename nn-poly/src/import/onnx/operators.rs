@@ -1,0 +1,8 @@
+//! The operators, by kind.
+
+mod arithmetic;
+mod ending;
+mod joins;
+mod linear;
+mod shapes;
+mod spatial;

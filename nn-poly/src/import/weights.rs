@@ -1,0 +1,162 @@
+//! Named arrays in a safetensors or NPZ file.
+
+use std::io::{Cursor, Read};
+use std::path::{Path, PathBuf};
+
+use ndarray::{ArrayD, IxDyn};
+use safetensors::{Dtype, SafeTensors};
+use zip::ZipArchive;
+
+use super::assemble::{Budget, single};
+use super::fault::ImportError;
+use super::floats::{brain_half, half, raw_values};
+use super::locate::file_below;
+use super::{MAX_FILE_BYTES, npy};
+use crate::artifact;
+use crate::error::{Error, Result};
+
+/// Most arrays of a file.
+const MAX_ARRAYS: usize = 1 << 14;
+/// Longest header of a safetensors file: it lists names and axes.
+const MAX_HEADER_BYTES: u64 = 1 << 22;
+
+/// A file of named arrays, read on demand.
+pub(super) struct WeightFile {
+    path: PathBuf,
+    content: Content,
+    n_bytes: usize,
+}
+
+enum Content {
+    SafeTensors(Vec<u8>),
+    Npz(ZipArchive<Cursor<Vec<u8>>>),
+}
+
+impl WeightFile {
+    /// Open `location` in `folder` or below.
+    pub(super) fn open(folder: &Path, location: &str) -> Result<Self> {
+        let path = file_below(folder, Path::new(location))?.ok_or_else(|| {
+            let location = location.chars().take(200).collect();
+            ImportError::OutsideFolder { name: "weights".into(), location }
+        })?;
+        let bytes = artifact::read_file(&path, MAX_FILE_BYTES)?;
+        Self::parse(path.clone(), bytes).map_err(|error| error.in_file(&path))
+    }
+
+    fn parse(path: PathBuf, bytes: Vec<u8>) -> Result<Self> {
+        let n_bytes = bytes.len();
+        let content = if bytes.starts_with(b"PK") {
+            let archive = ZipArchive::new(Cursor::new(bytes)).map_err(damaged)?;
+            let n_arrays = archive.len();
+            if n_arrays > MAX_ARRAYS {
+                let (actual, limit) = (n_arrays as u64, MAX_ARRAYS as u64);
+                return Err(Error::TooLarge { what: "number of arrays", actual, limit });
+            }
+            Content::Npz(archive)
+        } else {
+            let n = bytes.first_chunk::<8>().map_or(0, |n| u64::from_le_bytes(*n));
+            if n > MAX_HEADER_BYTES {
+                let (actual, limit) = (n, MAX_HEADER_BYTES);
+                return Err(Error::TooLarge { what: "safetensors header", actual, limit });
+            }
+            SafeTensors::deserialize(&bytes).map_err(damaged)?;
+            Content::SafeTensors(bytes)
+        };
+        Ok(Self { path, content, n_bytes })
+    }
+
+    /// Size of the file.
+    pub(super) fn n_bytes(&self) -> usize {
+        self.n_bytes
+    }
+
+    /// The array `name`, which layer `layer` needs.
+    pub(super) fn array(
+        &mut self,
+        layer: usize,
+        name: &str,
+        budget: &mut Budget,
+    ) -> Result<ArrayD<f32>> {
+        let array = match &mut self.content {
+            Content::SafeTensors(bytes) => safetensor(bytes, layer, name, budget),
+            Content::Npz(archive) => npz_entry(archive, layer, name, budget),
+        };
+        let array = array.map_err(|error| error.in_file(&self.path))?;
+        if let Some((position, &value)) = array.iter().enumerate().find(|(_, v)| !v.is_finite()) {
+            let (name, value) = (name.to_owned(), f64::from(value));
+            let error = Error::from(ImportError::NonFinite { name, position, value });
+            return Err(error.in_file(&self.path));
+        }
+        Ok(array)
+    }
+}
+
+fn damaged(cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+    ImportError::WeightFile { cause: Box::new(cause) }.into()
+}
+
+fn missing<'a>(layer: usize, name: &str, names: impl Iterator<Item = &'a str>) -> Error {
+    let mut available: Vec<String> = names.map(str::to_owned).collect();
+    available.sort_unstable();
+    ImportError::MissingArray { layer, name: name.to_owned(), available }.into()
+}
+
+fn safetensor(bytes: &[u8], layer: usize, name: &str, budget: &mut Budget) -> Result<ArrayD<f32>> {
+    let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
+    let Ok(tensor) = file.tensor(name) else {
+        return Err(missing(layer, name, file.names().into_iter().map(AsRef::as_ref)));
+    };
+    let data = tensor.data();
+    let n_values: usize = tensor.shape().iter().product();
+    budget.take(|| format!("`{name}`"), n_values)?;
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the list of element types grows")]
+    let values = match tensor.dtype() {
+        Dtype::F32 => raw_values(data, f32::from_le_bytes),
+        Dtype::F64 => raw_values(data, |b| single(f64::from_le_bytes(b))),
+        Dtype::F16 => raw_values(data, |b| half(u16::from_le_bytes(b))),
+        Dtype::BF16 => raw_values(data, |b| brain_half(u16::from_le_bytes(b))),
+        other => {
+            let (name, element_type) = (name.to_owned(), format!("{other:?}"));
+            let expected = "F32, F64, F16 or BF16";
+            return Err(ImportError::ElementType { name, element_type, expected }.into());
+        }
+    };
+    let actual = values.len();
+    ArrayD::from_shape_vec(IxDyn(tensor.shape()), values).map_err(|_| {
+        ImportError::ArrayLength { name: name.to_owned(), expected: n_values, actual }.into()
+    })
+}
+
+fn npz_entry(
+    archive: &mut ZipArchive<Cursor<Vec<u8>>>,
+    layer: usize,
+    name: &str,
+    budget: &mut Budget,
+) -> Result<ArrayD<f32>> {
+    let file_name = format!("{name}.npy");
+    let Some(index) = archive.index_for_name(&file_name) else {
+        let names = archive.file_names().map(|name| name.strip_suffix(".npy").unwrap_or(name));
+        return Err(missing(layer, name, names));
+    };
+    let entry = archive.by_index(index).map_err(damaged)?;
+    // What the archive claims is charged first, and no more is unpacked.
+    let claimed = entry.size();
+    let n_values = usize::try_from(claimed / 4).unwrap_or(usize::MAX);
+    budget.take(|| format!("`{name}`"), n_values)?;
+    let mut bytes = Vec::new();
+    entry.take(claimed).read_to_end(&mut bytes).map_err(damaged)?;
+    npy::parse_array(&bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn bytes_of_no_known_format_are_refused() {
+        for bytes in [&b""[..], b"PK", b"PK\x03\x04rest", b"\xff\xff\xff\xff\0\0\0\0{}", b"{}"] {
+            assert!(WeightFile::parse("x".into(), bytes.to_vec()).is_err(), "{bytes:?}");
+        }
+    }
+}

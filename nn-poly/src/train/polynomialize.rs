@@ -1,0 +1,249 @@
+//! From a trained ReLU network to one that trains toward polynomials.
+
+use ndarray::{Array1, Array2, Axis, Slice};
+
+use crate::approximate::{
+    Approximation, FitProblem, Function, Interval, Method, ObservedLayer, observe,
+};
+use crate::error::{Error, Result};
+use crate::layer::{Activation, BatchNorm, Blend, Clamp, Layer, PoolKind};
+use crate::network::Network;
+use crate::tensor::{Scalar, Shape};
+
+/// How the polynomials are found that a training starts from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FitChoice {
+    /// Least squares on the observed pre-activations.
+    Observed,
+    /// A method that looks at the interval only.
+    Method(Method),
+}
+
+/// Whether values after a replaced activation are limited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Limit {
+    /// They may grow as polynomials do.
+    None,
+    /// A clamp after activation and pool, at the largest value that ReLU gives in the interval: what
+    /// the refresh of an encrypted run does anyway.
+    Interval,
+}
+
+/// What replaces the ReLUs of a network.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Polynomialization {
+    /// Degree, 1 or 2. Default: 2.
+    pub degree: usize,
+    /// Share of the observed pre-activations that a layer's interval `[−l, l]` holds, above 0 and at most
+    /// 1. Default: 0.999.
+    pub coverage: f64,
+    /// Default: observed.
+    pub fit: FitChoice,
+    /// Default: interval.
+    pub limit: Limit,
+}
+
+impl Default for Polynomialization {
+    fn default() -> Self {
+        Self { degree: 2, coverage: 0.999, fit: FitChoice::Observed, limit: Limit::Interval }
+    }
+}
+
+/// One ReLU that was replaced.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ReplacedLayer {
+    /// Position of the activation in the new network.
+    pub layer_idx: usize,
+    /// What reached it.
+    pub observed: ObservedLayer,
+    /// Where it was fitted.
+    pub interval: Interval,
+    /// The polynomial that training starts from.
+    pub fit: Approximation,
+}
+
+/// A network ready for blending.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Polynomialized {
+    /// The network; it still computes what the ReLU network computes (limits apart).
+    pub network: Network<f32>,
+    /// Its replaced activations, in order.
+    pub layers: Vec<ReplacedLayer>,
+}
+
+/// Samples used at most: the first ones of the data.
+const SAMPLES: usize = 1500;
+
+/// Replace every ReLU of `network` by a [`Blend`] of share 0 with a fitted polynomial.
+///
+/// Quantizers are removed. A batch normalization that changes nothing is inserted between a dense or
+/// convolution layer and a ReLU that follows it directly, so that training can keep pre-activations
+/// where they are. `inputs` are preprocessed, one row per sample; the first 1500 are used.
+///
+/// # Errors
+/// - [`Error::InvalidSetting`] for a degree other than 1 or 2, a coverage out of range, or a layer whose
+///   pre-activations are all 0.
+/// - [`Error::NoActivation`] if the network has no ReLU.
+/// - [`Error::CannotApproximate`] if the fit does not exist.
+/// - Those of [`observe`].
+pub fn polynomialize(
+    network: &Network<f32>,
+    inputs: &Array2<f32>,
+    choice: &Polynomialization,
+) -> Result<Polynomialized> {
+    if !(1..=2).contains(&choice.degree) {
+        #[expect(clippy::cast_precision_loss, reason = "only shown in a message")]
+        let value = choice.degree as f64;
+        return Err(Error::InvalidSetting {
+            setting: "degree of the polynomial activations",
+            value,
+            requirement: "1 or 2: integer networks evaluate quadratics; instead of a higher degree, \
+                          leave the ReLU to the client",
+        });
+    }
+    let n_samples = inputs.nrows().min(SAMPLES);
+    let inputs = inputs.slice_axis(Axis(0), Slice::from(..n_samples)).to_owned();
+    let prepared = normalized(without_quantizers(network)?, &inputs)?;
+    let observed = observe(&prepared, &inputs)?;
+    let mut observed = observed.into_iter().filter(|layer| layer.activation() == "relu");
+    let mut layers = Vec::new();
+    let mut replaced = Vec::new();
+    let (shape, old) = (prepared.input_shape().clone(), prepared.layers());
+    let mut pending = None;
+    for (idx, layer) in old.iter().enumerate() {
+        let next = old.get(idx + 1);
+        if !matches!(layer, Layer::Activation(Activation::Relu)) {
+            layers.push(layer.clone());
+        } else if let Some(observed) = observed.next() {
+            let channels = prepared.layer_shapes().get(idx).map_or(1, Shape::channels);
+            let (blend, entry) = replace(observed, layers.len(), channels, choice)?;
+            pending = (choice.limit == Limit::Interval).then(|| entry.interval.high());
+            layers.push(Layer::Activation(Activation::Blend(blend)));
+            replaced.push(entry);
+        }
+        if matches!(next, Some(Layer::Clamp(_))) {
+            pending = None;
+        }
+        // A pool goes before the limit, as in an encrypted run.
+        if let Some(limit) = pending.filter(|_| !matches!(next, Some(Layer::Pool2d(_)))) {
+            pending = None;
+            layers.push(Layer::Clamp(Clamp { limit: f32::from_f64(limit * gain(layer)) }));
+        }
+    }
+    if replaced.is_empty() {
+        return Err(Error::NoActivation { what: "ReLU" });
+    }
+    Ok(Polynomialized { network: Network::new(shape, layers)?, layers: replaced })
+}
+
+/// The network with every blend replaced by its polynomial, whatever its share.
+///
+/// # Errors
+/// - [`Error::ParameterValue`] never for a network that was trained; it is passed on from the checks.
+pub fn finish_blending(network: &Network<f32>) -> Result<Network<f32>> {
+    let layers = network.layers().iter().map(|layer| {
+        if let Layer::Activation(Activation::Blend(Blend { a, b, c, .. })) = layer {
+            let (a, b, c) = (a.clone(), b.clone(), c.clone());
+            Layer::Activation(Activation::Polynomial { a, b, c })
+        } else {
+            layer.clone()
+        }
+    });
+    Network::new(network.input_shape().clone(), layers.collect())
+}
+
+/// The blend for one ReLU.
+fn replace(
+    observed: ObservedLayer,
+    layer_idx: usize,
+    n_channels: usize,
+    choice: &Polynomialization,
+) -> Result<(Blend<f32>, ReplacedLayer)> {
+    let interval = observed.symmetric_interval(choice.coverage)?;
+    let problem = FitProblem::new(Function::Relu, interval, choice.degree)?;
+    let fit = match choice.fit {
+        FitChoice::Observed => problem.solve_observed(observed.values())?,
+        FitChoice::Method(method) => problem.solve(method)?,
+    };
+    let powers = fit.polynomial.monomials();
+    let constant = |power: usize| {
+        let value = powers.get(power).copied().unwrap_or(0.0);
+        Array1::from_elem(n_channels, f32::from_f64(value))
+    };
+    let blend = Blend {
+        share: 0.0,
+        low: f32::from_f64(interval.low()),
+        high: f32::from_f64(interval.high()),
+        a: constant(2),
+        b: constant(1),
+        c: constant(0),
+    };
+    Ok((blend, ReplacedLayer { layer_idx, observed, interval, fit }))
+}
+
+/// How much a sum pool multiplies the largest value.
+#[expect(clippy::cast_precision_loss, reason = "a window size")]
+fn gain(layer: &Layer<f32>) -> f64 {
+    if let Layer::Pool2d(pool) = layer
+        && pool.kind == PoolKind::Sum
+    {
+        return (pool.window.0 * pool.window.1) as f64;
+    }
+    1.0
+}
+
+fn without_quantizers(network: &Network<f32>) -> Result<Network<f32>> {
+    let mut layers = network.layers().to_vec();
+    layers.retain(|layer| !matches!(layer, Layer::Quantize(_)));
+    for layer in &mut layers {
+        if let Layer::Dense(dense) = layer {
+            dense.weight_quantizer = None;
+        } else if let Layer::Conv2d(conv) = layer {
+            conv.weight_quantizer = None;
+        }
+    }
+    Network::new(network.input_shape().clone(), layers)
+}
+
+/// Insert a batch normalization wherever a ReLU directly follows a linear layer.
+fn normalized(network: Network<f32>, inputs: &Array2<f32>) -> Result<Network<f32>> {
+    let shape = network.input_shape().clone();
+    let mut layers: Vec<Layer<f32>> = Vec::new();
+    for layer in network.into_layers() {
+        let follows_linear = matches!(layers.last(), Some(Layer::Dense(_) | Layer::Conv2d(_)));
+        if follows_linear && matches!(layer, Layer::Activation(Activation::Relu)) {
+            let so_far = Network::new(shape.clone(), layers.clone())?;
+            let values = so_far.outputs(inputs)?;
+            layers.push(Layer::BatchNorm(identity(so_far.output_shape().channels(), &values)));
+        }
+        layers.push(layer);
+    }
+    Network::new(shape, layers)
+}
+
+/// The batch normalization with the statistics of `values` that changes nothing outside training:
+/// `γ = √(σ² + ε)`, `β = μ`.
+fn identity(n_channels: usize, values: &Array2<f32>) -> BatchNorm<f32> {
+    let mut norm = BatchNorm::new(n_channels, 1.0, 0.0);
+    let n_rows = (values.len() / n_channels.max(1)).max(1);
+    let mean_of = |term: &dyn Fn(usize, f64) -> f64| -> Vec<f64> {
+        let mut sums = vec![0.0; n_channels];
+        for (&value, channel) in values.iter().zip((0..n_channels).cycle()) {
+            if let Some(sum) = sums.get_mut(channel) {
+                *sum += term(channel, f64::from(value));
+            }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a count")]
+        let n_rows = n_rows as f64;
+        sums.into_iter().map(|sum| sum / n_rows).collect()
+    };
+    let means = mean_of(&|_, value| value);
+    let mean = |channel: usize| means.get(channel).copied().unwrap_or(0.0);
+    let variances = mean_of(&|channel, value| (value - mean(channel)).powi(2));
+    let epsilon = f64::from(norm.epsilon);
+    norm.gamma = variances.iter().map(|v| f32::from_f64((v + epsilon).sqrt())).collect();
+    norm.beta = means.iter().map(|&mean| f32::from_f64(mean)).collect();
+    norm.running_mean = norm.beta.clone();
+    norm.running_variance = variances.iter().map(|&v| f32::from_f64(v)).collect();
+    norm
+}

@@ -1,0 +1,182 @@
+//! Imported ONNX graphs compute what onnxruntime computes.
+//!
+//! The fixtures were written by `python/export_examples` (see the README there); each `NAME.onnx` has the
+//! inputs and onnxruntime's outputs beside it. `.ci/run` makes more, and lets `live` check them.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::cast_possible_truncation,
+    reason = "tests"
+)]
+
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array2, ArrayD, Axis, IxDyn};
+use nn_poly::Predictor;
+use nn_poly::import::{Ending, ImportedNetwork, InputScale, ModelOptions, read_network};
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/onnx")
+}
+
+/// A batch in this crate's layout, if the graph has images with channels first.
+fn rows(array: &ArrayD<f32>, shape: &[usize]) -> Array2<f32> {
+    let n = array.len_of(Axis(0));
+    let is_channels_first = array.ndim() == 4 && array.shape()[1..] != *shape;
+    let array = if is_channels_first {
+        let array = array.view().permuted_axes(IxDyn(&[0, 2, 3, 1]));
+        assert_eq!(array.shape()[1..], *shape);
+        array.as_standard_layout().into_owned()
+    } else {
+        array.clone()
+    };
+    let len: usize = shape.iter().product();
+    array.into_shape_with_order((n, len)).unwrap()
+}
+
+/// What the file would answer, from the scores of its network.
+fn finish(imported: &ImportedNetwork, scores: &Array2<f64>) -> Array2<f64> {
+    let scores = if imported.is_binary {
+        scores.slice_axis(Axis(1), ndarray::Slice::from(1..)).to_owned()
+    } else {
+        scores.clone()
+    };
+    match imported.ending {
+        None => scores,
+        Some(Ending::Sigmoid) => scores.mapv(|z| 1.0 / (1.0 + (-z).exp())),
+        Some(ending) => {
+            let mut scores = scores;
+            for mut row in scores.rows_mut() {
+                let most = row.iter().copied().fold(f64::MIN, f64::max);
+                let sum: f64 = row.iter().map(|z| (z - most).exp()).sum();
+                row.mapv_inplace(|z| z - most - sum.ln());
+            }
+            if ending == Ending::Softmax { scores.mapv(f64::exp) } else { scores }
+        }
+    }
+}
+
+/// Import `path` and compare with the outputs beside it; the largest difference.
+fn check(path: &Path) -> f64 {
+    let read = |suffix: &str| -> ArrayD<f32> {
+        ndarray_npy::read_npy(path.with_extension(suffix)).expect("NPY beside the graph")
+    };
+    let imported = read_network(path, None).unwrap();
+    let shape = imported.network.input_shape().clone();
+    // The normalization of the inputs is not part of the network.
+    let entry = |values: &[f64], idx: usize| values[idx % values.len()];
+    let mut inputs = rows(&read("inputs.npy"), shape.dims());
+    for mut row in inputs.rows_mut() {
+        for (idx, x) in row.iter_mut().enumerate() {
+            let affine = &imported.input;
+            let y = entry(&affine.scale, idx) * f64::from(*x) + entry(&affine.offset, idx);
+            *x = y as f32;
+        }
+    }
+    let actual = finish(&imported, &imported.network.scores(&inputs).unwrap());
+    let expected = read("outputs.npy");
+    let n = expected.len_of(Axis(0));
+    let width = expected.len() / n;
+    let mut expected = expected.into_shape_with_order((n, width)).unwrap();
+    if imported.is_binary && expected.ncols() == 2 {
+        expected = expected.slice_axis(Axis(1), ndarray::Slice::from(1..)).to_owned();
+    }
+    assert_eq!(actual.dim(), expected.dim(), "{}", path.display());
+    let mut worst = 0.0_f64;
+    for (actual, &expected) in actual.iter().zip(&expected) {
+        let expected = f64::from(expected);
+        worst = worst.max((actual - expected).abs() / (1.0 + expected.abs()));
+    }
+    println!("{}: {worst:.1e}", path.display());
+    assert!(worst < 1e-4, "{}: off by {worst}", path.display());
+    worst
+}
+
+fn graphs(folder: &Path) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|e| e == "onnx"))
+        .collect();
+    paths.sort();
+    paths
+}
+
+#[test]
+fn fixtures_compute_what_onnxruntime_computed() {
+    let paths = graphs(&fixtures());
+    assert!(paths.len() >= 8);
+    for path in paths {
+        check(&path);
+    }
+}
+
+/// Fresh random graphs and onnxruntime's answers, made by `.ci/run`.
+#[test]
+#[ignore = "needs a folder made by python/export_examples/random_graphs.py in SECUREDL_ONNX_GRAPHS"]
+fn live() {
+    let folder = std::env::var_os("SECUREDL_ONNX_GRAPHS").expect("SECUREDL_ONNX_GRAPHS is set");
+    let paths = graphs(Path::new(&folder));
+    assert!(!paths.is_empty());
+    let worst = paths.iter().map(|path| check(path)).fold(0.0, f64::max);
+    println!("{} graphs, worst relative difference {worst:.1e}", paths.len());
+}
+
+fn options() -> ModelOptions {
+    ModelOptions {
+        name: "imported".into(),
+        labels: None,
+        input_scale: None,
+        clip: 3.0,
+        input_shape: None,
+    }
+}
+
+#[test]
+fn what_was_read_is_told() {
+    let imported = read_network(&fixtures().join("pytorch_cnn.onnx"), None).unwrap();
+    let kinds: Vec<&str> = imported.network.layers().iter().map(|layer| layer.name()).collect();
+    assert_eq!(kinds, ["conv2d", "relu", "average_pool", "flatten", "dense"]);
+    assert_eq!(imported.ending, Some(Ending::Softmax));
+    assert_eq!((imported.opset, imported.n_unused_nodes), (Some(11), 0));
+    let nodes: Vec<String> =
+        imported.nodes.iter().map(|n| format!("{}: {}", n.site.operator, n.treatment)).collect();
+    assert_eq!(nodes[1], "BatchNormalization: folded into its neighbors");
+    assert_eq!(nodes[7], "Softmax: left out");
+
+    let squares = read_network(&fixtures().join("depthwise_squares.onnx"), None).unwrap();
+    let kinds: Vec<&str> = squares.network.layers().iter().map(|layer| layer.name()).collect();
+    let expected = ["conv2d", "square", "conv2d", "square", "average_pool", "flatten", "dense"];
+    assert_eq!(kinds, expected, "normalization before a square is folded, the square stays one");
+}
+
+#[test]
+fn models_of_tables_standardize_as_the_file_does() {
+    let imported = read_network(&fixtures().join("sklearn_mlp.onnx"), None).unwrap();
+    let model = imported.clone().into_model(options()).unwrap();
+    assert!(model.spec().preprocessing.is_signed());
+    assert_eq!(model.spec().class_names, ["0", "1", "2"]);
+    let names = Some(["a", "b", "c"].map(String::from).to_vec());
+    let named = ModelOptions { labels: names, ..options() };
+    assert_eq!(imported.clone().into_model(named).unwrap().spec().class_names[2], "c");
+    let wrong = ModelOptions { labels: Some(vec!["a".into()]), ..options() };
+    let error = imported.into_model(wrong).unwrap_err().to_string();
+    assert_eq!(error, "1 labels for a network with 3 scores");
+}
+
+#[test]
+fn a_network_of_vectors_takes_images_of_one_channel() {
+    let path = fixtures().join("sklearn_binary.onnx");
+    let imported = read_network(&path, None).unwrap();
+    let shape = |dims: &[usize]| Some(nn_poly::Shape::new(dims).unwrap());
+    let input_scale = Some(InputScale::Unit);
+    let image = ModelOptions { input_shape: shape(&[1, 2, 1]), input_scale, ..options() };
+    let model = imported.clone().into_model(image.clone()).unwrap();
+    assert_eq!(model.network().input_shape().dims(), [1, 2, 1]);
+    for dims in [&[1, 1, 2][..], &[1, 3, 1]] {
+        let image = ModelOptions { input_shape: shape(dims), ..image.clone() };
+        assert!(imported.clone().into_model(image).is_err(), "{dims:?}");
+    }
+}

@@ -1,0 +1,127 @@
+"""Small graphs written with onnx.helper, one per exporter's habit: python helper.py FOLDER (needs onnx)."""
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper as h, numpy_helper
+
+rng = np.random.default_rng(7)
+
+
+def array(name, *dims, positive=False, values=None):
+    """An initializer; random unless the values are given."""
+    data = rng.normal(0, 0.4, dims) if values is None else np.asarray(values)
+    dtype = data.dtype if values is not None and data.dtype == np.int64 else np.float32
+    return numpy_helper.from_array((np.abs(data) + 0.3 if positive else data).astype(dtype), name)
+
+
+def norm(name, n):
+    """The four statistics of a normalization."""
+    return [array(f"{name}.{p}", n, positive=p == "var") for p in ("gamma", "beta", "mean", "var")]
+
+
+def save(folder, name, opset, sample, nodes, initializers, ml=None, n_out=None):
+    """Check and write one graph whose last node makes the scores."""
+    graph = h.make_graph(
+        nodes, name,
+        [h.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", *sample])],
+        [h.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", n_out])], initializers)
+    sets = [h.make_opsetid("", opset)] + ([h.make_opsetid("ai.onnx.ml", ml)] if ml else [])
+    model = h.make_model(graph, opset_imports=sets, ir_version=8, producer_name="securedl-examples")
+    onnx.checker.check_model(model, full_check=True)
+    Path(folder, f"{name}.onnx").write_bytes(model.SerializeToString())
+
+
+def graphs(folder):
+    """Every graph."""
+    node = h.make_node
+    bn = lambda name: [f"{name}.{p}" for p in ("gamma", "beta", "mean", "var")]
+
+    # What PyTorch writes: Conv, BatchNormalization, Relu, pools, Flatten, Gemm with transB.
+    save(folder, "pytorch_cnn", 11, (3, 10, 9), [
+        node("Conv", ["x", "c1.w", "c1.b"], ["c1"], "conv1", strides=[2, 1], pads=[1, 0, 2, 1]),
+        node("BatchNormalization", ["c1", *bn("n1")], ["n1"], epsilon=1e-3),
+        node("Relu", ["n1"], ["r1"]),
+        node("AveragePool", ["r1"], ["p1"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Flatten", ["p1"], ["f"]),
+        node("Dropout", ["f"], ["d"]),
+        node("Gemm", ["d", "g.w", "g.b"], ["g"], alpha=0.5, beta=2.0, transB=1),
+        node("Softmax", ["g"], ["y"], axis=1),
+    ], [array("c1.w", 4, 3, 3, 2), array("c1.b", 4), *norm("n1", 4),
+        array("g.w", 5, 4 * 3 * 4), array("g.b", 5)], n_out=5)
+
+    # Depthwise and grouped convolutions with squares, SAME padding, dilation; GlobalAveragePool.
+    save(folder, "depthwise_squares", 17, (4, 8, 8), [
+        node("Conv", ["x", "c1.w", "c1.b"], ["c1"], group=4, auto_pad="SAME_UPPER", strides=[2, 2]),
+        node("BatchNormalization", ["c1", *bn("n1")], ["n1"]),
+        node("Mul", ["n1", "n1"], ["s1"]),
+        node("Conv", ["s1", "c2.w"], ["c2"], group=2, dilations=[2, 1], pads=[2, 1, 2, 1]),
+        node("Pow", ["c2", "two"], ["s2"]),
+        node("GlobalAveragePool", ["s2"], ["p"]),
+        node("Reshape", ["p", "flat"], ["f"]),
+        node("MatMul", ["f", "g.w"], ["m"]),
+        node("Add", ["m", "g.b"], ["y"]),
+    ], [array("c1.w", 8, 1, 3, 2), array("c1.b", 8), *norm("n1", 8), array("c2.w", 6, 4, 3, 3),
+        array("two", values=2.0), array("flat", values=np.array([-1, 6])),
+        array("g.w", 6, 3), array("g.b", 3)], n_out=3)
+
+    # What Keras writes: channels last, transposed around the convolutions; Reshape with a shape.
+    save(folder, "keras_cnn", 13, (6, 7, 2), [
+        node("Transpose", ["x"], ["t"], perm=[0, 3, 1, 2]),
+        node("Pad", ["t", "pads"], ["p"]),
+        node("Conv", ["p", "c1.w"], ["c1"], strides=[2, 2]),
+        node("Add", ["c1", "c1.b"], ["b1"]),
+        node("Clip", ["b1", "zero", "six"], ["r1"]),
+        node("MaxPool", ["r1"], ["m1"], kernel_shape=[2, 2]),
+        node("Transpose", ["m1"], ["l"], perm=[0, 2, 3, 1]),
+        node("Shape", ["l"], ["shape"]),
+        node("Gather", ["shape", "first"], ["n"]),
+        node("Unsqueeze", ["n", "axis"], ["n1"]),
+        node("Concat", ["n1", "rest"], ["flat"], axis=0),
+        node("Reshape", ["l", "flat"], ["f"]),
+        node("MatMul", ["f", "d.w"], ["d"]),
+        node("Add", ["d", "d.b"], ["y"]),
+    ], [array("pads", values=np.array([0, 0, 1, 0, 0, 0, 1, 2])), array("c1.w", 3, 2, 3, 3),
+        array("c1.b", 1, 3, 1, 1), array("zero", values=0.0), array("six", values=0.6),
+        array("first", values=np.array(0)), array("axis", values=np.array([0])),
+        array("rest", values=np.array([-1])), array("d.w", 18, 4), array("d.b", 4)], n_out=4)
+
+    # Normalization of the inputs, a learned polynomial per channel, normalization after an activation,
+    # average pools that count padding, ReduceMean.
+    save(folder, "polynomial", 18, (2, 6, 6), [
+        node("Sub", ["x", "mean"], ["x1"]),
+        node("Div", ["x1", "deviation"], ["x2"]),
+        node("Conv", ["x2", "c1.w"], ["c1"], pads=[1, 1, 1, 1]),
+        node("Mul", ["c1", "c1"], ["sq"]),
+        node("Mul", ["sq", "a"], ["a2"]),
+        node("Mul", ["b", "c1"], ["b1"]),
+        node("Add", ["a2", "b1"], ["ab"]),
+        node("Add", ["ab", "c"], ["poly"]),
+        node("AveragePool", ["poly"], ["p1"], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1],
+             count_include_pad=1),
+        node("Relu", ["p1"], ["r1"]),
+        node("BatchNormalization", ["r1", *bn("n1")], ["n1"]),
+        node("Conv", ["n1", "c2.w", "c2.b"], ["c2"], pads=[1, 1, 1, 1]),
+        node("Neg", ["c2"], ["neg"]),
+        node("ReduceMean", ["neg", "axes"], ["y"], keepdims=0),
+    ], [array("mean", 2, 1, 1), array("deviation", 2, 1, 1, positive=True), array("c1.w", 3, 2, 3, 3),
+        array("a", 1, 3, 1, 1), array("b", 3, 1, 1), array("c", 3, 1, 1), *norm("n1", 3),
+        array("c2.w", 4, 3, 3, 3), array("c2.b", 4), array("axes", values=np.array([2, 3]))], n_out=4)
+
+    # A vector that is an image of one channel; a single logistic output.
+    save(folder, "flat_digits", 21, (36,), [
+        node("Reshape", ["x", "image"], ["i"]),
+        node("Conv", ["i", "c1.w", "c1.b"], ["c1"]),
+        node("Relu", ["c1"], ["r1"]),
+        node("Flatten", ["r1"], ["f"]),
+        node("BatchNormalization", ["f", *bn("n1")], ["n1"]),
+        node("Gemm", ["n1", "g.w", "g.b"], ["g"]),
+        node("Sigmoid", ["g"], ["y"]),
+    ], [array("image", values=np.array([-1, 1, 6, 6])), array("c1.w", 2, 1, 3, 3), array("c1.b", 2),
+        *norm("n1", 32), array("g.w", 32, 1), array("g.b", 1)], n_out=1)
+
+
+if __name__ == "__main__":
+    Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)
+    graphs(sys.argv[1])
