@@ -211,24 +211,7 @@ impl<A: Scalar> Network<A> {
         let n = i128::try_from(self.layers.len()).unwrap_or(i128::MAX);
         let last = i128::try_from(value.value_idx()).unwrap_or(i128::MAX);
         require("network", 0, "number of layers up to a value", last, 0, n)?;
-        let mut is_needed = vec![false; self.shapes.len()];
-        self.mark(value, &mut is_needed);
-        for (layer_idx, sources) in self.sources.iter().enumerate().rev() {
-            if is_needed.get(layer_idx + 1).is_some_and(|&needed| needed) {
-                sources.iter().for_each(|&source| self.mark(source, &mut is_needed));
-            }
-        }
-        let mut rewriter = Rewriter::new(self.input_shape.clone());
-        let nodes = self.layers.iter().zip(&self.sources).take(value.value_idx());
-        for ((layer, sources), &is_needed) in nodes.zip(is_needed.iter().skip(1)) {
-            if is_needed {
-                rewriter.keep(layer.clone(), sources)?;
-            } else {
-                // Nothing that is kept reads it.
-                rewriter.skip(Source::Input);
-            }
-        }
-        rewriter.finish()
+        graph::part(&self.shapes, &self.layers, &self.sources, value)
     }
 
     /// Shape of one input.
@@ -287,6 +270,15 @@ impl<A: Scalar> Network<A> {
         require("network", 0, "number of layers up to a layer", layer_idx + 1, 1, n_layers)?;
         let source = self.sources(layer_idx).first().copied().unwrap_or(Source::Input);
         Ok(self.shapes.get(source.value_idx()).unwrap_or(&self.input_shape))
+    }
+
+    /// The layer that reads a value, if only one does, and only once.
+    pub(crate) fn sole_reader(&self, value: Source) -> Option<&Layer<A>> {
+        let readers = self.layers.iter().zip(&self.sources);
+        let mut readers = readers.flat_map(|(layer, sources)| {
+            sources.iter().filter(|source| **source == value).map(move |_| layer)
+        });
+        readers.next().filter(|_| readers.next().is_none())
     }
 
     /// How often each value is read by layers.
@@ -386,12 +378,6 @@ impl<A: Scalar> Network<A> {
             }
         }
         last
-    }
-
-    fn mark(&self, source: Source, marks: &mut [bool]) {
-        if let Some(mark) = marks.get_mut(source.value_idx()) {
-            *mark = true;
-        }
     }
 
     pub(crate) fn check_input(&self, shape: &Shape) -> Result<()> {

@@ -43,6 +43,12 @@ impl<A: Scalar> Network<A> {
         folded.with_layers(folded.layers.clone())
     }
 
+    /// Whether a value is that of a dense layer or convolution, or a sum of such, and nothing reads them
+    /// in between: a batch normalization of it can be folded.
+    pub(crate) fn is_sum_of_linear(&self, value: Source) -> bool {
+        self.linear_layers(value, &self.reader_counts(), &mut Vec::new()).is_ok()
+    }
+
     /// The dense and convolution layers whose sum a value is, if nothing else reads them.
     fn linear_layers(
         &self,

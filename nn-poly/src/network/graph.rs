@@ -186,13 +186,64 @@ impl<A: Scalar> Rewriter<A> {
     /// Append a layer to the newest old value (the input before the first): whoever read that value
     /// reads the new layer.
     pub(crate) fn insert(&mut self, layer: Layer<A>) -> Result<()> {
-        let place = self.places.last_mut().expect("invariant: the input has a place");
-        *place = self.builder.push(layer, &[*place])?;
+        self.insert_at(Source::of_value(self.places.len() - 1), layer)
+    }
+
+    /// Append a layer to an old value: whoever reads that value from now on reads the new layer.
+    pub(crate) fn insert_at(&mut self, old: Source, layer: Layer<A>) -> Result<()> {
+        let place = self.builder.push(layer, &[self.place(old)])?;
+        if let Some(slot) = self.places.get_mut(old.value_idx()) {
+            *slot = place;
+        }
         Ok(())
+    }
+
+    /// Layers so far.
+    pub(crate) fn n_layers(&self) -> usize {
+        self.builder.layers.len()
+    }
+
+    /// The part that computes an old value, as it is so far.
+    pub(crate) fn upto(&self, old: Source) -> Result<Network<A>> {
+        let NetworkBuilder { layers, sources, shapes } = &self.builder;
+        part(shapes, layers, sources, self.place(old))
     }
 
     /// The network whose output is the newest old value.
     pub(crate) fn finish(self) -> Result<Network<A>> {
         self.builder.finish()
     }
+}
+
+/// The layers on the ways to one value of a graph, which becomes the output.
+pub(super) fn part<A: Scalar>(
+    shapes: &[Shape],
+    layers: &[Layer<A>],
+    sources: &[Vec<Source>],
+    value: Source,
+) -> Result<Network<A>> {
+    let mut is_needed = vec![false; shapes.len()];
+    let mark = |source: Source, marks: &mut Vec<bool>| {
+        if let Some(mark) = marks.get_mut(source.value_idx()) {
+            *mark = true;
+        }
+    };
+    mark(value, &mut is_needed);
+    for (layer_idx, sources) in sources.iter().enumerate().rev() {
+        if is_needed.get(layer_idx + 1).is_some_and(|&needed| needed) {
+            sources.iter().for_each(|&source| mark(source, &mut is_needed));
+        }
+    }
+    let input_shape = shapes.first().expect("invariant: a graph has an input");
+    let mut rewriter = Rewriter::new(input_shape.clone());
+    let nodes = layers.iter().zip(sources).take(value.value_idx());
+    for ((layer, sources), &is_needed) in nodes.zip(is_needed.iter().skip(1)) {
+        if is_needed {
+            rewriter.keep(layer.clone(), sources)?;
+        } else {
+            // Nothing that is kept reads it.
+            rewriter.skip(Source::Input);
+        }
+    }
+    rewriter.finish()
 }
