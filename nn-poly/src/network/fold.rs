@@ -1,23 +1,27 @@
-//! Folding of batch normalization into the linear layer before it.
+//! Folding of batch normalization into the linear layer before it, or into one of its own.
 
-use ndarray::{Array, Array1, Axis, Dimension, RemoveAxis};
+use ndarray::{Array, Array1, Array2, Array4, Axis, Dimension, RemoveAxis};
 
 use super::{Network, Rewriter, Source};
 use crate::error::{Error, Result};
-use crate::layer::{BatchNorm, Layer};
-use crate::tensor::Scalar;
+use crate::layer::{BatchNorm, Conv2d, Dense, Layer, Padding};
+use crate::tensor::{Scalar, Shape};
+
+/// Most weights of a dense layer that takes the place of a batch normalization.
+const MAX_DIAGONAL: usize = 1 << 24;
 
 impl<A: Scalar> Network<A> {
     /// The same function outside training, without batch normalization and dropout.
     ///
     /// With the running statistics, `γ (W x + b − μ)/√(σ² + ε) + β` is again linear: row `i` of `W` is
     /// multiplied by `g = γ/√(σ² + ε)` and its bias becomes `g (b − μ) + β`. Exact up to rounding, with
-    /// zero padding too. After an addition of linear layers, each of them is multiplied by `g`.
+    /// zero padding too. After an addition of linear layers, each of them is multiplied by `g`. After
+    /// anything else, or a linear layer that feeds others too, it becomes a depthwise 1×1 convolution
+    /// (of vectors: a dense layer with a diagonal matrix), which is a stage of its own in integers.
     ///
     /// # Errors
-    /// - [`Error::CannotFold`] if a batch normalization does not follow a dense or convolution layer
-    ///   (or an addition of such) directly, that layer feeds others too, or its weights are quantized
-    ///   (fold first, then quantize).
+    /// - [`Error::CannotFold`] if the weights before a batch normalization are quantized (fold first,
+    ///   then quantize), or it would take a dense layer of more than 2^24 weights.
     pub fn fold_batch_norm(&self) -> Result<Self> {
         let n_readers = self.reader_counts();
         let mut rewriter = Rewriter::new(self.input_shape.clone());
@@ -29,7 +33,12 @@ impl<A: Scalar> Network<A> {
                         Error::CannotFold { layer_idx, layer, reason }
                     };
                     let mut linear = Vec::new();
-                    self.linear_layers(source, &n_readers, &mut linear).map_err(cannot)?;
+                    if self.linear_layers(source, &n_readers, &mut linear).is_err() {
+                        let shape = self.shapes.get(source.value_idx());
+                        let shape = shape.unwrap_or(&self.input_shape);
+                        rewriter.keep(own_layer(norm, shape).map_err(cannot)?, sources)?;
+                        continue;
+                    }
                     let places: Vec<_> = linear.into_iter().map(|s| rewriter.place(s)).collect();
                     fold_into(rewriter.builder.layers_mut(), &places, norm).map_err(cannot)?;
                     rewriter.skip(source);
@@ -73,6 +82,28 @@ impl<A: Scalar> Network<A> {
             _ => Err(SHARED),
         }
     }
+}
+
+/// The linear layer that computes a batch normalization of values of `shape`.
+fn own_layer<A: Scalar>(
+    norm: &BatchNorm<A>,
+    shape: &Shape,
+) -> std::result::Result<Layer<A>, &'static str> {
+    const WIDE: &str =
+        "it would take a dense layer of too many weights; normalize after linear layers";
+    let (scale, offset) = norm.affine();
+    let n = offset.len();
+    let factor = |channel: usize| scale.get(channel).copied().unwrap_or_else(A::one);
+    if shape.as_image().is_some() {
+        let weights = Array4::from_shape_fn((n, 1, 1, 1), |(channel, ..)| factor(channel));
+        let conv = Conv2d::new(weights, offset, (1, 1), Padding::NONE);
+        return Ok(Layer::Conv2d(conv.with_groups(n)));
+    }
+    if n.saturating_mul(n) > MAX_DIAGONAL {
+        return Err(WIDE);
+    }
+    let entry = |(i, j)| if i == j { factor(i) } else { A::zero() };
+    Ok(Layer::Dense(Dense::new(Array2::from_shape_fn((n, n), entry), offset)))
 }
 
 /// Multiply the rows of linear layers whose sum is normalized; the first takes the offset.
