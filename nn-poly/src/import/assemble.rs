@@ -469,14 +469,14 @@ pub(super) fn mirrored(network: &Network<f32>) -> Result<Network<f32>> {
     let mut rewriter = Rewriter::new(network.input_shape().clone());
     let mut is_done = false;
     for (idx, layer) in network.layers().iter().enumerate() {
-        let layer = match layer {
-            Layer::Dense(dense) if idx == last => {
-                is_done = true;
-                let bias = dense.bias.first().copied().unwrap_or(0.0);
-                Layer::Dense(Dense::new(rows(&dense.weights), Array1::from(vec![-bias, bias])))
-            }
-            other => other.clone(),
-        };
+        let mut layer = layer.clone();
+        if let Layer::Dense(dense) = &mut layer
+            && idx == last
+        {
+            is_done = true;
+            let bias = dense.bias.first().copied().unwrap_or(0.0);
+            *dense = Dense::new(rows(&dense.weights), Array1::from(vec![-bias, bias]));
+        }
         rewriter.keep(layer, network.sources(idx))?;
     }
     if !is_done {
