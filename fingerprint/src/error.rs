@@ -279,6 +279,29 @@ pub enum Error {
         "the unfinished samples belong to another generation: another model, other data or settings"
     )]
     ForeignBag,
+    /// Samples to go on with are not what a generator gives.
+    #[error("the unfinished samples are malformed: bad {what}: start anew")]
+    MalformedBag {
+        /// The part.
+        what: &'static str,
+    },
+    /// Too few samples are left of a bag.
+    #[error(
+        "{left} of {generated} samples are left, {wanted} are wanted: {n_narrow} had too small a \
+         margin, {n_unsteady} came out differently on other float stacks; generate more (a larger bag)"
+    )]
+    TooFewSteady {
+        /// Samples left.
+        left: usize,
+        /// Samples generated.
+        generated: usize,
+        /// Samples wanted.
+        wanted: usize,
+        /// Left out because of label or margin.
+        n_narrow: usize,
+        /// Left out because honest stacks differ.
+        n_unsteady: usize,
+    },
     /// The parts of a fingerprint file do not fit together.
     #[error("the fingerprint is malformed: bad {what}")]
     MalformedFingerprint {

@@ -25,6 +25,28 @@ pub struct Sifted {
     pub n_unsteady: usize,
 }
 
+impl Sifted {
+    /// Samples left out.
+    #[must_use]
+    pub fn n_dropped(&self) -> usize {
+        self.n_narrow + self.n_unsteady
+    }
+
+    /// The same, if at least `wanted` samples are left.
+    ///
+    /// # Errors
+    /// - [`Error::TooFewSteady`].
+    pub fn at_least(self, wanted: usize) -> Result<Self> {
+        let left = self.bag.len();
+        if left >= wanted {
+            return Ok(self);
+        }
+        let generated = left + self.n_dropped();
+        let Self { n_narrow, n_unsteady, .. } = self;
+        Err(Error::TooFewSteady { left, generated, wanted, n_narrow, n_unsteady })
+    }
+}
+
 /// Leave out the samples of a float network that honest services could answer differently.
 ///
 /// Each sample is evaluated in double precision (the reference), in single precision, and by all

@@ -28,6 +28,9 @@ fn samples_with_another_label_or_a_narrow_margin_are_left_out() {
     let inputs = array![[0.0, 0.5, 1.0], [0.25, 0.75, 0.5], [0.5, 0.5, 0.5]];
     let sifted = sift_for_model(&network, &bag(inputs, &[1, 0, 1]), &grid(), 1e-5).unwrap();
     assert_eq!((sifted.bag.len(), sifted.n_narrow, sifted.n_unsteady), (2, 1, 0));
+    assert_eq!(sifted.clone().at_least(2).unwrap(), sifted);
+    let error = sifted.clone().at_least(3).unwrap_err();
+    assert!(matches!(error, Error::TooFewSteady { left: 2, generated: 3, wanted: 3, .. }));
     assert_eq!(sifted.bag.inputs, array![[0.0, 0.5, 1.0], [0.5, 0.5, 0.5]]);
     assert!(sift_for_model(&network, &bag(array![[0.0, 0.5, 1.0]], &[1]), &grid(), 0.1).is_err());
 }
