@@ -259,16 +259,13 @@ impl ComparisonRule {
         if let (Some(truth), Some(scores)) = (&truth, &scores) {
             check_count(truth.n_classes(), scores.n_classes())?;
         }
-        let rows = expected.rows().into_iter().zip(given.rows()).enumerate();
-        Ok(match (&scores, &truth) {
-            (Some(scores), truth) => rows
-                .map(|(i, (expected, _))| scores_contradict(expected, i, scores, truth.as_ref()))
-                .collect(),
-            (None, Some(truth)) => {
-                rows.map(|(i, (_, given))| ranks_contradict(given, i, truth)).collect()
-            }
-            (None, None) => rows.map(|(_, (expected, given))| expected != given).collect(),
-        })
+        let rows = expected.rows().into_iter().zip(given.rows());
+        let differs = |(sample, (expected, given))| match (&scores, &truth) {
+            (Some(scores), truth) => scores_contradict(expected, sample, scores, truth.as_ref()),
+            (None, Some(truth)) => ranks_contradict(given, sample, truth),
+            (None, None) => expected != given,
+        };
+        Ok(rows.enumerate().map(differs).collect())
     }
 
     /// Whether a probability cannot come from rounding to `n` decimals.

@@ -97,6 +97,8 @@ fn over_http(
     let (shape, grid) = (fingerprint.shape().clone(), fingerprint.grid().clone());
     let mut endpoint = HttpEndpoint::new(spec, shape, grid, fingerprint.class_names())?;
     let repetition = if arguments.once { Repetition::Once } else { Repetition::Twice };
+    let rule = arguments.rule.unwrap_or_else(|| fingerprint.rule());
+    rule.check_reference(&fingerprint.reference())?;
     // Counted before anything is sent: what an endpoint may have seen counts as seen.
     let file = OutputFile::check(&arguments.fingerprint)?;
     fingerprint.record_use();

@@ -53,10 +53,10 @@ pub fn shown_url(url: &str) -> String {
 
 /// Whether everybody on the way to a service can read what is sent: plain HTTP to another host.
 ///
-/// Addresses that cannot be used count as readable.
+/// Not so addresses that [`HttpEndpoint`](super::HttpEndpoint) refuses: nothing is sent there.
 #[must_use]
 pub fn is_readable_on_the_way(url: &str) -> bool {
-    secrecy(url, "the endpoint's address").map_or(true, |secrecy| secrecy == Secrecy::Readable)
+    matches!(secrecy(url, "the endpoint's address"), Ok(Secrecy::Readable))
 }
 
 /// Who can read what is sent to `url`, which `name` says in messages.

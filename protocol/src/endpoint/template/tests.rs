@@ -48,7 +48,7 @@ fn axes_of_images_come_in_the_order_of_the_service() {
     let shape = Shape::image(2, 3, 2).unwrap();
     let grid = InputGrid::new(0.0, 11.0, 11).unwrap();
     // In HWC order value = 6 y + 2 x + channel.
-    let samples = Array2::from_shape_fn((1, 12), |(_, i)| i as f32);
+    let samples = array![[0.0_f32, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]];
     let fill = |template: &str, layout| {
         let spec = HttpSpec { layout, ..HttpSpec::new("", AnswerForm::Labels) };
         RequestTemplate::new(template).unwrap().fill(samples.view(), &shape, &grid, &spec)
