@@ -42,7 +42,8 @@ impl Fingerprint {
     ///
     /// # Errors
     /// - [`Error::LengthMismatch`] if samples, infos, originals or grid do not fit the model.
-    /// - [`Error::CountOutOfRange`] without samples, or with more than [`MAX_FINGERPRINT_SAMPLES`].
+    /// - [`Error::CountOutOfRange`] without samples, or with more than
+    ///   [`MAX_FINGERPRINT_SAMPLES`](super::MAX_FINGERPRINT_SAMPLES).
     /// - [`Error::OffGrid`] if a sample does not lie on the grid.
     /// - [`Error::WrongLabel`], [`Error::MarginMissed`] if a sample's label is not the network's, or is
     ///   not ahead by the margin: [`sift_for_model`](super::sift_for_model) leaves such samples out.
