@@ -53,7 +53,7 @@ fn a_rounded_answer_of_an_honest_endpoint_agrees() {
 #[test]
 fn classes_that_rounding_makes_equal_are_no_difference() {
     // Ten classes near 0.1, as the samples of `tie` have them; the last one is ahead.
-    let p: Vec<f64> = (0..10).map(|i| 0.1 + (f64::from(i) - 4.5) * 1e-6).collect();
+    let p: Vec<f64> = (0..10).map(|i| 0.1 + (f64::from(i) - 4.5) * 9.7654e-6).collect();
     let z = Array2::from_shape_vec((1, 10), p.iter().map(|p| p.ln()).collect()).unwrap();
     let p = Array2::from_shape_vec((1, 10), p).unwrap();
     for decimals in [1, 2, 4] {
