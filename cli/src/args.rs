@@ -15,8 +15,8 @@ use clap::builder::styling::{AnsiColor, Styles};
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 pub(crate) use self::fingerprint::{
-    AnswerName, FingerprintCommand, GenerateArguments, PaperArguments, PaperCommand, ShowArguments,
-    SingleWeightArguments, UnitsName, VerifyArguments,
+    AnswerName, FingerprintCommand, GenerateArguments, LayoutName, PaperArguments, PaperCommand,
+    ShowArguments, SingleWeightArguments, UnitsName, VerifyArguments,
 };
 pub(crate) use attack::AttackArguments;
 pub(crate) use bench::{

@@ -1,14 +1,27 @@
 //! One audit of a black box: ask, ask again, compare.
 //!
-//! The same inputs are asked twice, the second time in reverse order, so that an endpoint whose
-//! answers depend on chance, on load or on their neighbors in a batch gives itself away. Such an
-//! endpoint differs from the reference however honest it is; that is [`AuditOutcome::Unsteady`] and
-//! not a verdict of tampering.
+//! ```text
+//!  samples + originals ─► asked ─► asked again, reversed ─► unsteady?
+//!                                                            │ no
+//!                          most originals answered otherwise?├── yes ─► does not fit
+//!                                                            │ no
+//!                                      samples that differ? ─┼── none ─► same (or undecided)
+//!                                                            │ some
+//!               these again, five times, shuffled, in batches of other sizes ─► different or unsteady
+//! ```
+//! An endpoint whose answers depend on chance, on load or on their neighbors in a batch differs from
+//! the reference however honest it is; that is [`AuditOutcome::Unsteady`] and not a verdict of
+//! tampering. Neither is [`AuditOutcome::DoesNotFit`]: the natural samples that a fingerprint's
+//! samples started from are the control. A service asked in wrong units, with permuted axes or class
+//! numbers gets those wrong too; a tampered model seldom does.
 //!
 //! What agreement is worth depends on the modification and on the rule: a single weight may be
 //! invisible in every label. `docs/fingerprint.md` has the measured missing rates.
 
-use ndarray::{Axis, Slice};
+use ndarray::{Axis, Slice, concatenate};
+use rand::SeedableRng;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::endpoint::{Answers, Endpoint, EndpointError};
@@ -16,18 +29,26 @@ use crate::error::{Error, Result};
 use crate::fingerprint::Fingerprint;
 use crate::rule::ComparisonRule;
 
+/// Further times that samples which differ are asked before that counts.
+pub const CONFIRMATIONS: u32 = 5;
+
+/// Samples that differ, up to which the last confirmation asks them one by one.
+const ONE_BY_ONE: usize = 16;
+
 /// How often the samples are asked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Repetition {
-    /// Once: an unsteady endpoint cannot be told from a modified model.
+    /// Once: an unsteady endpoint cannot be told from a modified model. For endpoints that are exact
+    /// and prove it.
     Once,
-    /// Twice, the second time in reverse order.
+    /// Twice, the second time in reverse order; samples that differ [`CONFIRMATIONS`] times more.
     #[default]
     Twice,
 }
 
 /// What came of an audit.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub enum AuditOutcome {
     /// Every answer agrees with the true model's.
     Same,
@@ -39,20 +60,50 @@ pub enum AuditOutcome {
     /// The endpoint answers the same input differently from one time to the next. Nothing follows
     /// about the model.
     Unsteady {
-        /// Positions of the samples that differ between the two times, ascending.
+        /// Positions of the samples whose answers changed, ascending.
         samples: Vec<usize>,
     },
+    /// Most of the natural samples are answered otherwise than by the true model: the endpoint is
+    /// asked in another way than it expects (units, order of axes, numbers of classes), or its model
+    /// has nothing to do with the true one. Nothing follows about tampering.
+    DoesNotFit {
+        /// Natural samples answered otherwise.
+        n_disagreeing: usize,
+        /// Natural samples asked.
+        n_originals: usize,
+    },
+    /// No answer tells its classes apart at the precision the endpoint gives, so that every model
+    /// would agree by this rule.
+    Undecided,
 }
 
 impl AuditOutcome {
-    /// Exit code of a program that ends with this outcome: 0 same, 1 different, 2 unsteady.
+    /// Exit code of a program that ends with this outcome: 0 same, 1 different, 2 if nothing follows
+    /// about the model.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Same => 0,
             Self::Different { .. } => 1,
-            Self::Unsteady { .. } => 2,
+            Self::Unsteady { .. } | Self::DoesNotFit { .. } | Self::Undecided => 2,
         }
+    }
+}
+
+/// How the natural samples behind a fingerprint were answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Control {
+    /// Natural samples asked.
+    pub n_asked: usize,
+    /// Those that got another label than the true model gives.
+    pub n_disagreeing: usize,
+}
+
+impl Control {
+    /// Whether most disagree.
+    #[must_use]
+    pub fn fails(&self) -> bool {
+        self.n_disagreeing > self.n_asked / 2
     }
 }
 
@@ -65,9 +116,16 @@ pub struct Audit {
     pub rule: ComparisonRule,
     /// Samples asked.
     pub n_samples: usize,
-    /// Times each was asked.
+    /// Times each was asked; those that differed up to [`CONFIRMATIONS`] times more.
     pub times: u32,
-    /// The answers of the first time.
+    /// Positions of the samples whose first answers differ from the reference, ascending.
+    pub differing: Vec<usize>,
+    /// Samples whose labels the answers leave open: other classes have the same score or more. Such a
+    /// sample agrees, but any model would; counted for `top-k` only.
+    pub n_tied: usize,
+    /// The control; `None` for fingerprints without natural samples.
+    pub control: Option<Control>,
+    /// The answers of the first time, without the control's.
     pub answers: Answers,
 }
 
@@ -83,13 +141,15 @@ pub enum AuditError {
     Setup(#[from] Error),
 }
 
-/// Audits `endpoint`: asks all samples of `fingerprint` and compares by `rule`, or by the
-/// fingerprint's own.
+/// Audits `endpoint`: asks all samples of `fingerprint` and the natural samples behind them, and
+/// compares by `rule`, or by the fingerprint's own.
+///
+/// Cost: two times the samples and originals, and five times the samples that differ.
 ///
 /// # Errors
 /// - [`AuditError::Endpoint`]: no usable answer. Not a verdict.
 /// - [`AuditError::Setup`]: the endpoint has other features or classes than the fingerprint, takes
-///   other inputs, or tells less than the rule compares.
+///   other inputs, or tells less than the rule compares; a rule finer than the reference's arithmetic.
 pub fn audit(
     endpoint: &mut dyn Endpoint,
     fingerprint: &Fingerprint,
@@ -100,30 +160,185 @@ pub fn audit(
     let rule = rule.unwrap_or_else(|| fingerprint.rule()).check()?;
     let reference = fingerprint.reference();
     // A rule that the reference cannot serve is found before anything is shown to the endpoint.
+    rule.check_reference(&reference)?;
     rule.differs(&reference, &reference)?;
-    let inputs = fingerprint.inputs();
-    let answers = endpoint.query(&inputs)?;
-    let differing = positions(&rule.differs(&reference, &answers)?);
-    let (outcome, times) = match repetition {
-        Repetition::Once => (judged(differing), 1),
-        Repetition::Twice => {
-            let backwards = inputs.slice_axis(Axis(0), Slice::new(0, None, -1)).to_owned();
-            let again = endpoint.query(&backwards)?;
-            let order: Vec<usize> = (0..again.n_samples()).rev().collect();
-            let samples = positions(&rule.differs(&answers, &again.select(&order))?);
-            let outcome = if samples.is_empty() {
-                judged(differing)
-            } else {
-                AuditOutcome::Unsteady { samples }
-            };
-            (outcome, 2)
+    let mut questions = Questions::new(endpoint, fingerprint, rule, reference);
+    let first = questions.ask_all()?;
+    let differing = positions(&questions.differing(&first)?);
+    let control = questions.control(&first)?;
+    let mut times = 1;
+    let mut changed = Vec::new();
+    if repetition == Repetition::Twice {
+        times = 2;
+        changed = questions.changed_when_reversed(&first)?;
+    }
+    let n_tied = questions.n_tied(&first);
+    let outcome = if !changed.is_empty() {
+        AuditOutcome::Unsteady { samples: changed }
+    } else if let Some(control) = control.filter(Control::fails) {
+        let Control { n_disagreeing, n_asked: n_originals } = control;
+        AuditOutcome::DoesNotFit { n_disagreeing, n_originals }
+    } else if differing.is_empty() {
+        let is_open = n_tied == questions.n_samples;
+        if is_open { AuditOutcome::Undecided } else { AuditOutcome::Same }
+    } else {
+        let changed = match repetition {
+            Repetition::Once => Vec::new(),
+            Repetition::Twice => questions.changed_when_confirmed(&first, &differing)?,
+        };
+        if changed.is_empty() {
+            AuditOutcome::Different { samples: differing.clone() }
+        } else {
+            AuditOutcome::Unsteady { samples: changed }
         }
     };
-    Ok(Audit { outcome, rule, n_samples: inputs.nrows(), times, answers })
+    let n_samples = questions.n_samples;
+    let answers = first.select(&(0..n_samples).collect::<Vec<_>>());
+    Ok(Audit { outcome, rule, n_samples, times, differing, n_tied, control, answers })
 }
 
-fn judged(samples: Vec<usize>) -> AuditOutcome {
-    if samples.is_empty() { AuditOutcome::Same } else { AuditOutcome::Different { samples } }
+/// What is asked, and what the true model answers.
+struct Questions<'a> {
+    endpoint: &'a mut dyn Endpoint,
+    rule: ComparisonRule,
+    /// The samples, and after them the natural samples.
+    inputs: ndarray::Array2<f32>,
+    n_samples: usize,
+    reference: Answers,
+    /// Labels of the natural samples.
+    control: Option<Answers>,
+    /// To how many decimals the endpoint rounds, from all it answered the first time.
+    decimals: Option<u32>,
+    seed: u64,
+}
+
+impl<'a> Questions<'a> {
+    fn new(
+        endpoint: &'a mut dyn Endpoint,
+        fingerprint: &Fingerprint,
+        rule: ComparisonRule,
+        reference: Answers,
+    ) -> Self {
+        let samples = fingerprint.inputs();
+        let n_samples = samples.nrows();
+        let (inputs, control) = match (fingerprint.originals(), fingerprint.original_labels()) {
+            (Some(originals), Some(labels)) => (
+                concatenate(Axis(0), &[samples.view(), originals.view()])
+                    .expect("invariant: originals have as many features as samples"),
+                Some(Answers::Labels(labels.to_vec())),
+            ),
+            _ => (samples, None),
+        };
+        let (decimals, seed) = (None, fingerprint.seed());
+        Self { endpoint, rule, inputs, n_samples, reference, control, decimals, seed }
+    }
+
+    /// Everything, in order.
+    fn ask_all(&mut self) -> core::result::Result<Answers, AuditError> {
+        let inputs = self.inputs.clone();
+        let answers = self.ask(&inputs)?;
+        self.decimals = answers.decimals();
+        Ok(answers)
+    }
+
+    fn ask(&mut self, inputs: &ndarray::Array2<f32>) -> core::result::Result<Answers, AuditError> {
+        let answers = self.endpoint.query(inputs)?;
+        let (expected, actual) = (inputs.nrows(), answers.n_samples());
+        if expected != actual {
+            let error = Error::LengthMismatch { what: "the list of answers", expected, actual };
+            return Err(error.into());
+        }
+        Ok(answers)
+    }
+
+    /// Per sample, whether the answers to everything differ from the reference.
+    fn differing(&self, all: &Answers) -> Result<Vec<bool>> {
+        let samples: Vec<usize> = (0..self.n_samples).collect();
+        self.rule.differs_at(&self.reference, &all.select(&samples), self.decimals)
+    }
+
+    fn control(&self, all: &Answers) -> Result<Option<Control>> {
+        let Some(labels) = &self.control else { return Ok(None) };
+        let originals: Vec<usize> = (self.n_samples..self.inputs.nrows()).collect();
+        let answers = all.select(&originals);
+        let flags = ComparisonRule::Top1.differs_at(labels, &answers, self.decimals)?;
+        Ok(Some(Control { n_asked: flags.len(), n_disagreeing: positions(&flags).len() }))
+    }
+
+    /// Samples that scores rank no class of first, if ranks are what is compared.
+    fn n_tied(&self, all: &Answers) -> usize {
+        if !matches!(self.rule, ComparisonRule::Top1 | ComparisonRule::TopK(_)) {
+            return 0;
+        }
+        let is_tied = |&(sample, label): &(usize, u32)| {
+            matches!(all, Answers::Scores { .. })
+                && all.is_alone_ahead(sample, label) == Some(false)
+        };
+        self.reference.labels().into_iter().enumerate().filter(is_tied).count()
+    }
+
+    /// Ask everything in reverse order. Samples count as changed if they agree with the reference one
+    /// time only, or differ from it in two ways.
+    fn changed_when_reversed(
+        &mut self,
+        first: &Answers,
+    ) -> core::result::Result<Vec<usize>, AuditError> {
+        let backwards = self.inputs.slice_axis(Axis(0), Slice::new(0, None, -1)).to_owned();
+        let again = self.ask(&backwards)?;
+        let order: Vec<usize> = (0..again.n_samples()).rev().collect();
+        let samples: Vec<usize> = (0..self.n_samples).collect();
+        let changed = self.changed(first, &again.select(&order).select(&samples), &samples)?;
+        Ok(changed)
+    }
+
+    /// Ask `differing` again, shuffled and in batches of falling size.
+    fn changed_when_confirmed(
+        &mut self,
+        first: &Answers,
+        differing: &[usize],
+    ) -> core::result::Result<Vec<usize>, AuditError> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let n = differing.len();
+        let mut changed = Vec::new();
+        for time in 1..=CONFIRMATIONS {
+            let mut order = differing.to_vec();
+            order.shuffle(&mut rng);
+            let is_last = time == CONFIRMATIONS;
+            let size =
+                if is_last && n <= ONE_BY_ONE { 1 } else { n.div_ceil(time as usize).max(1) };
+            for batch in order.chunks(size) {
+                let inputs = self.inputs.select(Axis(0), batch);
+                let again = self.ask(&inputs)?;
+                changed.extend(self.changed(first, &again, batch)?);
+            }
+        }
+        changed.sort_unstable();
+        changed.dedup();
+        Ok(changed)
+    }
+
+    /// Those of `samples` for which `again` says something else than `first`: it agrees with the
+    /// reference where `first` does not, or the other way round, or both differ from it and from each
+    /// other.
+    fn changed(&self, first: &Answers, again: &Answers, samples: &[usize]) -> Result<Vec<usize>> {
+        let first = first.select(samples);
+        let reference = self.reference.select(samples);
+        let before = self.flags(&reference, &first)?;
+        let after = self.flags(&reference, again)?;
+        let between = self.flags(&first, again)?;
+        let flags = before.iter().zip(&after).zip(&between);
+        let changed =
+            flags.map(|((before, after), between)| before != after || *before && *between);
+        Ok(samples.iter().zip(changed).filter_map(|(&sample, is)| is.then_some(sample)).collect())
+    }
+
+    /// Differences, where rounding that explains all of them means that there is none.
+    fn flags(&self, reference: &Answers, answers: &Answers) -> Result<Vec<bool>> {
+        match self.rule.differs_at(reference, answers, self.decimals) {
+            Err(Error::CoarseAnswers { .. }) => Ok(vec![false; reference.n_samples()]),
+            flags => flags,
+        }
+    }
 }
 
 fn positions(flags: &[bool]) -> Vec<usize> {
@@ -150,113 +365,4 @@ fn check_fit(endpoint: &dyn Endpoint, fingerprint: &Fingerprint) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
-    use ndarray::Array2;
-    use nn_poly::Network;
-    use nn_poly::layer::Layer;
-
-    use super::*;
-    use crate::endpoint::{LocalEndpoint, ScoreKind};
-    use crate::fingerprint::tests::{fingerprint, grid, model};
-    use crate::sample::InputGrid;
-
-    /// Answers as scripted, whatever it is asked.
-    struct Scripted {
-        answers: Vec<Answers>,
-        asked: usize,
-        grid: Option<InputGrid>,
-        dim: (usize, usize),
-    }
-
-    impl Endpoint for Scripted {
-        fn n_classes(&self) -> usize {
-            self.dim.1
-        }
-
-        fn n_features(&self) -> usize {
-            self.dim.0
-        }
-
-        fn grid(&self) -> Option<&InputGrid> {
-            self.grid.as_ref()
-        }
-
-        fn query(&mut self, _: &Array2<f32>) -> core::result::Result<Answers, EndpointError> {
-            self.asked += 1;
-            let problem = "nothing to say".to_owned();
-            self.answers.get(self.asked - 1).cloned().ok_or(EndpointError::Malformed { problem })
-        }
-    }
-
-    fn scripted(answers: &[Vec<u32>]) -> Scripted {
-        let answers = answers.iter().cloned().map(Answers::Labels).collect();
-        Scripted { answers, asked: 0, grid: None, dim: (3, 2) }
-    }
-
-    fn labels() -> Vec<u32> {
-        fingerprint().reference().labels()
-    }
-
-    #[test]
-    fn the_true_model_is_the_same_under_every_rule_and_another_is_not() {
-        let fingerprint = fingerprint();
-        for rule in ["top-1", "top-2", "decimals-3", "tolerance-1e-6", "exact"] {
-            let rule = Some(rule.parse().unwrap());
-            let honest = model(2.0).spec().network.clone();
-            let mut layers = honest.clone().into_layers();
-            let Some(Layer::Dense(last)) = layers.last_mut() else { panic!("a dense layer") };
-            last.bias[1] = -1000.0;
-            let modified = Network::new(honest.input_shape().clone(), layers).unwrap();
-            for (network, is_same) in [(&honest, true), (&modified, false)] {
-                let mut endpoint = LocalEndpoint::new(network, Some(grid())).unwrap();
-                let audit = audit(&mut endpoint, &fingerprint, rule, Repetition::Twice).unwrap();
-                assert_eq!(audit.outcome == AuditOutcome::Same, is_same, "{rule:?}");
-                assert_eq!(audit.outcome.exit_code(), u8::from(!is_same));
-                let logits =
-                    matches!(audit.answers, Answers::Scores { kind: ScoreKind::Logits, .. });
-                assert!(logits && audit.times == 2);
-            }
-        }
-    }
-
-    #[test]
-    fn answers_that_change_are_no_verdict() {
-        let right = labels();
-        let wrong: Vec<u32> = right.iter().map(|label| 1 - label).collect();
-        let reversed = |labels: &[u32]| labels.iter().rev().copied().collect::<Vec<_>>();
-        let run = |first: &[u32], second: &[u32], repetition| {
-            let mut endpoint = scripted(&[first.to_vec(), second.to_vec()]);
-            audit(&mut endpoint, &fingerprint(), None, repetition).unwrap().outcome
-        };
-        let all = AuditOutcome::Unsteady { samples: vec![0, 1] };
-        assert_eq!(run(&right, &reversed(&right), Repetition::Twice), AuditOutcome::Same);
-        assert_eq!(run(&right, &reversed(&wrong), Repetition::Twice), all);
-        assert_eq!(run(&wrong, &reversed(&right), Repetition::Twice), all);
-        let different = AuditOutcome::Different { samples: vec![0, 1] };
-        assert_eq!(run(&wrong, &reversed(&wrong), Repetition::Twice), different);
-        assert_eq!(run(&wrong, &[], Repetition::Once), different);
-        assert_eq!(all.exit_code(), 2);
-    }
-
-    #[test]
-    fn nothing_is_asked_when_nothing_could_be_concluded() {
-        let fingerprint = fingerprint();
-        let check = |mut endpoint: Scripted, rule: &str| {
-            let rule = Some(rule.parse().unwrap());
-            let error = audit(&mut endpoint, &fingerprint, rule, Repetition::Once).unwrap_err();
-            assert!(matches!(error, AuditError::Setup(_)), "{error}");
-            assert_eq!(endpoint.asked, 0, "{error}");
-        };
-        check(Scripted { dim: (4, 2), ..scripted(&[]) }, "top-1");
-        check(Scripted { dim: (3, 5), ..scripted(&[]) }, "top-1");
-        check(Scripted { grid: Some(InputGrid::bytes()), ..scripted(&[]) }, "top-1");
-        check(scripted(&[]), "top-3");
-        let error = audit(&mut scripted(&[]), &fingerprint, None, Repetition::Once).unwrap_err();
-        assert!(matches!(error, AuditError::Endpoint(EndpointError::Malformed { .. })));
-        let coarse = &mut scripted(&[labels()]);
-        let rule = Some(ComparisonRule::Exact);
-        let error = audit(coarse, &fingerprint, rule, Repetition::Once).unwrap_err();
-        assert!(matches!(error, AuditError::Setup(Error::RuleNeedsMore { .. })));
-    }
-}
+mod tests;

@@ -16,7 +16,8 @@ use ndarray::{Array2, Axis};
 use nn_poly::Predictor;
 use nn_poly::integer::IntegerNetwork;
 
-pub use self::answers::{Answers, ScoreKind};
+pub(crate) use self::answers::decimal_unit;
+pub use self::answers::{Answers, MAX_INFERRED_DECIMALS, ScoreKind};
 use crate::error::{NetworkError, Result};
 use crate::sample::InputGrid;
 

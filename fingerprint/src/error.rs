@@ -211,6 +211,50 @@ pub enum Error {
         /// What there is.
         answers: String,
     },
+    /// A sample is said to have another label than the reference gives it.
+    #[error("sample {sample} is labeled {label}, but the true scores say {expected}")]
+    WrongLabel {
+        /// The sample.
+        sample: usize,
+        /// Its label.
+        label: u32,
+        /// The class of the largest true score.
+        expected: u32,
+    },
+    /// The two largest true scores of a sample are too close.
+    #[error(
+        "sample {sample} keeps a relative margin of {actual:e}, {wanted:e} is declared: an honest \
+         service could label it otherwise"
+    )]
+    MarginMissed {
+        /// The sample.
+        sample: usize,
+        /// `(z₁ − z₂)/max|z|`.
+        actual: f64,
+        /// The margin of the fingerprint.
+        wanted: f64,
+    },
+    /// A rule would take the rounding of floats for another model.
+    #[error(
+        "rule {rule} is finer than the arithmetic of a float model: honest services differ by about \
+         1.5e-6 of the largest score in 32 bits; choose tolerance-1e-5 or decimals-4 at most, or a \
+         fingerprint of a plan, whose integers are exact"
+    )]
+    RuleTooFine {
+        /// The rule.
+        rule: String,
+    },
+    /// A rule compares more decimals than the answers have.
+    #[error(
+        "the answers differ under {rule}, but by no more than their own rounding to {decimals} \
+         decimals: choose decimals-{decimals}, or ask the service for more digits"
+    )]
+    CoarseAnswers {
+        /// The rule.
+        rule: String,
+        /// Decimals of the answers.
+        decimals: u32,
+    },
     /// A sample is not a value that the endpoint can receive.
     #[error("sample {sample} does not lie on the input grid: round samples before using them")]
     OffGrid {
@@ -235,6 +279,29 @@ pub enum Error {
         "the unfinished samples belong to another generation: another model, other data or settings"
     )]
     ForeignBag,
+    /// Samples to go on with are not what a generator gives.
+    #[error("the unfinished samples are malformed: bad {what}: start anew")]
+    MalformedBag {
+        /// The part.
+        what: &'static str,
+    },
+    /// Too few samples are left of a bag.
+    #[error(
+        "{left} of {generated} samples are left, {wanted} are wanted: {n_narrow} had too small a \
+         margin, {n_unsteady} came out differently on other float stacks; generate more (a larger bag)"
+    )]
+    TooFewSteady {
+        /// Samples left.
+        left: usize,
+        /// Samples generated.
+        generated: usize,
+        /// Samples wanted.
+        wanted: usize,
+        /// Left out because of label or margin.
+        n_narrow: usize,
+        /// Left out because honest stacks differ.
+        n_unsteady: usize,
+    },
     /// The parts of a fingerprint file do not fit together.
     #[error("the fingerprint is malformed: bad {what}")]
     MalformedFingerprint {

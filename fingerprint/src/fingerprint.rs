@@ -25,11 +25,12 @@ use nn_poly::model::Model;
 use nn_poly::plan::{Digest, Plan};
 
 pub use self::make::{FingerprintParts, model_digest};
+pub use self::steady::{Sifted, sift_for_integer, sift_for_model};
 
-use self::content::{Content, Reference, check_dim};
+use self::content::{Content, check_dim};
 use self::packed::Packed;
 use crate::canary::{CanarySet, NetworkCanary, SegmentValues};
-use crate::endpoint::{Answers, ScoreKind};
+use crate::endpoint::Answers;
 use crate::error::{Error, Result};
 use crate::generate::GeneratorKind;
 use crate::rule::ComparisonRule;
@@ -39,11 +40,14 @@ use crate::select::SelectionRule;
 mod content;
 mod make;
 mod packed;
+mod steady;
 
 /// First bytes of a fingerprint file.
 pub const FINGERPRINT_MAGIC: Magic = *b"SDLFPRNT";
 /// Format version written and read by this build.
-pub const FINGERPRINT_VERSION: u32 = 1;
+///
+/// Version 1 had neither labels of the natural samples nor the margin.
+pub const FINGERPRINT_VERSION: u32 = 2;
 /// Largest fingerprint file: 256 MiB.
 pub const MAX_FINGERPRINT_BYTES: usize = 1 << 28;
 /// Most samples of a fingerprint.
@@ -153,7 +157,26 @@ impl Fingerprint {
     /// `(samples, features)`: levels of the natural samples the others started from, if stored.
     #[must_use]
     pub fn original_levels(&self) -> Option<Array2<u32>> {
-        self.content.originals.as_ref().map(unpack_levels)
+        self.content.originals.as_ref().map(|originals| unpack_levels(&originals.levels))
+    }
+
+    /// `(samples, features)`: the natural samples in preprocessed units, if stored.
+    #[must_use]
+    pub fn originals(&self) -> Option<Array2<f32>> {
+        Some(self.content.grid.values(self.original_levels()?.view()))
+    }
+
+    /// What the true model makes of the natural samples, if stored: the control of an audit.
+    #[must_use]
+    pub fn original_labels(&self) -> Option<&[u32]> {
+        self.content.originals.as_ref().map(|originals| originals.labels.as_slice())
+    }
+
+    /// The tolerance it declares: in the reference, the largest score of every sample is ahead of the
+    /// second by at least this share of the largest magnitude. Checked when made and when read.
+    #[must_use]
+    pub fn margin(&self) -> f64 {
+        self.content.margin
     }
 
     /// `(samples, features)`: the samples in preprocessed units.
@@ -162,15 +185,10 @@ impl Fingerprint {
         self.content.grid.values(self.levels().view())
     }
 
-    /// The true model's answers.
+    /// The true model's answers; of float models in double precision.
     #[must_use]
     pub fn reference(&self) -> Answers {
-        match &self.content.reference {
-            Reference::Logits(values) => {
-                Answers::Scores { values: values.clone(), kind: ScoreKind::Logits }
-            }
-            Reference::Integers(packed) => Answers::Integers(packed.unpack()),
-        }
+        self.content.reference.answers()
     }
 
     /// How often its samples were shown to an endpoint in the clear.
@@ -298,6 +316,8 @@ impl Fingerprint {
     ///   damaged.
     /// - [`Error::MalformedFingerprint`], [`Error::LengthMismatch`], [`Error::CountOutOfRange`] if its
     ///   parts do not fit together.
+    /// - [`Error::WrongLabel`], [`Error::MarginMissed`], [`Error::RuleTooFine`] if an honest service
+    ///   could fail an audit by it.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let (content, uses): (Content, u64) =
             artifact::decode(FINGERPRINT_MAGIC, FINGERPRINT_VERSION, bytes, MAX_FINGERPRINT_BYTES)?;

@@ -25,7 +25,7 @@
 
 #![forbid(unsafe_code)]
 
-pub use crate::audit::{Audit, AuditError, AuditOutcome, Repetition, audit};
+pub use crate::audit::{Audit, AuditError, AuditOutcome, Control, Repetition, audit};
 pub use crate::canary::{
     BlockCounts, CanarySet, LayoutOptions, LayoutSpec, NetworkCanary, RandomPoints, SegmentValues,
     SlotLayout, SlotRole,

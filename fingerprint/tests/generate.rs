@@ -221,7 +221,21 @@ fn a_stopped_generation_is_resumed() {
     let refused = resume(part.clone(), network, starts, &other, &NoProgress);
     assert!(matches!(refused, Err(Error::InvalidSetting { setting: "seed", .. })));
     let fewer = GenerateSpec { count: 2, ..spec }.check().unwrap();
-    assert!(resume(part, network, starts, &fewer, &NoProgress).is_err());
+    assert!(resume(part.clone(), network, starts, &fewer, &NoProgress).is_err());
+    // What no generation begins is not gone on with, whoever wrote the file.
+    type Alter = fn(&mut SampleBag);
+    let cases: [Alter; 4] = [
+        |bag| bag.samples[0].label = 1000,
+        |bag| bag.samples[0].tied.push(1000),
+        |bag| bag.inputs[[0, 0]] += 1e-3,
+        |bag| bag.inputs[[0, 0]] = f32::NAN,
+    ];
+    for alter in cases {
+        let mut altered = part.clone();
+        alter(&mut altered);
+        let refused = resume(altered, network, starts, &config, &NoProgress);
+        assert!(matches!(refused, Err(Error::MalformedBag { .. })));
+    }
 }
 
 /// Networks that round between layers are searched without rounding and scored with it.

@@ -53,6 +53,7 @@ fn fingerprint_of(plan: &Plan, integers: &IntegerMatrix, seed: u64) -> Fingerpri
         originals: None,
         selection: SelectionRule::Random,
         rule: ComparisonRule::Exact,
+        margin: 0.0,
     };
     let made = Fingerprint::of_plan(plan, &parts).unwrap();
     let read = Fingerprint::from_bytes(&made.to_bytes().unwrap()).unwrap();

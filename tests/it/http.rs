@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use fingerprint::endpoint::{Endpoint, EndpointError};
+use fingerprint::endpoint::{Answers, Endpoint, EndpointError, ScoreKind};
+use fingerprint::fingerprint::sift_for_model;
 use fingerprint::{
-    AuditError, AuditOutcome, Fingerprint, FingerprintParts, GeneratorKind, InputGrid, Repetition,
-    SampleBag, SampleInfo, SelectionRule, audit,
+    AuditError, AuditOutcome, ComparisonRule, Fingerprint, FingerprintParts, GeneratorKind,
+    InputGrid, Repetition, SampleBag, SampleInfo, SelectionRule, audit,
 };
 use ndarray::Array2;
 use nn_poly::import::{Preprocessing, SplitSpec};
+use nn_poly::layer::Layer;
 use nn_poly::model::{Model, ModelSpec, TrainingRecord};
 use nn_poly::network::{ActivationChoice, Architecture, NetworkKind, predictions};
 use nn_poly::{Network, Predictor, Shape};
@@ -67,6 +69,7 @@ fn fingerprint(model: &Model) -> Fingerprint {
         originals: None,
         selection: SelectionRule::Random,
         rule: "top-1".parse().unwrap(),
+        margin: 1e-5,
     };
     Fingerprint::of_model(model, &parts).unwrap()
 }
@@ -121,11 +124,212 @@ fn the_true_model_passes_and_another_does_not() {
         let outcome = run(spec(server.url("/v1/classify")), &fingerprint).unwrap();
         assert_eq!(outcome == AuditOutcome::Same, is_same, "{outcome:?}");
         let requests = server.requests();
-        assert_eq!(requests.len(), 2, "asked twice, all samples at once");
+        assert_eq!(requests.len() == 2, is_same, "asked twice, what differs several times more");
         assert_eq!(requests[0].target, "POST /v1/classify");
         let json = ("content-type".to_owned(), "application/json".to_owned());
         assert!(requests[0].headers.contains(&json), "{:?}", requests[0].headers);
     }
+}
+
+/// The model with scores so close that classes tie in two decimals, everywhere.
+fn close_model() -> Model {
+    let mut spec = model(1).spec().clone();
+    let mut layers = spec.network.clone().into_layers();
+    let Some(Layer::Dense(last)) = layers.last_mut() else { panic!("a dense layer") };
+    last.weights.mapv_inplace(|weight| 1e-3 * weight);
+    last.bias.assign(&ndarray::array![0.0, 1e-3, 2e-3, 3e-3]);
+    spec.network = Network::new(spec.network.input_shape().clone(), layers).unwrap();
+    Model::new(spec).unwrap()
+}
+
+/// A fingerprint of random samples that keep the margin.
+fn steady_fingerprint(model: &Model) -> Fingerprint {
+    let bag = SampleBag {
+        inputs: fingerprint(model).inputs(),
+        generator: GeneratorKind::Random,
+        seed: 4,
+        samples: fingerprint(model).samples().to_vec(),
+    };
+    let (network, grid) = (&model.spec().network, InputGrid::bytes());
+    let bag = sift_for_model(network, &bag, &grid, 1e-5).unwrap().bag;
+    let parts = FingerprintParts {
+        bag: &bag,
+        grid: &grid,
+        originals: None,
+        selection: SelectionRule::Random,
+        rule: "top-1".parse().unwrap(),
+        margin: 1e-5,
+    };
+    Fingerprint::of_model(model, &parts).unwrap()
+}
+
+/// A service that gives probabilities of preprocessed inputs, rounded to so many decimals.
+fn rounding_service(
+    network: Network<f32>,
+    decimals: i32,
+) -> impl Fn(&HttpRequest) -> HttpReply + Send + Sync + 'static {
+    let per_unit = 10_f64.powi(decimals);
+    move |request| {
+        let body: Value = serde_json::from_slice(&request.body).unwrap();
+        let rows = body["inputs"].as_array().unwrap();
+        let values: Vec<f32> = rows
+            .iter()
+            .flat_map(|row| row.as_array().unwrap())
+            .map(|value| value.as_f64().unwrap() as f32)
+            .collect();
+        let inputs = Array2::from_shape_vec((rows.len(), 6), values).unwrap();
+        let values = network.scores(&inputs).unwrap();
+        let answers = Answers::Scores { values, kind: ScoreKind::Logits };
+        let rounded = answers.probabilities().unwrap().mapv(|p| (p * per_unit).round() / per_unit);
+        let rows: Vec<Vec<f64>> = rounded.rows().into_iter().map(|row| row.to_vec()).collect();
+        HttpReply::ok(json!({"outputs": rows}).to_string())
+    }
+}
+
+#[test]
+fn a_service_that_rounds_its_probabilities_is_not_accused() {
+    let honest = close_model();
+    let fingerprint = steady_fingerprint(&honest);
+    let n = fingerprint.n_samples();
+    assert_eq!(n, N_SAMPLES);
+    let mut layers = honest.spec().network.clone().into_layers();
+    let Some(Layer::Dense(last)) = layers.last_mut() else { panic!("a dense layer") };
+    last.bias[0] += 4.0;
+    let flat = honest.spec().network.input_shape().clone();
+    let modified = Network::new(flat, layers).unwrap();
+    for decimals in [1, 2, 4, 12] {
+        let ask = |network: &Network<f32>, rule: Option<ComparisonRule>| {
+            let server = HttpServer::start(rounding_service(network.clone(), decimals));
+            let mut spec = spec(server.url("/"));
+            spec.answers = AnswerForm::Probabilities;
+            spec.units = InputUnits::Preprocessed;
+            let mut endpoint = endpoint(spec, &fingerprint);
+            audit(&mut endpoint, &fingerprint, rule, Repetition::Twice).unwrap()
+        };
+        let found = ask(&honest.spec().network, None);
+        let expected = if found.n_tied == n { AuditOutcome::Undecided } else { AuditOutcome::Same };
+        assert_eq!(found.outcome, expected, "{decimals} decimals");
+        assert_eq!(found.n_tied == n, decimals <= 2, "{decimals} decimals");
+        // What the audit advises does not accuse it either.
+        let advised = ComparisonRule::strictest_for(&found.answers);
+        let again = ask(&honest.spec().network, Some(advised)).outcome;
+        assert_eq!(again, AuditOutcome::Same, "{decimals} decimals, {advised}");
+        for rule in [None, Some(advised)] {
+            let outcome = ask(&modified, rule).outcome;
+            assert!(matches!(outcome, AuditOutcome::Different { .. }), "{decimals}: {outcome:?}");
+        }
+    }
+}
+
+/// A service that is asked in another way than it expects gets natural samples wrong, too.
+#[test]
+fn a_wrong_description_is_no_verdict() {
+    let honest = model(1);
+    let network = honest.spec().network.clone();
+    let grid = InputGrid::bytes();
+    let natural = fingerprint(&model(1)).inputs().mapv(|x| 1.0 - x);
+    let bag = SampleBag {
+        inputs: fingerprint(&honest).inputs(),
+        generator: GeneratorKind::Random,
+        seed: 4,
+        samples: fingerprint(&honest).samples().to_vec(),
+    };
+    let parts = FingerprintParts {
+        bag: &bag,
+        grid: &grid,
+        originals: Some(&natural),
+        selection: SelectionRule::Random,
+        rule: "top-1".parse().unwrap(),
+        margin: 1e-5,
+    };
+    let fingerprint = Fingerprint::of_model(&honest, &parts).unwrap();
+    let shifted = move |by: usize| {
+        let network = network.clone();
+        HttpServer::start(move |request| {
+            let classes = predictions(&scores(&network, request));
+            let labels: Vec<usize> = classes.into_iter().map(|class| (class + by) % 5).collect();
+            HttpReply::ok(json!({"outputs": labels}).to_string())
+        })
+    };
+    let ask = |server: &HttpServer, first_label: u32| {
+        let mut spec = spec(server.url("/"));
+        (spec.answers, spec.first_label) = (AnswerForm::Labels, first_label);
+        run(spec, &fingerprint)
+    };
+    assert_eq!(ask(&shifted(0), 0).unwrap(), AuditOutcome::Same);
+    let counts_from_one = shifted(1);
+    assert_eq!(ask(&counts_from_one, 1).unwrap(), AuditOutcome::Same);
+    match ask(&counts_from_one, 0) {
+        Ok(outcome) => {
+            assert!(matches!(outcome, AuditOutcome::DoesNotFit { .. }), "{outcome:?}");
+            assert_eq!(outcome.exit_code(), 2);
+        }
+        // The last class has no number that counts from 0.
+        Err(error) => assert!(error.to_string().contains("counted from 0"), "{error}"),
+    }
+    let permuted = honest.spec().network.clone();
+    let server = HttpServer::start(move |request| {
+        let classes = predictions(&scores(&permuted, request));
+        let labels: Vec<usize> = classes.into_iter().map(|class| 3 - class).collect();
+        HttpReply::ok(json!({"outputs": labels}).to_string())
+    });
+    let expected = AuditOutcome::DoesNotFit { n_disagreeing: N_SAMPLES, n_originals: N_SAMPLES };
+    assert_eq!(ask(&server, 0).unwrap(), expected);
+}
+
+#[test]
+fn credentials_are_not_shown_and_not_sent_in_the_clear() {
+    let fingerprint = fingerprint(&model(1));
+    let mut spec = spec("https://example.org/?key=S3CRET".to_owned());
+    spec.headers = vec![("Authorization".to_owned(), "Bearer S3CRET".to_owned())];
+    spec.proxy = Some("http://me:S3CRET@127.0.0.1:9".to_owned());
+    for shown in [format!("{spec:?}"), format!("{:?}", endpoint(spec.clone(), &fingerprint))] {
+        assert!(!shown.contains("S3CRET"), "{shown}");
+        assert!(shown.contains("Authorization") && shown.contains("https://example.org/"));
+    }
+    let check = |alter: &dyn Fn(&mut HttpSpec), expected: Option<&str>| {
+        let mut spec = spec.clone();
+        spec.proxy = None;
+        alter(&mut spec);
+        let (shape, grid) = (fingerprint.shape().clone(), fingerprint.grid().clone());
+        let made = HttpEndpoint::new(spec, shape, grid, fingerprint.class_names());
+        match (made, expected) {
+            (Ok(_), None) => {}
+            (Err(error), Some(expected)) => {
+                let error = error.to_string();
+                assert!(error.contains(expected) && !error.contains("S3CRET"), "{error}");
+            }
+            (made, expected) => panic!("{:?} is not {expected:?}", made.map(|_| ())),
+        }
+    };
+    let plain = |spec: &mut HttpSpec| spec.url = "http://example.org/".to_owned();
+    check(&plain, Some("--insecure-headers-over-http"));
+    let allowed = |spec: &mut HttpSpec| (plain(spec), spec.insecure_headers_over_http = true).0;
+    check(&allowed, None);
+    let bare = |spec: &mut HttpSpec| (plain(spec), spec.headers.clear()).0;
+    check(&bare, None);
+    let local = |spec: &mut HttpSpec| spec.url = "http://127.0.0.1:9/".to_owned();
+    check(&local, None);
+    let proxied =
+        |spec: &mut HttpSpec| (local(spec), spec.proxy = Some("http://127.0.0.1:9".to_owned())).0;
+    check(&proxied, Some("--insecure-headers-over-http"));
+    check(&|spec| spec.url = "https://me:S3CRET@host/".to_owned(), Some("--header @FILE"));
+    check(&|spec| spec.proxy = Some("ftp://me:S3CRET@host:1".to_owned()), Some("proxy"));
+    check(&|spec| spec.proxy = Some("http://me:S3CRET@ho st".to_owned()), Some("proxy"));
+}
+
+#[test]
+fn a_proxy_is_used_if_it_is_named() {
+    let fingerprint = fingerprint(&model(1));
+    let proxy = HttpServer::start(|_| HttpReply::status(403, "not for you"));
+    let service = HttpServer::start(|_| HttpReply::ok("{}"));
+    let mut spec = spec(service.url("/"));
+    spec.proxy = Some(proxy.url(""));
+    let error = run(spec, &fingerprint).unwrap_err();
+    assert!(matches!(error, AuditError::Endpoint(_)), "{error}");
+    let asked = proxy.requests();
+    assert!(asked[0].target.starts_with("CONNECT 127.0.0.1:"), "{}", asked[0].target);
+    assert!(service.requests().is_empty());
 }
 
 #[test]

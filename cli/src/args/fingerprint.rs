@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
-use fingerprint::{ComparisonRule, GeneratorKind, SelectionRule};
+use fingerprint::{ComparisonRule, GeneratorKind, OptimizerKind, SelectionRule};
 
 use super::{OutputPath, ReadingArguments, SplitName};
 
@@ -50,6 +50,10 @@ pub(crate) struct GenerateArguments {
     /// How samples are found.
     #[arg(long, value_name = "NAME", default_value_t)]
     pub(crate) generator: GeneratorKind,
+    /// How smooth objectives are climbed, by ssf, ssf-reference, securedl and boundary-entropy: adam,
+    /// projected-gradient, or l-bfgs (without --ball) [default: adam].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) optimizer: Option<OptimizerKind>,
     /// Samples of the fingerprint.
     #[arg(long, value_name = "K", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub(crate) count: u32,
@@ -69,8 +73,8 @@ pub(crate) struct GenerateArguments {
     /// Stay within so many grey levels (root mean square) of the natural sample.
     #[arg(long, value_name = "RMS")]
     pub(crate) ball: Option<f64>,
-    /// Smallest distance of the two largest scores, relative to the largest [default: 1e-5 for models,
-    /// 0 for plans].
+    /// Smallest distance of the two largest scores, relative to the largest: the tolerance the file
+    /// declares [default: 1e-5 for models, 0 for plans].
     #[arg(long, value_name = "R")]
     pub(crate) margin: Option<f64>,
     /// Seed of everything random.
@@ -111,7 +115,9 @@ pub(crate) struct ShowArguments {
 /// Check whether the model behind an endpoint is the one a fingerprint was made of.
 ///
 /// An HTTP endpoint sees the samples, may log them, and is asked twice to find out whether it answers
-/// the same every time; each such use is counted in the fingerprint. A SecureDL server sees ciphertexts
+/// the same every time (samples that differ five times more); each such use is counted in the
+/// fingerprint. The natural samples behind the fingerprint are the control: if most of them come out
+/// wrong, the description of the service does not fit. Proxies are used only if named by --proxy. A SecureDL server sees ciphertexts
 /// only, and the exact integers of every segment are compared.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("where").args(["endpoint", "server"]).required(true)))]
@@ -120,8 +126,8 @@ The request template is JSON with one placeholder: \"{{inputs}}\" (all samples, 
 (all, nested by shape), \"{{input}}\" or \"{{image}}\" (one sample per request). The response pointer leads
 to the list of answers; `*` stands for the number of the sample.
 
-Exit codes: 0 every answer agrees, 1 the model is another one, 2 an error, or an endpoint whose answers
-change from one time to the next.
+Exit codes: 0 every answer agrees, 1 the model is another one, 2 an error, an endpoint whose answers
+change from one time to the next, or a description that does not fit it.
 
 Examples:
   securedl verify --endpoint https://api.example.org/v1/classify --fingerprint mnist.fp \\
@@ -160,9 +166,23 @@ pub(crate) struct VerifyArguments {
     /// What the service takes.
     #[arg(long, value_enum, value_name = "UNITS", default_value_t = UnitsName::Levels)]
     pub(crate) units: UnitsName,
-    /// A header `Name: value`, or @FILE with one per line; may be repeated.
+    /// Order of the axes in image requests.
+    #[arg(long, value_enum, value_name = "ORDER", default_value_t = LayoutName::Hwc)]
+    pub(crate) layout: LayoutName,
+    /// Number of the first class in labels and ranks.
+    #[arg(long, value_name = "0|1", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=1))]
+    pub(crate) first_label: u32,
+    /// A header `Name: value`, or @FILE with one per line; may be repeated. Credentials belong into a
+    /// file: arguments are visible to other users of the machine.
     #[arg(long, value_name = "HEADER", requires = "endpoint")]
     pub(crate) header: Vec<String>,
+    /// Send headers also over plain http to another host, where everybody on the way reads them.
+    #[arg(long, requires = "header")]
+    pub(crate) insecure_headers_over_http: bool,
+    /// Proxy to go through, http://host:port, or @FILE with one that has a password. Those of the
+    /// environment are not used.
+    #[arg(long, value_name = "URL", requires = "endpoint")]
+    pub(crate) proxy: Option<String>,
     /// Certificate authority of the service (PEM) [default: the public ones].
     #[arg(long, value_name = "FILE", requires = "endpoint")]
     pub(crate) ca: Option<PathBuf>,
@@ -186,7 +206,7 @@ pub(crate) struct VerifyArguments {
 /// Forms of answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AnswerName {
-    /// One class, by number or name.
+    /// One class, by number or name; strings are names, also those of digits.
     Labels,
     /// Classes, best first.
     Ranked,
@@ -196,6 +216,15 @@ pub(crate) enum AnswerName {
     Probabilities,
     /// One whole number per class.
     Integers,
+}
+
+/// Orders of the axes of images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LayoutName {
+    /// Height, width, channels.
+    Hwc,
+    /// Channels, height, width.
+    Chw,
 }
 
 /// Units of a service's inputs.

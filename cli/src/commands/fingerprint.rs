@@ -10,7 +10,7 @@ use crate::args::{GenerateArguments, ShowArguments};
 use crate::failure::{Hint, Outcome};
 use crate::kind::FileKind;
 use crate::output::{Destination, OutputFile};
-use crate::pipeline::fingerprinting::{self, FingerprintSettings, SampleBar, Subject};
+use crate::pipeline::fingerprinting::{self, FingerprintSettings, Made, SampleBar, Subject};
 use crate::pipeline::source::DataSource;
 use crate::report::picture::{Exhibit, Picture, gallery};
 use crate::report::sheet::{SheetFormat, contact_sheet};
@@ -40,6 +40,7 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> Result<Outcome> {
     }
     let settings = FingerprintSettings {
         generator: arguments.generator,
+        optimizer: arguments.optimizer,
         count: arguments.count as usize,
         bag: bag as usize,
         selection: arguments.select,
@@ -56,20 +57,36 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> Result<Outcome> {
     let starts = subject.starts(&source, arguments.split.into())?;
     drop(spinner);
     let bar = SampleBar(progress.bar(format!("generating, {}", arguments.generator), bag.into()));
-    let fingerprint = fingerprinting::make(&subject, &starts, &settings, &bar)?;
+    let made = fingerprinting::make(&subject, &starts, &settings, &bar)?;
     bar.0.finish(format!("generated {} by {}", units::counted(bag, "sample"), arguments.generator));
+    let fingerprint = &made.fingerprint;
     let bytes = fingerprint.to_bytes()?;
     out.write(&bytes)?;
     fingerprinting::discard_checkpoint(&settings)?;
-    print(&screen, &fingerprint)?;
+    print(&screen, fingerprint)?;
+    screen.fact("Left out", left_out(&made));
     if let Some(destination) = report {
-        write_json(&destination, &fingerprint)?;
+        write_json(&destination, fingerprint, Some(&made))?;
     }
     screen.gap();
     let size = units::bytes(bytes.len() as u64);
     screen.fact("Fingerprint", format!("{} ({size}); keep it secret", arguments.out.display()));
     screen.finish()?;
     Ok(Outcome::Success)
+}
+
+/// How many samples no fingerprint may hold.
+fn left_out(made: &Made) -> String {
+    if made.n_narrow + made.n_unsteady == 0 {
+        return format!("none of {}", units::counted(made.n_generated, "sample"));
+    }
+    format!(
+        "{} of {}: {} with too small a margin, {} that other float stacks answer differently",
+        units::count((made.n_narrow + made.n_unsteady) as u64),
+        units::counted(made.n_generated, "sample"),
+        units::count(made.n_narrow as u64),
+        units::count(made.n_unsteady as u64),
+    )
 }
 
 fn subject(arguments: &GenerateArguments) -> Result<Subject> {
@@ -124,7 +141,7 @@ pub(crate) fn show(arguments: &ShowArguments) -> Result<Outcome> {
         None => {}
     }
     if let Some(destination) = report {
-        write_json(&destination, &fingerprint)?;
+        write_json(&destination, &fingerprint, None)?;
     }
     screen.finish()?;
     Ok(Outcome::Success)
@@ -145,10 +162,29 @@ struct JsonReport<'a> {
     seed: u64,
     segments: usize,
     uses_in_clear: u64,
+    /// Smallest relative margin of the samples, as declared.
+    margin: f64,
+    /// Whether natural samples are stored, for the control of audits.
+    has_control: bool,
+    /// What generation left out; not known of a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<LeftOut>,
     samples: &'a [SampleInfo],
 }
 
-fn write_json(destination: &Destination, fingerprint: &Fingerprint) -> Result<()> {
+/// Samples generated that no fingerprint may hold.
+#[derive(Serialize)]
+struct LeftOut {
+    generated: usize,
+    margin: usize,
+    float_stacks: usize,
+}
+
+fn write_json(
+    destination: &Destination,
+    fingerprint: &Fingerprint,
+    made: Option<&Made>,
+) -> Result<()> {
     let json = JsonReport {
         model: fingerprint.name(),
         model_digest: fingerprint.model().map(|digest| digest.to_string()),
@@ -162,6 +198,13 @@ fn write_json(destination: &Destination, fingerprint: &Fingerprint) -> Result<()
         seed: fingerprint.seed(),
         segments: fingerprint.n_segments(),
         uses_in_clear: fingerprint.uses(),
+        margin: fingerprint.margin(),
+        has_control: fingerprint.original_labels().is_some(),
+        left_out: made.map(|made| LeftOut {
+            generated: made.n_generated,
+            margin: made.n_narrow,
+            float_stacks: made.n_unsteady,
+        }),
         samples: fingerprint.samples(),
     };
     destination.write(&(serde_json::to_string_pretty(&json)? + "\n"))
@@ -189,6 +232,16 @@ fn print(screen: &Screen, fingerprint: &Fingerprint) -> Result<()> {
         ),
     );
     screen.fact("Rule", fingerprint.rule());
+    let margin = match fingerprint.margin() {
+        0.0 => "none promised: for endpoints that are exact".to_owned(),
+        margin => format!("{margin:e} of the largest score, at least"),
+    };
+    screen.fact("Margin", margin);
+    let control = match fingerprint.original_labels() {
+        Some(_) => "the natural samples they started from",
+        None => "none: they started from no natural samples",
+    };
+    screen.fact("Control", control);
     if fingerprint.n_segments() > 0 {
         let segments = units::counted(fingerprint.n_segments(), "segment");
         screen.fact("Integers", format!("expected at every refresh of {segments}"));

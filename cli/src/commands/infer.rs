@@ -117,7 +117,9 @@ fn evaluate(
                 units::counted(fingerprint.n_samples(), "sample")
             )
         } else {
-            "none needed: every word of every reply is checked".to_owned()
+            "none: this plan carries none, the fingerprint adds nothing; every word of every reply is \
+             checked instead, and with it every weight"
+                .to_owned()
         };
         console.screen.fact("Canaries", text);
     }

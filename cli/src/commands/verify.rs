@@ -6,18 +6,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use fingerprint::endpoint::{Answers, Endpoint as _, EndpointError};
 use fingerprint::{
-    Audit, AuditError, AuditOutcome, ComparisonRule, Fingerprint, LayoutOptions, Repetition,
-    Verdict, audit,
+    Audit, AuditError, AuditOutcome, ComparisonRule, Control, Fingerprint, LayoutOptions,
+    Repetition, Verdict, audit,
 };
 use nn_poly::artifact;
 use nn_poly::plan::Plan;
 use protocol::client::Endpoint;
-use protocol::endpoint::{AnswerForm, EncryptedEndpoint, HttpEndpoint, HttpSpec, InputUnits};
+use protocol::endpoint::{
+    AnswerForm, EncryptedEndpoint, HttpEndpoint, HttpSpec, ImageLayout, InputUnits,
+    is_readable_on_the_way, shown_url,
+};
 use protocol::session::SessionOptions;
 use protocol::tls::ClientTls;
 use serde::Serialize;
 
-use crate::args::{AnswerName, UnitsName, VerifyArguments};
+use crate::args::{AnswerName, LayoutName, UnitsName, VerifyArguments};
 use crate::failure::{Hint, Outcome};
 use crate::kind::FileKind;
 use crate::logs;
@@ -59,12 +62,18 @@ pub(crate) fn run(arguments: &VerifyArguments) -> Result<Outcome> {
     let bar = progress.spinner("asking the endpoint");
     let (place, found) = match (&arguments.endpoint, &arguments.server) {
         (Some(url), _) => {
-            screen.fact("Endpoint", format!("{url}, in the clear"));
-            (url, over_http(arguments, url, &mut fingerprint)?)
+            let place = shown_url(url);
+            screen.fact("Endpoint", format!("{place}, in the clear"));
+            if is_readable_on_the_way(url) {
+                let text = "plain http: everybody on the way reads the samples and can answer in the \
+                            service's place; use https";
+                screen.fact("", screen.paint(Ink::Warn, text));
+            }
+            (place, over_http(arguments, url, &mut fingerprint)?)
         }
         (None, Some(address)) => {
             screen.fact("Endpoint", format!("{address}, encrypted"));
-            (address, encrypted(arguments, address, &fingerprint)?)
+            (address.clone(), encrypted(arguments, address, &fingerprint)?)
         }
         (None, None) => bail!("name an endpoint: --endpoint URL or --server ADDR"),
     };
@@ -72,7 +81,7 @@ pub(crate) fn run(arguments: &VerifyArguments) -> Result<Outcome> {
     let time = started.elapsed();
     let outcome = conclude(&screen, &fingerprint, &found, time);
     if let Some(destination) = &report {
-        let json = JsonReport::new(place, &fingerprint, &found)?;
+        let json = JsonReport::new(&place, &fingerprint, &found)?;
         destination.write(&(serde_json::to_string_pretty(&json)? + "\n"))?;
     }
     screen.finish()?;
@@ -88,6 +97,8 @@ fn over_http(
     let (shape, grid) = (fingerprint.shape().clone(), fingerprint.grid().clone());
     let mut endpoint = HttpEndpoint::new(spec, shape, grid, fingerprint.class_names())?;
     let repetition = if arguments.once { Repetition::Once } else { Repetition::Twice };
+    let rule = arguments.rule.unwrap_or_else(|| fingerprint.rule());
+    rule.check_reference(&fingerprint.reference())?;
     // Counted before anything is sent: what an endpoint may have seen counts as seen.
     let file = OutputFile::check(&arguments.fingerprint)?;
     fingerprint.record_use();
@@ -130,6 +141,15 @@ fn http_spec(
         UnitsName::Preprocessed => InputUnits::Preprocessed,
         UnitsName::Raw => InputUnits::Raw(fingerprint.preprocessing().clone()),
     };
+    spec.layout = match arguments.layout {
+        LayoutName::Hwc => ImageLayout::ChannelsLast,
+        LayoutName::Chw => ImageLayout::ChannelsFirst,
+    };
+    spec.first_label = arguments.first_label;
+    spec.insecure_headers_over_http = arguments.insecure_headers_over_http;
+    if let Some(proxy) = &arguments.proxy {
+        spec.proxy = Some(text_or_file(proxy)?.trim().to_owned());
+    }
     for header in &arguments.header {
         let text = text_or_file(header)?;
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
@@ -211,37 +231,75 @@ fn conclude(screen: &Screen, fingerprint: &Fingerprint, found: &Found, time: Dur
         ),
     );
     screen.fact("Rule", audit.rule);
+    screen.fact("Control", control(audit));
     screen.gap();
-    let (ink, text, outcome) = match &audit.outcome {
-        AuditOutcome::Same => (
-            Ink::Good,
-            format!("✓ Same model: all {} answers agree", audit.n_samples),
-            Outcome::Success,
+    let (ink, text) = judgment(audit);
+    screen.paragraph(2, screen.paint(ink, text));
+    advise(screen, fingerprint, audit);
+    match audit.outcome.exit_code() {
+        0 => Outcome::Success,
+        1 => Outcome::Cheated,
+        _ => Outcome::Unverified,
+    }
+}
+
+/// How the natural samples came out.
+fn control(audit: &Audit) -> String {
+    match audit.control {
+        Some(control) => format!(
+            "{} of {} are answered like by the true model",
+            units::count((control.n_asked - control.n_disagreeing) as u64),
+            units::counted(control.n_asked, "natural sample")
         ),
+        None => {
+            "none: the fingerprint holds no natural samples, so that a wrong description of the \
+                 service looks like another model"
+                .to_owned()
+        }
+    }
+}
+
+/// What came of an audit, for people.
+fn judgment(audit: &Audit) -> (Ink, String) {
+    let n = audit.n_samples;
+    match &audit.outcome {
+        AuditOutcome::Same => (Ink::Good, format!("✓ Same model: all {n} answers agree")),
         AuditOutcome::Different { samples } => (
             Ink::Bad,
             format!(
-                "✗ Another model: {} of {} answers differ (samples {})",
+                "✗ Another model: {} of {n} answers differ (samples {})",
                 samples.len(),
-                audit.n_samples,
                 listed(samples)
             ),
-            Outcome::Cheated,
         ),
         AuditOutcome::Unsteady { samples } => (
             Ink::Warn,
             format!(
                 "? No verdict: the endpoint answers {} differently from one time to the next \
-                 (samples {}); that is not a sign of tampering",
+                 (samples {}); that is not a sign of tampering. The first time {} of {n} answers \
+                 differed from the true model's",
                 units::counted(samples.len(), "sample"),
-                listed(samples)
+                listed(samples),
+                audit.differing.len(),
             ),
-            Outcome::Unverified,
         ),
-    };
-    screen.paragraph(2, screen.paint(ink, text));
-    advise(screen, fingerprint, audit);
-    outcome
+        AuditOutcome::DoesNotFit { n_disagreeing, n_originals } => (
+            Ink::Warn,
+            format!(
+                "? No verdict: {n_disagreeing} of {n_originals} natural samples are answered otherwise \
+                 than by the true model, and {} of {n} samples. The description does not fit, or it is \
+                 an entirely different model. Check the units (--units), the order of axes (--layout), \
+                 the number of the first class (--first-label) and the order of the classes",
+                audit.differing.len(),
+            ),
+        ),
+        AuditOutcome::Undecided => (
+            Ink::Warn,
+            "? No verdict: every answer leaves several classes equal, so that any model would agree"
+                .to_owned(),
+        ),
+        other => (Ink::Warn, format!("? No verdict: {other:?}")),
+    }
 }
 
 /// Say what would have told more.
@@ -249,7 +307,16 @@ fn advise(screen: &Screen, fingerprint: &Fingerprint, audit: &Audit) {
     let finer = ComparisonRule::strictest_for(&audit.answers);
     let tells_more = !matches!(audit.answers, Answers::Labels(_)) && audit.rule != finer;
     let is_coarse = matches!(audit.rule, ComparisonRule::Top1 | ComparisonRule::TopK(_));
-    if tells_more && is_coarse && audit.outcome == AuditOutcome::Same {
+    let agrees = matches!(audit.outcome, AuditOutcome::Same | AuditOutcome::Undecided);
+    if audit.n_tied > 0 && agrees {
+        let text = format!(
+            "{} of {} answers leave several classes equal at the precision of the endpoint: those \
+             agree with any model.",
+            audit.n_tied, audit.n_samples
+        );
+        screen.paragraph(2, screen.paint(Ink::Warn, text));
+    }
+    if tells_more && is_coarse && agrees {
         let text = format!(
             "The endpoint tells {}: --rule {finer} notices smaller changes.",
             audit.answers
@@ -283,7 +350,14 @@ struct JsonReport<'a> {
     outcome: &'static str,
     rule: Option<String>,
     times: Option<u32>,
+    /// What the verdict names: samples that differ, or that are answered unsteadily.
     differing_samples: &'a [usize],
+    /// Samples whose first answers differ from the reference.
+    n_differing: Option<usize>,
+    /// Samples that the endpoint's precision leaves open.
+    n_tied: Option<usize>,
+    /// The natural samples; null without them.
+    control: Option<Control>,
     verdict: Option<String>,
 }
 
@@ -295,6 +369,9 @@ impl<'a> JsonReport<'a> {
                 AuditOutcome::Same => ("same", &[], Some(audit), None),
                 AuditOutcome::Different { samples } => ("different", samples, Some(audit), None),
                 AuditOutcome::Unsteady { samples } => ("unsteady", samples, Some(audit), None),
+                AuditOutcome::DoesNotFit { .. } => ("does-not-fit", &[], Some(audit), None),
+                AuditOutcome::Undecided => ("undecided", &[], Some(audit), None),
+                _ => ("no-verdict", &[], Some(audit), None),
             },
         };
         Ok(Self {
@@ -307,6 +384,9 @@ impl<'a> JsonReport<'a> {
             rule: audit.map(|audit| audit.rule.to_string()),
             times: audit.map(|audit| audit.times),
             differing_samples: samples,
+            n_differing: audit.map(|audit| audit.differing.len()),
+            n_tied: audit.map(|audit| audit.n_tied),
+            control: audit.and_then(|audit| audit.control),
             verdict,
         })
     }

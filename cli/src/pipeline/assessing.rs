@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail};
-use nn_poly::import::{Dataset, Split};
+use anyhow::{Result, bail};
+use nn_poly::import::Dataset;
 use nn_poly::model::{Bits, Model};
 use nn_poly::network::Predictor;
 use nn_poly::plan::{Plan, PlanOptions, RunSize};
@@ -15,6 +15,7 @@ use nn_poly::train::Evaluation;
 use crate::failure::Hint;
 use crate::kind::FileKind;
 use crate::pipeline::source::DataSource;
+use crate::pipeline::training::load_test_part;
 
 /// The forms of a model on its test part.
 #[derive(Debug)]
@@ -35,18 +36,7 @@ pub(crate) fn load_test(
     model: &Model,
 ) -> Result<Dataset> {
     check_labeled(source, train, model)?;
-    let (_, test) = source.load(Split::Test, &model.spec().split)?;
-    let test = test
-        .with_classes(train.class_names())
-        .context("the test part does not fit the training part")?;
-    if test.shape() != train.shape() {
-        bail!(
-            "test samples have shape {}, training samples {}: these are parts of two data sets",
-            test.shape(),
-            train.shape()
-        );
-    }
-    Ok(test)
+    load_test_part(source, train, &model.spec().split)
 }
 
 /// Labels with the classes of the model.

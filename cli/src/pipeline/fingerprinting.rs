@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, bail};
-use fingerprint::fingerprint::model_digest;
+use fingerprint::fingerprint::{Sifted, model_digest, sift_for_integer, sift_for_model};
 use fingerprint::generate::{MAX_UNFINISHED_BAG_BYTES, resume, resume_for_integer};
 use fingerprint::select::{SelectionFeatures, select};
 use fingerprint::{
     ComparisonRule, Constraint, Fingerprint, FingerprintParts, GenerateConfig, GenerateProgress,
-    GenerateSpec, GeneratorKind, InputGrid, SampleBag, SelectionRule, UnfinishedBag,
+    GenerateSpec, GeneratorKind, InputGrid, OptimizerKind, SampleBag, SampleInfo, SelectionRule,
+    UnfinishedBag,
 };
 use ndarray::{Array2, Axis};
 use nn_poly::artifact;
@@ -39,6 +40,7 @@ pub(crate) enum Subject {
 #[derive(Debug, Clone)]
 pub(crate) struct FingerprintSettings {
     pub(crate) generator: GeneratorKind,
+    pub(crate) optimizer: Option<OptimizerKind>,
     pub(crate) count: usize,
     pub(crate) bag: usize,
     pub(crate) selection: SelectionRule,
@@ -127,7 +129,19 @@ impl Subject {
     }
 }
 
-/// Generate, choose, and bind to the model or plan.
+/// A fingerprint, and what was left out on the way.
+#[derive(Debug)]
+pub(crate) struct Made {
+    pub(crate) fingerprint: Fingerprint,
+    /// Samples generated.
+    pub(crate) n_generated: usize,
+    /// Samples left out for their label or margin.
+    pub(crate) n_narrow: usize,
+    /// Samples left out because other honest float stacks answer them differently.
+    pub(crate) n_unsteady: usize,
+}
+
+/// Generate, sift, choose, and bind to the model or plan.
 ///
 /// # Errors
 /// Settings out of range, a network without gradients, samples that keep no margin.
@@ -136,34 +150,53 @@ pub(crate) fn make(
     starts: &Array2<f32>,
     settings: &FingerprintSettings,
     progress: &dyn GenerateProgress,
-) -> Result<Fingerprint> {
+) -> Result<Made> {
     let grid = subject.grid(settings.input_bits)?;
     let mut spec = GenerateSpec::new(settings.generator, settings.bag, settings.seed, grid.clone());
     if let Some(rms) = settings.ball {
         spec.constraint = Constraint::Ball { rms };
     }
+    if let Some(optimizer) = settings.optimizer {
+        if !settings.generator.uses_optimizer() {
+            bail!(
+                "--optimizer is for generators that climb an objective, `{}` does not",
+                settings.generator
+            );
+        }
+        spec.optimizer = optimizer;
+    }
+    let rule = settings.rule.unwrap_or(match subject {
+        Subject::Model(_) => ComparisonRule::Top1,
+        Subject::Plan { .. } => ComparisonRule::Exact,
+    });
     spec.min_relative_margin = settings.margin.unwrap_or(match subject {
         Subject::Model(_) => spec.min_relative_margin,
         Subject::Plan { .. } => 0.0,
     });
+    let margin = spec.min_relative_margin;
     let config = spec.check()?;
     let bag = generate_bag(subject, starts, &config, settings, progress)?;
-    let chosen = choose(subject.network(), &bag, settings)?;
+    let sifted = match subject {
+        Subject::Model(model) => sift_for_model(model.network(), &bag, &grid, margin)?,
+        Subject::Plan { plan, .. } => sift_for_integer(plan.network(), &bag, margin)?,
+    };
+    let sifted = sifted.at_least(settings.count)?;
+    let chosen = choose(subject.network(), &sifted.bag, settings)?;
     let originals = originals(&chosen, starts);
     let parts = FingerprintParts {
         bag: &chosen,
         grid: &grid,
-        originals: Some(&originals),
+        originals: originals.as_ref(),
         selection: settings.selection,
-        rule: settings.rule.unwrap_or(match subject {
-            Subject::Model(_) => ComparisonRule::Top1,
-            Subject::Plan { .. } => ComparisonRule::Exact,
-        }),
+        rule,
+        margin,
     };
-    Ok(match subject {
+    let fingerprint = match subject {
         Subject::Model(model) => Fingerprint::of_model(model, &parts)?,
         Subject::Plan { plan, .. } => Fingerprint::of_plan(plan, &parts)?,
-    })
+    };
+    let Sifted { n_narrow, n_unsteady, .. } = sifted;
+    Ok(Made { fingerprint, n_generated: bag.len(), n_narrow, n_unsteady })
 }
 
 /// Generate a bag, with what there is of it kept in a file if wanted.
@@ -234,13 +267,16 @@ pub(crate) fn complete_bag(
     } else {
         empty
     };
-    while bag.len() < spec.count {
+    // A bag that is whole already is checked all the same.
+    loop {
         // Longer and longer, so that writing never takes more than a share of the time.
         let until = bag.len() + SAMPLES_PER_CHECKPOINT.max(bag.len() / 4);
         bag = go_on(bag, &Portion { progress, until, done: AtomicUsize::new(0) })?;
         output.write(&UnfinishedBag::new(subjects, starts, config, bag.clone())?.to_bytes()?)?;
+        if bag.len() >= spec.count {
+            return Ok(bag);
+        }
     }
-    Ok(bag)
 }
 
 /// Remove the checkpoint of a fingerprint that is written: its samples are a secret.
@@ -284,16 +320,13 @@ fn choose(
     Ok(bag.select(&positions)?)
 }
 
-/// The natural samples behind a bag; the samples themselves where there are none.
-fn originals(bag: &SampleBag, starts: &Array2<f32>) -> Array2<f32> {
-    let mut originals = bag.inputs.clone();
-    for (info, mut row) in bag.samples.iter().zip(originals.rows_mut()) {
-        let source = info.source.map(|source| source as usize);
-        if let Some(source) = source.filter(|&source| source < starts.nrows()) {
-            row.assign(&starts.index_axis(Axis(0), source));
-        }
-    }
-    originals
+/// The natural samples behind a bag; none if a sample has none.
+fn originals(bag: &SampleBag, starts: &Array2<f32>) -> Option<Array2<f32>> {
+    let source = |info: &SampleInfo| {
+        info.source.map(|source| source as usize).filter(|&source| source < starts.nrows())
+    };
+    let rows: Option<Vec<usize>> = bag.samples.iter().map(source).collect();
+    Some(starts.select(Axis(0), &rows?))
 }
 
 /// Read a fingerprint file.
@@ -304,7 +337,9 @@ pub(crate) fn load(path: &Path) -> Result<Fingerprint> {
     FileKind::Fingerprint.expect_of(path)?;
     let limit = fingerprint::fingerprint::MAX_FINGERPRINT_BYTES;
     let bytes = artifact::read_file(path, limit)?;
-    Fingerprint::from_bytes(&bytes).with_context(|| format!("cannot use {}", path.display()))
+    Fingerprint::from_bytes(&bytes)
+        .with_context(|| format!("cannot use {}", path.display()))
+        .hint(|| "make it again with this program: `securedl fingerprint generate …`")
 }
 
 /// Shows how many samples are ready.

@@ -385,7 +385,20 @@ pub(crate) fn load_split(source: &DataSource<'_>, split: SplitSpec) -> Result<Tr
     if train.n_classes() < 2 {
         bail!("{} has samples of one class only; there is nothing to tell apart", path.display());
     }
-    let (_, test) = source.load(Split::Test, &split)?;
+    let test = load_test_part(source, &train, &split)?;
+    Ok(TrainingData { train, test, split })
+}
+
+/// The test part beside the training part `train` of a source, with its classes.
+///
+/// # Errors
+/// Data without a test part, or one of other classes or of another shape.
+pub(crate) fn load_test_part(
+    source: &DataSource<'_>,
+    train: &Dataset,
+    split: &SplitSpec,
+) -> Result<Dataset> {
+    let (_, test) = source.load(Split::Test, split)?;
     let test = test
         .with_classes(train.class_names())
         .context("the test part does not fit the training part")?;
@@ -396,5 +409,5 @@ pub(crate) fn load_split(source: &DataSource<'_>, split: SplitSpec) -> Result<Tr
             train.shape()
         );
     }
-    Ok(TrainingData { train, test, split })
+    Ok(test)
 }

@@ -130,9 +130,8 @@ pub(crate) fn introduction(study: &Study, title: &str, command: &str) -> Result<
 fn false_alarms(study: &Study) -> Result<String> {
     let mut text = String::from(
         "\nAnswers of other honest float stacks (64 bits, one sample at a time, folded batch \
-         normalization, permuted neurons) that differ from the reference, by rule. Seconds are wall \
-         time times threads; other work on the machine counts, too.\n\n\
-         | generator | s per sample on one core | answers compared |",
+         normalization, permuted neurons) that differ from the reference, by rule.\n\n\
+         | generator | processor s per sample | answers compared |",
     );
     for rule in RULES {
         write!(text, " {rule} |")?;

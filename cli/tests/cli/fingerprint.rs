@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
 use super::cheating::{serve, tampered};
-use super::fixture::{Served, fixture, folder, run, securedl, succeed, text};
+use super::fixture::{Served, fixture, folder, run, securedl, succeed, text, wait};
 
 /// One fingerprint of the model and one of the plan with squares.
 struct Made {
@@ -122,7 +122,7 @@ fn an_unsteady_service_is_no_verdict_and_trouble_is_an_error() {
     });
     let url = server.url("/");
     let mut arguments = verify(&url, &fingerprint);
-    arguments.extend(["--rule", "exact"]);
+    arguments.extend(["--rule", "tolerance-1e-5"]);
     let finished = run(&arguments);
     assert_eq!(finished.code, Some(2), "{}", finished.stdout);
     assert!(finished.stdout.contains("not a sign of tampering"), "{}", finished.stdout);
@@ -141,6 +141,11 @@ fn an_unsteady_service_is_no_verdict_and_trouble_is_an_error() {
         (&url, &["--request", "{}"], "placeholder"),
         (&url, &["--header", "nonsense"], "Name: value"),
         (&url, &["--rule", "top-9"], "top-9"),
+        (&url, &["--rule", "exact"], "finer than the arithmetic of a float model"),
+        (&url, &["--rule", "decimals-5"], "finer than the arithmetic of a float model"),
+        (&url, &["--layout", "chw"], "channels first is for images"),
+        (&url, &["--first-label", "2"], "first-label"),
+        (&url, &["--proxy", "socks"], "the proxy's address"),
     ] {
         let mut arguments = verify(url, &fingerprint);
         // A flag given twice is refused by the parser: the case's own replaces the usual one.
@@ -152,6 +157,142 @@ fn an_unsteady_service_is_no_verdict_and_trouble_is_an_error() {
         assert_eq!(finished.code, Some(2), "{extra:?}: {}", finished.stdout);
         assert!(finished.stderr.contains(expected), "{extra:?}: {}", finished.stderr);
     }
+}
+
+/// As a service whose classes are in another order.
+#[test]
+fn a_description_that_does_not_fit_is_no_verdict() {
+    let folder = folder("verify-fit");
+    let fingerprint = copy(&made().model, &folder);
+    let honest = service(Model::load(&fixture().model).unwrap().network().clone());
+    let server = HttpServer::start(move |request| {
+        let reply: Value = serde_json::from_slice(&honest(request).body).unwrap();
+        let rows = reply["y"].as_array().unwrap().iter();
+        let rotated: Vec<Value> = rows.map(|row| json!([row[2], row[0], row[1]])).collect();
+        HttpReply::ok(json!({ "y": rotated }).to_string())
+    });
+    let (url, report) = (server.url("/"), folder.join("report.json"));
+    let finished = run(&[&verify(&url, &fingerprint)[..], &["--json", text(&report)]].concat());
+    assert_eq!(finished.code, Some(2), "{}\n{}", finished.stdout, finished.stderr);
+    for expected in ["does not fit", "--first-label", "--units", "--layout"] {
+        assert!(finished.stdout.contains(expected), "`{expected}` in {}", finished.stdout);
+    }
+    let report: Value = serde_json::from_slice(&fs::read(&report).unwrap()).unwrap();
+    assert_eq!(report["outcome"], "does-not-fit");
+    assert_eq!(report["control"]["n_asked"], 5);
+    assert!(report["control"]["n_disagreeing"].as_u64().unwrap() >= 3);
+}
+
+#[test]
+fn proxies_of_the_environment_are_not_used_and_named_ones_are() {
+    let folder = folder("verify-proxy");
+    let fingerprint = copy(&made().model, &folder);
+    let honest = Model::load(&fixture().model).unwrap().network().clone();
+    let server = HttpServer::start(service(honest));
+    let proxy = HttpServer::start(|_| HttpReply::status(403, "no"));
+    let (url, proxy_url) = (server.url("/"), proxy.url(""));
+    let base = [&verify(&url, &fingerprint)[..], &["--rule", "tolerance-1e-4"]].concat();
+    let with_environment = |arguments: &[&str]| {
+        let mut command = securedl(arguments);
+        for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+            command.env(name, &proxy_url);
+        }
+        wait(command.env_remove("NO_PROXY").env_remove("no_proxy").spawn().unwrap())
+    };
+    let finished = with_environment(&base);
+    assert_eq!(finished.code, Some(0), "{}\n{}", finished.stdout, finished.stderr);
+    assert!(proxy.requests().is_empty());
+    let finished = with_environment(&[&base[..], &["--proxy", &proxy_url]].concat());
+    assert_eq!(finished.code, Some(2), "{}", finished.stdout);
+    assert!(proxy.requests()[0].target.starts_with("CONNECT "));
+}
+
+#[test]
+fn credentials_stay_off_the_screen_and_off_plain_http() {
+    let folder = folder("verify-credentials");
+    let fingerprint = copy(&made().model, &folder);
+    let honest = Model::load(&fixture().model).unwrap().network().clone();
+    let server = HttpServer::start(service(honest));
+    let (url, report) = (server.url("/?token=S3CRET&v=1"), folder.join("report.json"));
+    let base = ["--rule", "tolerance-1e-4", "--header", "Authorization: S3CRET"];
+    let finished =
+        succeed(&[&verify(&url, &fingerprint)[..], &base, &["--json", text(&report)]].concat());
+    let report = fs::read_to_string(&report).unwrap();
+    for said in [&finished.stdout, &finished.stderr, &report] {
+        assert!(!said.contains("S3CRET"), "{said}");
+    }
+    assert!(report.contains("token=…&v=…"), "{report}");
+    assert!(server.requests()[0].target.contains("token=S3CRET"), "but it is sent");
+
+    // Names that no server has: nothing leaves this machine.
+    for (url, extra, expected) in [
+        ("https://me:S3CRET@host.invalid/", &[][..], "--header @FILE"),
+        ("http://host.invalid/", &base[2..], "--insecure-headers-over-http"),
+        ("http://host.invalid/", &[], "cannot be reached"),
+    ] {
+        let finished = run(&[&verify(url, &fingerprint)[..], extra].concat());
+        assert_eq!(finished.code, Some(2), "{}", finished.stdout);
+        assert!(finished.stderr.contains(expected), "`{expected}` in {}", finished.stderr);
+        assert!(!finished.stdout.contains("S3CRET") && !finished.stderr.contains("S3CRET"));
+        let warns = finished.stdout.contains("everybody on the way reads the samples");
+        assert_eq!(warns, url.starts_with("http:"), "{}", finished.stdout);
+    }
+}
+
+#[test]
+fn every_optimizer_can_be_chosen_where_there_is_something_to_climb() {
+    let fixture = fixture();
+    let folder = folder("fingerprint-optimizer");
+    let make = |generator: &str, optimizer: &str| {
+        let out = folder.join(format!("{generator}-{optimizer}.fp"));
+        let base = ["fingerprint", "generate", text(&fixture.model), "--data", text(&fixture.data)];
+        let sizes = ["--bag", "6", "--count", "2", "--generator", generator];
+        let chosen = ["--optimizer", optimizer, "--out", text(&out)];
+        let finished = run(&[&base[..], &sizes, &chosen].concat());
+        (finished, fs::read(out).ok())
+    };
+    let mut files = Vec::new();
+    for optimizer in ["adam", "projected-gradient", "l-bfgs"] {
+        let (finished, file) = make("boundary-entropy", optimizer);
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        assert!(finished.stdout.contains("Left out"), "{}", finished.stdout);
+        files.extend(file);
+    }
+    files.dedup();
+    assert_eq!(files.len(), 3, "each goes its own way");
+    for (generator, optimizer, expected) in [
+        ("tie", "adam", "--optimizer is for"),
+        ("ssf", "newton", "adam, projected-gradient or l-bfgs"),
+    ] {
+        let finished = make(generator, optimizer).0;
+        assert_eq!(finished.code, Some(2));
+        assert!(finished.stderr.contains(expected), "{}", finished.stderr);
+    }
+}
+
+#[test]
+fn files_of_the_first_version_are_refused_with_advice() {
+    let folder = folder("fingerprint-version");
+    let file = copy(&made().model, &folder);
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[8] = 1;
+    fs::write(&file, bytes).unwrap();
+    let finished = run(&["fingerprint", "show", text(&file)]);
+    assert_eq!(finished.code, Some(2));
+    assert!(finished.stderr.contains("format version 1"), "{}", finished.stderr);
+    assert!(finished.stderr.contains("make it again"), "{}", finished.stderr);
+}
+
+#[test]
+fn plans_without_canaries_say_that_a_fingerprint_adds_nothing() {
+    let (fixture, folder) = (fixture(), folder("fingerprint-linear"));
+    let out = folder.join("linear.fp");
+    let make = ["fingerprint", "generate", text(&fixture.linear), "--model", text(&fixture.model)];
+    let data = ["--data", text(&fixture.data), "--bag", "4", "--count", "2", "--out", text(&out)];
+    succeed(&[&make[..], &data].concat());
+    let infer = ["infer", "--plan", text(&fixture.linear), "--data", text(&fixture.data)];
+    let finished = succeed(&[&infer[..], &["--local", "--fingerprint", text(&out)]].concat());
+    assert!(finished.stdout.contains("the fingerprint adds nothing"), "{}", finished.stdout);
 }
 
 #[test]
@@ -283,6 +424,8 @@ fn a_report_says_what_a_fingerprint_holds_but_not_its_samples() {
         assert_eq!(report["plan_digest"].is_string(), segments);
         assert_eq!(report["model_digest"].is_string(), !segments);
         assert!(report["samples"][0]["margin"].is_number());
+        assert_eq!(report["margin"].as_f64().unwrap() > 0.0, !segments);
+        assert_eq!(report["has_control"], true);
         assert!(!said.contains("inputs") && !said.contains("levels\": ["), "{said}");
     }
 }

@@ -6,6 +6,14 @@ use core::fmt;
 use ndarray::{Array2, ArrayView1, Axis};
 use serde::{Deserialize, Serialize};
 
+/// Most decimals that are taken for rounding; see [`Answers::decimals`].
+pub const MAX_INFERRED_DECIMALS: u32 = 6;
+
+/// Relative error of a decimal number in 32 bits, twice.
+const F32_ERROR: f64 = 1.2e-7;
+/// Largest distance from a whole number that is put down to it: above, everything would look rounded.
+const MAX_F32_ERROR: f64 = 0.02;
+
 /// What the numbers of [`Answers::Scores`] are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ScoreKind {
@@ -111,6 +119,39 @@ impl Answers {
         }
     }
 
+    /// To how many decimals scores are rounded: the smallest `n` up to [`MAX_INFERRED_DECIMALS`] for
+    /// which all of them are multiples of `10^-n`, up to the error of 32-bit floats. `None` if there is
+    /// no such `n`, and for answers that are not real numbers.
+    ///
+    /// Inferred from what was seen: few answers may have fewer decimals than the service gives.
+    #[must_use]
+    pub fn decimals(&self) -> Option<u32> {
+        match self {
+            Self::Labels(_) | Self::Ranked(_) | Self::Integers(_) => None,
+            Self::Scores { values, .. } => (0..=MAX_INFERRED_DECIMALS).find(|&n| {
+                let per_unit = 1.0 / decimal_unit(n);
+                values.iter().all(|value| is_whole(value * per_unit))
+            }),
+        }
+    }
+
+    /// Whether the score of `class` is above every other one of that input; `None` if there are no
+    /// scores, or no such class.
+    #[must_use]
+    pub fn is_alone_ahead(&self, sample: usize, class: u32) -> Option<bool> {
+        fn alone<T: PartialOrd>(values: &Array2<T>, at: (usize, usize)) -> Option<bool> {
+            let own = values.get(at)?;
+            let others = values.row(at.0).into_iter().enumerate();
+            Some(others.filter(|&(class, _)| class != at.1).all(|(_, other)| other < own))
+        }
+        let at = (sample, class as usize);
+        match self {
+            Self::Labels(_) | Self::Ranked(_) => None,
+            Self::Scores { values, .. } => alone(values, at),
+            Self::Integers(values) => alone(values, at),
+        }
+    }
+
     /// The answers at `positions`, in that order. Positions past the end are left out.
     #[must_use]
     pub fn select(&self, positions: &[usize]) -> Self {
@@ -127,6 +168,16 @@ impl Answers {
             Self::Integers(values) => Self::Integers(values.select(Axis(0), &known)),
         }
     }
+}
+
+/// `10^-n`.
+pub(crate) fn decimal_unit(n: u32) -> f64 {
+    0.1_f64.powi(n.try_into().unwrap_or(i32::MAX))
+}
+
+/// Whether a number is whole but for the error of a decimal kept in a 32-bit float.
+fn is_whole(x: f64) -> bool {
+    (x - x.round()).abs() <= 1e-9 + (F32_ERROR * x.abs()).min(MAX_F32_ERROR)
 }
 
 /// Row by row `exp(z − max) / Σ exp(z − max)`.
@@ -205,6 +256,33 @@ mod tests {
     fn selection_keeps_order_and_skips_what_is_not_there() {
         let answers = Answers::Labels(vec![7, 8, 9]);
         assert_eq!(answers.select(&[2, 0, 5]), Answers::Labels(vec![9, 7]));
+    }
+
+    #[test]
+    fn the_number_of_decimals_is_inferred_also_from_single_precision() {
+        let scores = |values: Array2<f64>| Answers::Scores { values, kind: ScoreKind::Logits };
+        for n in 1..=MAX_INFERRED_DECIMALS {
+            let per_unit = 10_f64.powi(i32::try_from(n).unwrap());
+            let raw = array![[0.123_456_789, 0.770_000_1], [0.1, -3.333_333_3]];
+            let rounded = raw.mapv(|x: f64| (x * per_unit).round() / per_unit);
+            assert_eq!(scores(rounded.clone()).decimals(), Some(n));
+            #[expect(clippy::cast_possible_truncation, reason = "single precision is the point")]
+            let single = rounded.mapv(|x| f64::from(x as f32));
+            assert_eq!(scores(single).decimals(), Some(n));
+            assert_eq!(scores(raw).decimals(), None);
+        }
+        assert_eq!(scores(array![[3.0, -120.0]]).decimals(), Some(0));
+        assert_eq!(scores(array![[12_345.678_912_3, 1.0]]).decimals(), None);
+        assert_eq!(Answers::Integers(array![[3, 4]]).decimals(), None);
+        assert_eq!(Answers::Labels(vec![1]).decimals(), None);
+    }
+
+    #[test]
+    fn a_tie_has_nobody_alone_ahead() {
+        let answers = Answers::Integers(array![[1, 5, 5], [1, 5, 4]]);
+        let ahead = |sample, class| answers.is_alone_ahead(sample, class);
+        assert_eq!([ahead(0, 1), ahead(1, 1), ahead(1, 2)], [Some(false), Some(true), Some(false)]);
+        assert_eq!([ahead(2, 1), ahead(0, 3)], [None, None]);
     }
 
     #[test]

@@ -7,7 +7,9 @@ use nn_poly::plan::Digest;
 use serde::{Deserialize, Serialize};
 
 use super::packed::Packed;
+use super::steady::{check_margin, standings};
 use super::{MAX_FINGERPRINT_SAMPLES, MAX_NAME_BYTES};
+use crate::endpoint::{Answers, ScoreKind};
 use crate::error::{Error, Result};
 use crate::generate::GeneratorKind;
 use crate::rule::ComparisonRule;
@@ -30,12 +32,22 @@ pub(super) struct Content {
     pub(super) samples: Vec<SampleInfo>,
     /// `(samples, features)`: levels of the grid.
     pub(super) levels: Packed,
-    /// Likewise, the natural samples the others started from.
-    pub(super) originals: Option<Packed>,
+    pub(super) originals: Option<Originals>,
     pub(super) reference: Reference,
     pub(super) rule: ComparisonRule,
+    /// Smallest `(z₁ − z₂)/max|z|` of the reference.
+    pub(super) margin: f64,
     /// Per segment of the plan `(outputs, samples)`: what a client must decrypt.
     pub(super) segments: Vec<Packed>,
+}
+
+/// The natural samples that the others started from: the control of an audit.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Originals {
+    /// `(samples, features)`: levels of the grid.
+    pub(super) levels: Packed,
+    /// What the reference makes of each.
+    pub(super) labels: Vec<u32>,
 }
 
 /// The true model's answers.
@@ -63,9 +75,12 @@ impl Content {
         self.preprocessing.check(n_features)?;
         self.grid.check(n_features)?;
         self.rule.check()?;
-        check_dim("levels of the samples", (n, n_features), self.levels.dim())?;
+        if !is_single_precision(&self.grid, n_features) {
+            return malformed("input grid");
+        }
         let n_steps = i64::from(self.grid.n_steps());
-        for packed in [Some(&self.levels), self.originals.as_ref()].into_iter().flatten() {
+        let originals = self.originals.as_ref();
+        for packed in [Some(&self.levels), originals.map(|o| &o.levels)].into_iter().flatten() {
             check_dim("levels of the samples", (n, n_features), packed.dim())?;
             if packed.unpack().iter().any(|level| !(0..=n_steps).contains(level)) {
                 return malformed("level of a sample");
@@ -92,6 +107,13 @@ impl Content {
         if !self.samples.iter().all(info) {
             return malformed("label or margin of a sample");
         }
+        if let Some(originals) = originals {
+            check_dim("labels of the natural samples", (n, 1), (originals.labels.len(), 1))?;
+            if originals.labels.iter().any(|&class| class as usize >= n_classes) {
+                return malformed("label of a natural sample");
+            }
+        }
+        self.check_reference()?;
         for packed in &self.segments {
             let (n_outputs, n_columns) = packed.dim();
             check_dim(
@@ -102,6 +124,37 @@ impl Content {
         }
         Ok(())
     }
+}
+
+impl Content {
+    /// The labels are those of the reference, which keeps the margin and can serve the rule.
+    fn check_reference(&self) -> Result<()> {
+        check_margin(self.margin)?;
+        let reference = self.reference.answers();
+        self.rule.check_reference(&reference)?;
+        for (sample, (info, standing)) in self.samples.iter().zip(standings(&reference)).enumerate()
+        {
+            standing.check(sample, info.label, self.margin)?;
+        }
+        Ok(())
+    }
+}
+
+impl Reference {
+    pub(super) fn answers(&self) -> Answers {
+        match self {
+            Self::Logits(values) => {
+                Answers::Scores { values: values.clone(), kind: ScoreKind::Logits }
+            }
+            Self::Integers(packed) => Answers::Integers(packed.unpack()),
+        }
+    }
+}
+
+/// Whether all inputs on the grid are finite numbers of 32 bits.
+fn is_single_precision(grid: &InputGrid, n_features: usize) -> bool {
+    let limit = f64::from(f32::MAX);
+    (0..n_features).all(|feature| grid.low(feature) >= -limit && grid.high(feature) <= limit)
 }
 
 pub(super) fn check_dim(

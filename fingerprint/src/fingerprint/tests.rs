@@ -1,14 +1,16 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use ndarray::array;
+use nn_poly::Network;
 use nn_poly::import::SplitSpec;
 use nn_poly::layer::{Activation, Dense, Layer};
 use nn_poly::model::{ModelSpec, TrainingRecord};
 use nn_poly::network::{ActivationChoice, NetworkKind};
-use nn_poly::{Network, Predictor};
 use proptest::prelude::*;
 
+use super::content::Reference;
 use super::*;
+use crate::endpoint::ScoreKind;
 use crate::error::NetworkError;
 use crate::sample::SampleBag;
 
@@ -47,7 +49,7 @@ fn bag() -> SampleBag {
         inputs: array![[0.0, 0.5, 1.0], [0.25, 0.75, 0.5]],
         generator: GeneratorKind::Tie,
         seed: 42,
-        samples: vec![info(Some(7), 1), info(None, 0)],
+        samples: vec![info(Some(7), 1), info(None, 1)],
     }
 }
 
@@ -55,17 +57,33 @@ pub(crate) fn grid() -> InputGrid {
     InputGrid::new(0.0, 1.0, 4).unwrap()
 }
 
-pub(crate) fn fingerprint() -> Fingerprint {
-    let (bag, grid) = (bag(), grid());
-    let originals = array![[0.0_f32, 0.6, 1.0], [0.2, 0.7, 0.5]];
-    let parts = FingerprintParts {
-        bag: &bag,
-        grid: &grid,
-        originals: Some(&originals),
+/// Not what anybody asks for: the natural samples are others than the samples.
+fn originals() -> Array2<f32> {
+    array![[0.0, 0.8, 1.0], [0.5, 0.7, 0.5]]
+}
+
+fn parts<'a>(
+    bag: &'a SampleBag,
+    grid: &'a InputGrid,
+    originals: Option<&'a Array2<f32>>,
+) -> FingerprintParts<'a> {
+    FingerprintParts {
+        bag,
+        grid,
+        originals,
         selection: SelectionRule::ClassCover,
         rule: ComparisonRule::Top1,
-    };
-    Fingerprint::of_model(&model(2.0), &parts).unwrap()
+        margin: 1e-5,
+    }
+}
+
+pub(crate) fn fingerprint() -> Fingerprint {
+    let originals = originals();
+    Fingerprint::of_model(&model(2.0), &parts(&bag(), &grid(), Some(&originals))).unwrap()
+}
+
+pub(crate) fn fingerprint_without_originals() -> Fingerprint {
+    Fingerprint::of_model(&model(2.0), &parts(&bag(), &grid(), None)).unwrap()
 }
 
 #[test]
@@ -76,9 +94,11 @@ fn a_file_gives_back_what_went_in() {
     assert_eq!(read, fingerprint);
     assert_eq!(read.uses(), 1);
     assert_eq!(read.levels(), array![[0, 2, 4], [1, 3, 2]]);
-    assert_eq!(read.original_levels().unwrap(), array![[0, 2, 4], [1, 3, 2]]);
+    assert_eq!(read.original_levels().unwrap(), array![[0, 3, 4], [2, 3, 2]]);
+    assert_eq!((read.original_labels().unwrap(), read.margin()), (&[1, 1][..], 1e-5));
     assert_eq!(read.inputs(), bag().inputs);
-    let expected = model(2.0).spec().network.scores(&bag().inputs).unwrap();
+    let network = model(2.0).spec().network.cast::<f64>().unwrap();
+    let expected = network.outputs(&bag().inputs.mapv(f64::from)).unwrap();
     assert_eq!(read.reference(), Answers::Scores { values: expected, kind: ScoreKind::Logits });
 }
 
@@ -91,15 +111,7 @@ fn uses_do_not_change_the_identity_and_samples_do() {
     assert_ne!(fresh.to_bytes().unwrap(), used.to_bytes().unwrap());
     let mut other = bag();
     other.inputs[[0, 0]] = 0.25;
-    let grid = grid();
-    let parts = FingerprintParts {
-        bag: &other,
-        grid: &grid,
-        originals: None,
-        selection: SelectionRule::ClassCover,
-        rule: ComparisonRule::Top1,
-    };
-    let other = Fingerprint::of_model(&model(2.0), &parts).unwrap();
+    let other = Fingerprint::of_model(&model(2.0), &parts(&other, &grid(), None)).unwrap();
     assert_ne!(fresh.identity().unwrap(), other.identity().unwrap());
 }
 
@@ -113,13 +125,13 @@ fn it_belongs_to_one_model_whatever_the_model_is_called() {
     assert!(matches!(error, Error::ForeignFingerprint { what: "model", .. }), "{error}");
 }
 
-/// Format version 1. A change of these bytes is a new format version.
+/// Format version 2. A change of these bytes is a new format version.
 #[test]
 fn the_bytes_of_a_file_are_fixed() {
     let bytes = fingerprint().to_bytes().unwrap();
-    assert_eq!(&bytes[..12], b"SDLFPRNT\x01\0\0\0");
+    assert_eq!(&bytes[..12], b"SDLFPRNT\x02\0\0\0");
     let digest = blake3::hash(&bytes).to_hex();
-    assert_eq!((bytes.len(), &digest[..16]), (424, "b083b2f71c7f1edf"));
+    assert_eq!((bytes.len(), &digest[..16]), (448, "1426d86f10c7133f"));
 }
 
 #[test]
@@ -127,15 +139,9 @@ fn parts_that_do_not_fit_are_refused() {
     let (model, grid) = (model(2.0), grid());
     let originals = array![[0.0_f32, 0.5]];
     let refused = |bag: &SampleBag, originals: Option<&Array2<f32>>, grid: &InputGrid| {
-        let parts = FingerprintParts {
-            bag,
-            grid,
-            originals,
-            selection: SelectionRule::Random,
-            rule: ComparisonRule::Exact,
-        };
-        Fingerprint::of_model(&model, &parts).unwrap_err()
+        Fingerprint::of_model(&model, &parts(bag, grid, originals)).unwrap_err()
     };
+    let good = bag();
     let mut off_grid = bag();
     off_grid.inputs[[1, 2]] = 0.6;
     assert_eq!(refused(&off_grid, None, &grid), Error::OffGrid { sample: 1 });
@@ -149,6 +155,14 @@ fn parts_that_do_not_fit_are_refused() {
     let mut label = bag();
     label.samples[0].label = 2;
     assert!(matches!(refused(&label, None, &grid), Error::MalformedFingerprint { .. }));
+    label.samples[0].label = 0;
+    let wrong = Error::WrongLabel { sample: 0, label: 0, expected: 1 };
+    assert_eq!(refused(&label, None, &grid), wrong);
+    for (rule, margin) in [("exact", 0.0), ("decimals-5", 0.0), ("top-1", 0.1), ("top-1", -1.0)] {
+        let rule = rule.parse().unwrap();
+        let finer = FingerprintParts { rule, margin, ..parts(&good, &grid, None) };
+        assert!(Fingerprint::of_model(&model, &finer).is_err(), "{rule} {margin}");
+    }
     let empty = bag().select(&[]).unwrap();
     assert!(matches!(refused(&empty, None, &grid), Error::CountOutOfRange { .. }));
 }
@@ -158,7 +172,7 @@ fn parts_that_do_not_fit_are_refused() {
 fn inconsistent_content_with_a_valid_digest_is_refused() {
     let good = fingerprint();
     type Alter = fn(&mut Content);
-    let cases: [(&str, Alter); 9] = [
+    let cases: [(&str, Alter); 17] = [
         ("no sample", |c| c.samples.clear()),
         ("label", |c| c.samples[0].label = 9),
         ("tied class", |c| c.samples[0].tied.push(9)),
@@ -168,6 +182,18 @@ fn inconsistent_content_with_a_valid_digest_is_refused() {
         ("scores", |c| c.reference = Reference::Logits(array![[0.0, f64::INFINITY], [0.0, 0.0]])),
         ("binding", |c| (c.model, c.plan) = (None, c.model)),
         ("classes", |c| c.class_names.truncate(1)),
+        ("label that is not the reference's", |c| c.samples[0].label = 0),
+        ("reference of another label", |c| {
+            c.reference = Reference::Logits(array![[1.0, 0.0], [0.0, 1.0]]);
+        }),
+        ("margin of the reference", |c| {
+            c.reference = Reference::Logits(array![[0.0, 1.0], [0.999_995, 1.0]]);
+        }),
+        ("declared margin", |c| c.margin = f64::NAN),
+        ("label of a natural sample", |c| c.originals.as_mut().unwrap().labels[1] = 2),
+        ("labels of natural samples", |c| c.originals.as_mut().unwrap().labels.clear()),
+        ("rule", |c| c.rule = ComparisonRule::Exact),
+        ("grid beyond single precision", |c| c.grid = InputGrid::new(0.0, 1e300, 4).unwrap()),
     ];
     for (name, alter) in cases {
         let mut content = good.content.clone();
@@ -180,10 +206,13 @@ fn inconsistent_content_with_a_valid_digest_is_refused() {
 #[test]
 fn other_versions_and_kinds_are_told_apart() {
     let good = fingerprint().to_bytes().unwrap();
-    let mut version = good.clone();
-    version[8] = 2;
-    let error = Fingerprint::from_bytes(&version).unwrap_err().to_string();
-    assert!(error.contains("format version 2"), "{error}");
+    for other in [1, 3] {
+        let mut version = good.clone();
+        version[8] = other;
+        let error = Fingerprint::from_bytes(&version).unwrap_err().to_string();
+        assert!(error.contains(&format!("format version {other}")), "{error}");
+        assert!(error.contains("version 2"), "{error}");
+    }
     let model = model(1.0).to_bytes().unwrap();
     let error = Fingerprint::from_bytes(&model).unwrap_err();
     assert!(matches!(error, Error::Network(NetworkError { .. })), "{error}");
@@ -213,7 +242,14 @@ proptest! {
         bytes[end..].copy_from_slice(digest.as_bytes());
         if let Ok(read) = Fingerprint::from_bytes(&bytes) {
             prop_assert_eq!(read.to_bytes().unwrap(), bytes);
-            let _ = (read.inputs(), read.reference(), read.original_levels());
+            let n_classes = read.class_names().len();
+            let is_class = |&label: &u32| (label as usize) < n_classes;
+            prop_assert!(read.inputs().iter().all(|x| x.is_finite()));
+            prop_assert!(read.levels().iter().all(|&level| level <= read.grid().n_steps()));
+            prop_assert!(read.original_labels().unwrap_or_default().iter().all(is_class));
+            prop_assert!(read.originals().is_none_or(|o| o.iter().all(|x| x.is_finite())));
+            let labels: Vec<u32> = read.samples().iter().map(|info| info.label).collect();
+            prop_assert_eq!(read.reference().labels(), labels);
         }
     }
 }

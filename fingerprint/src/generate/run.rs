@@ -62,6 +62,7 @@ pub fn generate(
 /// # Errors
 /// - [`Error::LengthMismatch`] if the bag has more samples than wanted or other features.
 /// - [`Error::InvalidSetting`] if it came from another generator or seed.
+/// - [`Error::MalformedBag`] if a sample is off the grid, or a label is no class.
 /// - Those of [`generate`].
 pub fn resume(
     bag: SampleBag,
@@ -241,6 +242,7 @@ impl<'a> Run<'a> {
         }
     }
 
+    /// Refuse a bag that this run cannot have begun.
     fn check_begun(&self, bag: &SampleBag) -> Result<()> {
         let spec = self.config.spec();
         for (what, expected, actual) in [
@@ -254,6 +256,16 @@ impl<'a> Run<'a> {
         if !bag.is_empty() && bag.inputs.ncols() != self.n_features {
             let (expected, actual) = (self.n_features, bag.inputs.ncols());
             return Err(Error::LengthMismatch { what: "a sample of the bag", expected, actual });
+        }
+        let n_classes = self.prepared.exact.output_shape().len();
+        let is_class = |&class: &u32| (class as usize) < n_classes;
+        let is_info = |info: &SampleInfo| is_class(&info.label) && info.tied.iter().all(is_class);
+        if !bag.samples.iter().all(is_info) {
+            return Err(Error::MalformedBag { what: "label of a sample" });
+        }
+        // Samples came from the same grid, value by value.
+        if spec.grid.values(spec.grid.levels(bag.inputs.view()).view()) != bag.inputs {
+            return Err(Error::MalformedBag { what: "sample off the input grid" });
         }
         if bag.generator != spec.kind || bag.seed != spec.seed {
             #[expect(clippy::cast_precision_loss, reason = "for a message")]

@@ -64,6 +64,12 @@ impl GeneratorKind {
         !matches!(self, Self::NonSensitive | Self::Random)
     }
 
+    /// Whether it climbs a smooth objective, by the optimizer of the settings.
+    #[must_use]
+    pub fn uses_optimizer(self) -> bool {
+        self.is_sensitive() && self != Self::Tie
+    }
+
     /// Whether samples start from natural ones.
     #[must_use]
     pub fn needs_starts(self) -> bool {
@@ -137,9 +143,9 @@ impl OptimizerKind {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Self::ProjectedAdam => "projected-adam",
+            Self::ProjectedAdam => "adam",
             Self::ProjectedGradient => "projected-gradient",
-            Self::Lbfgs => "lbfgs",
+            Self::Lbfgs => "l-bfgs",
         }
     }
 }
@@ -154,7 +160,7 @@ impl FromStr for OptimizerKind {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let expected = "projected-adam, projected-gradient or lbfgs";
+        let expected = "adam, projected-gradient or l-bfgs";
         parse_name("optimizer", text, &Self::ALL, Self::name, expected)
     }
 }

@@ -86,6 +86,9 @@ impl UnfinishedBag {
     /// - [`Error::Network`] around what is wrong with the file: too long, of another kind or version,
     ///   damaged.
     /// - [`Error::LengthMismatch`] if it does not describe every sample.
+    /// - [`Error::MalformedBag`] if a value, margin or sensitivity is no finite number. Whether samples
+    ///   lie on the grid and labels are classes is for [`resume`](super::resume) to check, which knows
+    ///   them.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let (magic, version) = (UNFINISHED_BAG_MAGIC, UNFINISHED_BAG_VERSION);
         let (task, bag): (Digest, SampleBag) =
@@ -95,8 +98,25 @@ impl UnfinishedBag {
             let what = "descriptions of samples";
             return Err(Error::LengthMismatch { what, expected, actual });
         }
+        check_numbers(&bag)?;
         Ok(Self { task, bag })
     }
+}
+
+/// Refuse values that no generator gives. A sensitivity of 0 has the logarithm `-inf`.
+fn check_numbers(bag: &SampleBag) -> Result<()> {
+    if bag.inputs.iter().any(|value| !value.is_finite()) {
+        return Err(Error::MalformedBag { what: "value of a sample" });
+    }
+    for info in &bag.samples {
+        if !(info.margin.is_finite() && info.margin >= 0.0) {
+            return Err(Error::MalformedBag { what: "margin of a sample" });
+        }
+        if info.log_sensitivity.is_nan() || info.log_sensitivity == f64::INFINITY {
+            return Err(Error::MalformedBag { what: "sensitivity of a sample" });
+        }
+    }
+    Ok(())
 }
 
 /// A digest of everything that decides about the samples of a generation.
@@ -110,6 +130,7 @@ fn task(subjects: &[Digest], starts: &Array2<f32>, spec: &GenerateSpec) -> Resul
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use ndarray::array;
+    use proptest::prelude::*;
 
     use super::*;
     use crate::generate::GeneratorKind;
@@ -153,6 +174,50 @@ mod tests {
         assert_eq!(&bytes[..12], b"SDLSMPBG\x01\0\0\0");
         let digest = blake3::hash(&bytes).to_hex();
         assert_eq!((bytes.len(), &digest[..16]), (174, "9428a3c5f4dd7cb1"));
+    }
+
+    #[test]
+    fn numbers_that_no_generator_gives_are_refused_whatever_the_digest() {
+        type Alter = fn(&mut SampleBag);
+        let cases: [Alter; 6] = [
+            |bag| bag.inputs[[0, 0]] = f32::NAN,
+            |bag| bag.inputs[[0, 1]] = f32::NEG_INFINITY,
+            |bag| bag.samples[0].margin = f64::NAN,
+            |bag| bag.samples[0].margin = -1.0,
+            |bag| bag.samples[0].log_sensitivity = f64::NAN,
+            |bag| bag.samples[0].log_sensitivity = f64::INFINITY,
+        ];
+        for alter in cases {
+            let mut bag = bag();
+            alter(&mut bag);
+            let starts = array![[0.5_f32, 0.5]];
+            let made = UnfinishedBag::new(&[], &starts, &config(3), bag).unwrap();
+            let error = UnfinishedBag::from_bytes(&made.to_bytes().unwrap()).unwrap_err();
+            assert!(matches!(error, Error::MalformedBag { .. }), "{error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn changed_bytes_with_a_valid_digest_never_panic(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        ) {
+            let starts = array![[0.5_f32, 0.5]];
+            let made = UnfinishedBag::new(&[], &starts, &config(3), bag()).unwrap();
+            let mut bytes = made.to_bytes().unwrap();
+            let end = bytes.len() - 32;
+            for (position, value) in changes {
+                bytes[20 + position.index(end - 20)] = value;
+            }
+            let digest = blake3::hash(&bytes[..end]);
+            bytes[end..].copy_from_slice(digest.as_bytes());
+            if let Ok(read) = UnfinishedBag::from_bytes(&bytes) {
+                prop_assert_eq!(read.to_bytes().unwrap(), bytes);
+                prop_assert_eq!(read.bag.inputs.nrows(), read.len());
+                prop_assert!(read.bag.inputs.iter().all(|value| value.is_finite()));
+                prop_assert!(read.bag.samples.iter().all(|info| info.margin >= 0.0));
+            }
+        }
     }
 
     #[test]

@@ -23,7 +23,7 @@ fn each_rule_sees_what_it_should_and_nothing_finer() {
     let reference = logits(array![[3.0, 2.0, 1.0]]);
     let swapped_tail = logits(array![[3.0, 1.0, 2.0]]);
     let nudged = logits(array![[3.000_001, 2.0, 1.0]]);
-    let moved = logits(array![[3.1, 2.0, 1.0]]);
+    let moved = logits(array![[3.123_456_78, 2.0, 1.0]]);
     let flipped = logits(array![[2.0, 3.0, 1.0]]);
     for (rule, seen) in [
         ("top-1", [false, false, false, true]),
@@ -48,6 +48,118 @@ fn a_rounded_answer_of_an_honest_endpoint_agrees() {
         check("decimals-2", &reference, &probabilities(honest), false);
     }
     check("decimals-2", &reference, &probabilities(array![[0.14, 0.86]]), true);
+}
+
+#[test]
+fn classes_that_rounding_makes_equal_are_no_difference() {
+    // Ten classes near 0.1, as the samples of `tie` have them; the last one is ahead.
+    let p: Vec<f64> = (0..10).map(|i| 0.1 + (f64::from(i) - 4.5) * 9.7654e-6).collect();
+    let z = Array2::from_shape_vec((1, 10), p.iter().map(|p| p.ln()).collect()).unwrap();
+    let p = Array2::from_shape_vec((1, 10), p).unwrap();
+    for decimals in [1, 2, 4] {
+        let per_unit = 10_f64.powi(decimals);
+        let rounded = probabilities(p.mapv(|p| (p * per_unit).round() / per_unit));
+        assert_ne!(rounded.labels(), logits(z.clone()).labels(), "the first of equals");
+        for rule in ["top-1", "top-3", "top-10", &format!("decimals-{decimals}")] {
+            check(rule, &logits(z.clone()), &rounded, false);
+        }
+    }
+    let unit = 0.01;
+    let mut other = Array2::from_elem((1, 10), 0.1);
+    other[[0, 8]] = 0.1 + unit;
+    check("top-1", &logits(z.clone()), &probabilities(other.clone()), false);
+    other[[0, 8]] = 0.1 + 2.0 * unit;
+    for rule in ["top-1", "top-3"] {
+        check(rule, &logits(z.clone()), &probabilities(other.clone()), true);
+    }
+    // Scores that are not rounded have to be ahead at all, no more.
+    let mut ahead = p;
+    ahead[[0, 2]] = ahead[[0, 9]] + 1e-9;
+    check("top-1", &logits(z.clone()), &probabilities(ahead), true);
+    // Whole numbers, such as an answer of one and zeros, are labels in disguise.
+    let mut one_hot = Array2::zeros((1, 10));
+    one_hot[[0, 3]] = 1.0;
+    check("top-1", &logits(z), &probabilities(one_hot), true);
+}
+
+#[test]
+fn ranks_that_floats_cannot_tell_apart_are_no_difference() {
+    let reference = logits(array![[50.0, 40.000_01, 40.0, 1.0]]);
+    let ranked = |ranks: [u32; 3]| Answers::Ranked(array![ranks]);
+    check("top-3", &reference, &ranked([0, 2, 1]), false);
+    check("top-3", &reference, &ranked([1, 0, 2]), true);
+    check("top-3", &reference, &ranked([0, 1, 3]), true);
+    check("top-1", &reference, &Answers::Labels(vec![7]), true);
+    // Equal exact scores have no order; the next integer has.
+    let exact = Answers::Integers(array![[5, 5, 4]]);
+    check("top-1", &exact, &Answers::Labels(vec![1]), false);
+    check("top-1", &exact, &Answers::Labels(vec![2]), true);
+}
+
+#[test]
+fn large_logits_get_the_slack_their_floats_need() {
+    // 1.5e-6 of 4000 moves the odds of a near tie by a percent.
+    let reference = logits(array![[4000.0, 4000.0, -1000.0]]);
+    let honest = logits(array![[4000.006, 3999.994, -1000.0]]).probabilities().unwrap();
+    for rule in ["decimals-4", "decimals-3", "tolerance-1e-5"] {
+        check(rule, &reference, &probabilities(honest.clone()), false);
+        check(rule, &reference, &probabilities(array![[0.55, 0.44, 0.01]]), true);
+    }
+    let small = logits(array![[4.0, 4.0, -1.0]]);
+    check("decimals-4", &small, &probabilities(honest), true);
+}
+
+#[test]
+fn rules_finer_than_floats_are_refused_for_floats_only() {
+    let floats = logits(array![[1.0, 2.0]]);
+    let integers = Answers::Integers(array![[1, 2]]);
+    for rule in ["decimals-5", "decimals-6", "tolerance-9e-6", "tolerance-0", "exact"] {
+        let rule: ComparisonRule = rule.parse().unwrap();
+        let error = rule.check_reference(&floats).unwrap_err().to_string();
+        assert!(error.contains("tolerance-1e-5 or decimals-4"), "{error}");
+        assert!(rule.check_reference(&integers).is_ok());
+    }
+    for rule in ["top-1", "top-2", "decimals-4", "tolerance-1e-5"] {
+        assert!(rule.parse::<ComparisonRule>().unwrap().check_reference(&floats).is_ok());
+    }
+}
+
+#[test]
+fn answers_coarser_than_the_rule_are_an_error_unless_they_differ_all_the_same() {
+    let reference = probabilities(array![[0.124, 0.876], [0.3, 0.7]]);
+    let rounded = probabilities(array![[0.1, 0.9], [0.3, 0.7]]);
+    for rule in ["decimals-3", "tolerance-1e-4"] {
+        let rule: ComparisonRule = rule.parse().unwrap();
+        let error = rule.differs(&reference, &rounded).unwrap_err();
+        assert!(matches!(error, Error::CoarseAnswers { decimals: 1, .. }), "{error}");
+        let other = probabilities(array![[0.1, 0.9], [0.5, 0.5]]);
+        assert_eq!(rule.differs(&reference, &other).unwrap(), [false, true]);
+    }
+    check(
+        "decimals-1",
+        &probabilities(array![[0.124, 0.876]]),
+        &probabilities(array![[0.1, 0.9]]),
+        false,
+    );
+}
+
+#[test]
+fn advice_follows_the_decimals_of_the_answers() {
+    let strictest = |answers: Answers| ComparisonRule::strictest_for(&answers);
+    let p = array![[0.25, 0.75], [0.5, 0.5]];
+    assert_eq!(strictest(probabilities(p.clone())), ComparisonRule::Decimals(2));
+    assert_eq!(strictest(probabilities(p.mapv(|p: f64| p / 3.0))), ComparisonRule::Tolerance(1e-4));
+    assert_eq!(
+        strictest(probabilities(array![[0.123_456, 0.876_544]])),
+        ComparisonRule::Decimals(MAX_FLOAT_DECIMALS)
+    );
+    let rounded = array![[12.5, -3.1], [0.5, 0.4]];
+    let rule = strictest(logits(rounded.clone()));
+    assert_eq!(rule, ComparisonRule::Tolerance(0.2));
+    let honest = logits(rounded.mapv(|z| z + 0.049));
+    assert_eq!(rule.differs(&honest, &logits(rounded)).unwrap(), [false, false]);
+    assert_eq!(strictest(Answers::Ranked(array![[1, 0]])), ComparisonRule::TopK(2));
+    assert_eq!(strictest(Answers::Integers(array![[1, 0]])), ComparisonRule::Exact);
 }
 
 #[test]
@@ -142,5 +254,21 @@ proptest! {
         let reference = probabilities(array![[p]]);
         let answer = probabilities(array![[((p + error) * scale).round() / scale]]);
         prop_assert!(!ComparisonRule::Decimals(n).differs(&reference, &answer).unwrap()[0]);
+    }
+    /// An honest endpoint that rounds never differs by rank or decimals, however close the classes.
+    #[test]
+    fn rounding_keeps_every_rank(
+        z in prop::collection::vec(-1.0_f64..1.0, 2..8),
+        width in -6_i32..2, decimals in 0_u32..=6, k in 1_usize..8,
+    ) {
+        let n = z.len();
+        let z = Array2::from_shape_vec((1, n), z).unwrap() * 10_f64.powi(width);
+        let reference = logits(z);
+        let per_unit = 10_f64.powi(i32::try_from(decimals).unwrap());
+        let p = reference.probabilities().unwrap();
+        let rounded = probabilities(p.mapv(|p| (p * per_unit).round() / per_unit));
+        prop_assert!(!ComparisonRule::TopK(k.min(n)).differs(&reference, &rounded).unwrap()[0]);
+        let rule = ComparisonRule::strictest_for(&rounded);
+        prop_assert!(!rule.differs(&reference, &rounded).unwrap()[0], "{}", rule);
     }
 }

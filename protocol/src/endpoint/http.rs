@@ -1,5 +1,6 @@
 //! A third party's classifier behind an HTTP API that takes and gives JSON.
 
+use std::fmt;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -9,11 +10,14 @@ use fingerprint::endpoint::{Answers, Endpoint, EndpointError, check_width};
 use ndarray::{Array2, ArrayView2, Axis};
 use nn_poly::Shape;
 use serde_json::Value;
-use ureq::http::{HeaderName, HeaderValue, Uri, header::RETRY_AFTER};
+use ureq::http::{HeaderName, HeaderValue, header::RETRY_AFTER};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Timeout};
+use ureq::{Agent, Proxy, Timeout};
 
-use super::template::{AnswerForm, InputUnits, RequestTemplate, ResponsePattern, malformed};
+use super::address::{Secrecy, secrecy, shown_url};
+use super::template::{
+    AnswerForm, ClassNumbers, ImageLayout, InputUnits, RequestTemplate, ResponsePattern, malformed,
+};
 
 /// Bytes of a reply per score, with room for spaces and digits, and of everything else in it.
 const REPLY_BYTES_PER_SCORE: u64 = 64;
@@ -23,12 +27,21 @@ const REPLY_BYTES: u64 = 1 << 20;
 const EXCERPT_CHARS: usize = 200;
 
 /// What is known of a service (unchecked; [`HttpEndpoint::new`] checks it).
-#[derive(Debug, Clone)]
+///
+/// # Security
+/// `Debug` shows addresses as [`shown_url`] does, and names of headers without their values.
+#[derive(Clone)]
 pub struct HttpSpec {
-    /// Where requests are posted.
+    /// Where requests are posted. Without a user and password: those belong into a header.
     pub url: String,
-    /// Further headers, such as `Authorization`. Secret: `Debug` of the endpoint shows none.
+    /// Further headers, such as `Authorization`. Secret.
     pub headers: Vec<(String, String)>,
+    /// Whether headers may go over plain HTTP to another host, where everybody on the way reads them.
+    /// Default no.
+    pub insecure_headers_over_http: bool,
+    /// The proxy to go through, `http://[user:password@]host:port`. Default none, whatever the
+    /// environment says.
+    pub proxy: Option<String>,
     /// The body of a request: JSON with one placeholder, the string `"{{inputs}}"` (all samples, flat)
     /// or `"{{images}}"` (all, nested by shape), or `"{{input}}"`, `"{{image}}"` (one per request).
     /// Default `{"inputs": "{{inputs}}"}`.
@@ -40,6 +53,10 @@ pub struct HttpSpec {
     pub answers: AnswerForm,
     /// What the service takes.
     pub units: InputUnits,
+    /// In which order it takes the axes of images. Default that of the network: channels last.
+    pub layout: ImageLayout,
+    /// The number of the first class in its answers, 0 or 1. Default 0.
+    pub first_label: u32,
     /// Certificate authorities to trust instead of the public ones, PEM; at least one.
     pub ca_pem: Option<Vec<u8>>,
     /// Longest time for one request, from connecting to the last byte. Default 30 s.
@@ -61,10 +78,14 @@ impl HttpSpec {
         Self {
             url: url.into(),
             headers: Vec::new(),
+            insecure_headers_over_http: false,
+            proxy: None,
             request: r#"{"inputs": "{{inputs}}"}"#.to_owned(),
             response: "/outputs".to_owned(),
             answers,
             units: InputUnits::Levels,
+            layout: ImageLayout::ChannelsLast,
+            first_label: 0,
             ca_pem: None,
             timeout: Duration::from_secs(30),
             attempts: 6,
@@ -75,8 +96,25 @@ impl HttpSpec {
     }
 }
 
-/// A service over HTTP. Blocks its thread; follows no redirects; trusts the public certificate
-/// authorities unless told otherwise.
+impl fmt::Debug for HttpSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("HttpSpec")
+            .field("url", &shown_url(&self.url))
+            .field("headers", &names)
+            .field("proxy", &self.proxy.as_deref().map(shown_url))
+            .field("request", &self.request)
+            .field("response", &self.response)
+            .field("answers", &self.answers)
+            .field("units", &self.units)
+            .field("layout", &self.layout)
+            .field("first_label", &self.first_label)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A service over HTTP. Blocks its thread; follows no redirects; uses no proxy but the one
+/// it is told; trusts the public certificate authorities unless told otherwise.
 pub struct HttpEndpoint {
     spec: HttpSpec,
     agent: Agent,
@@ -87,10 +125,9 @@ pub struct HttpEndpoint {
     n_classes: usize,
 }
 
-impl std::fmt::Debug for HttpEndpoint {
-    /// Headers may hold credentials.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HttpEndpoint").field("url", &self.spec.url).finish_non_exhaustive()
+impl fmt::Debug for HttpEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpEndpoint").field("spec", &self.spec).finish_non_exhaustive()
     }
 }
 
@@ -110,33 +147,28 @@ impl HttpEndpoint {
         grid: InputGrid,
         class_names: &[String],
     ) -> Result<Self, EndpointError> {
-        let uri: Uri = spec
-            .url
-            .parse()
-            .map_err(|error| setting("the endpoint's address", format!("is no URL: {error}")))?;
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
-            return Err(setting("the endpoint's address", "must start with https:// or http://"));
-        }
-        for (name, value) in &spec.headers {
-            let is_usable = HeaderName::try_from(name.as_str()).is_ok()
-                && HeaderValue::try_from(value.as_str()).is_ok();
-            if !is_usable {
-                return Err(setting("a header", "has characters that HTTP does not allow"));
-            }
-        }
+        check_address(&spec)?;
+        check_headers(&spec)?;
         if spec.timeout.is_zero() || spec.attempts == 0 || spec.samples_per_request == 0 {
             let problem = "must be above zero";
             return Err(setting("time limit, attempts and samples per request", problem));
         }
         grid.check(shape.len()).map_err(|error| setting("the input grid", error.to_string()))?;
         let request = RequestTemplate::new(&spec.request)?;
+        spec.layout.check(&shape)?;
+        let classes = ClassNumbers::new(class_names, spec.first_label)?;
         let response =
-            ResponsePattern::new(&spec.response, spec.answers, class_names, request.is_batch())?;
+            ResponsePattern::new(&spec.response, spec.answers, classes, request.is_batch())?;
         let roots = match &spec.ca_pem {
             Some(pem) => RootCerts::Specific(Arc::new(authorities(pem)?)),
             None => RootCerts::WebPki,
         };
+        let proxy = match &spec.proxy {
+            Some(address) => Some(proxy(address)?),
+            None => None,
+        };
         let config = Agent::config_builder()
+            .proxy(proxy)
             .timeout_global(Some(spec.timeout))
             .http_status_as_error(false)
             .max_redirects(0)
@@ -227,7 +259,7 @@ impl HttpEndpoint {
     }
 
     fn ask(&self, samples: ArrayView2<'_, f32>) -> Result<Vec<Value>, EndpointError> {
-        let body = self.request.fill(samples, &self.shape, &self.grid, &self.spec.units);
+        let body = self.request.fill(samples, &self.shape, &self.grid, &self.spec);
         let reply = self.post(&body, samples.nrows())?;
         let items = self.response.items(&reply, samples.nrows(), self.request.is_batch())?;
         Ok(items.into_iter().cloned().collect())
@@ -255,6 +287,42 @@ impl Endpoint for HttpEndpoint {
             items.extend(self.ask(samples)?);
         }
         self.response.answers(&items)
+    }
+}
+
+/// An address that can be used and holds no credentials.
+fn check_address(spec: &HttpSpec) -> Result<(), EndpointError> {
+    const NAME: &str = "the endpoint's address";
+    let secrecy = secrecy(&spec.url, NAME)?;
+    let goes_in_the_clear = secrecy == Secrecy::Readable
+        // Whoever runs the proxy reads what goes through it without TLS.
+        || secrecy == Secrecy::Loopback && spec.proxy.is_some();
+    if goes_in_the_clear && !spec.headers.is_empty() && !spec.insecure_headers_over_http {
+        let problem = "is plain http to another host: everybody on the way could read the headers; \
+                       use https, or allow it (--insecure-headers-over-http)";
+        return Err(setting(NAME, problem));
+    }
+    Ok(())
+}
+
+fn check_headers(spec: &HttpSpec) -> Result<(), EndpointError> {
+    for (name, value) in &spec.headers {
+        let is_usable = HeaderName::try_from(name.as_str()).is_ok()
+            && HeaderValue::try_from(value.as_str()).is_ok();
+        if !is_usable {
+            return Err(setting("a header", "has characters that HTTP does not allow"));
+        }
+    }
+    Ok(())
+}
+
+/// The error of the library repeats the address, password and all: it is not shown.
+fn proxy(address: &str) -> Result<Proxy, EndpointError> {
+    const NAME: &str = "the proxy's address";
+    let is_http = ["http://", "https://"].iter().any(|scheme| address.starts_with(scheme));
+    match Proxy::new(address) {
+        Ok(proxy) if is_http => Ok(proxy),
+        Ok(_) | Err(_) => Err(setting(NAME, "must be http://[user:password@]host:port")),
     }
 }
 

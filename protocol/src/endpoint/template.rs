@@ -9,13 +9,16 @@ use nn_poly::Shape;
 use nn_poly::import::Preprocessing;
 use serde_json::Value;
 
+use super::http::HttpSpec;
+
 /// Most levels of nesting of a sample.
 const MAX_RANK: usize = 8;
 
 /// What a service's reply holds for each sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerForm {
-    /// One class: its number or its name.
+    /// One class: its number, counted from [`HttpSpec::first_label`](super::HttpSpec), or its name. A
+    /// string is a name always: `"7"` is the class called 7, wherever it stands, and never number 7.
     Labels,
     /// A list of classes, best first.
     Ranked,
@@ -36,6 +39,74 @@ pub enum InputUnits {
     Preprocessed,
     /// What the service preprocesses itself.
     Raw(Preprocessing),
+}
+
+/// The order of the axes of an image in requests. Samples without three axes have one order only.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ImageLayout {
+    /// Height, width, channels (HWC), as networks here take it.
+    #[default]
+    ChannelsLast,
+    /// Channels, height, width (CHW).
+    ChannelsFirst,
+}
+
+impl ImageLayout {
+    /// Refuse a layout for samples that are no images.
+    pub(super) fn check(self, shape: &Shape) -> Result<(), EndpointError> {
+        if self == Self::ChannelsLast || shape.dims().len() == 3 {
+            return Ok(());
+        }
+        let problem = format!("is for images, samples have shape {shape}: leave it out");
+        Err(setting("channels first", problem))
+    }
+
+    /// One sample's numbers and extents in this order.
+    fn arranged(self, numbers: Vec<Value>, shape: &Shape) -> (Vec<Value>, Vec<usize>) {
+        match (self, shape.dims()) {
+            (Self::ChannelsFirst, &[height, width, channels]) => {
+                let planes = (0..channels)
+                    .flat_map(|channel| numbers.iter().skip(channel).step_by(channels).cloned());
+                (planes.collect(), vec![channels, height, width])
+            }
+            (Self::ChannelsFirst | Self::ChannelsLast, dims) => (numbers, dims.to_vec()),
+        }
+    }
+}
+
+/// How a service calls its classes.
+#[derive(Debug, Clone)]
+pub(super) struct ClassNumbers {
+    n_classes: usize,
+    first: u32,
+    /// `None` if two classes have the same name.
+    by_name: Option<HashMap<String, u32>>,
+}
+
+impl ClassNumbers {
+    /// Classes of these names, counted from `first`.
+    pub(super) fn new(names: &[String], first: u32) -> Result<Self, EndpointError> {
+        if first > 1 {
+            return Err(setting("the number of the first class", "must be 0 or 1"));
+        }
+        let by_name: HashMap<String, u32> =
+            (0_u32..).zip(names).map(|(class, name)| (name.clone(), class)).collect();
+        let by_name = (by_name.len() == names.len()).then_some(by_name);
+        Ok(Self { n_classes: names.len(), first, by_name })
+    }
+
+    /// The class that a number or name stands for. Numbers count from the first class; strings are
+    /// names, also those that look like numbers.
+    fn class(&self, item: &Value) -> Option<u32> {
+        match item {
+            Value::Number(number) => {
+                let number = u32::try_from(number.as_u64()?).ok()?;
+                number.checked_sub(self.first).filter(|&class| (class as usize) < self.n_classes)
+            }
+            Value::String(name) => self.by_name.as_ref()?.get(name).copied(),
+            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+        }
+    }
 }
 
 /// What a placeholder stands for.
@@ -98,11 +169,13 @@ impl RequestTemplate {
         samples: ArrayView2<'_, f32>,
         shape: &Shape,
         grid: &InputGrid,
-        units: &InputUnits,
+        spec: &HttpSpec,
     ) -> Value {
-        let dims = if self.placeholder.is_nested { shape.dims() } else { &[] };
-        let mut encoded =
-            samples.rows().into_iter().map(|row| nested(&numbers(row, grid, units), dims));
+        let mut encoded = samples.rows().into_iter().map(|row| {
+            let numbers = numbers(row, grid, &spec.units);
+            let (numbers, dims) = spec.layout.arranged(numbers, shape);
+            nested(&numbers, if self.placeholder.is_nested { &dims } else { &[] })
+        });
         let content = if self.placeholder.is_batch {
             Value::Array(encoded.collect())
         } else {
@@ -170,8 +243,7 @@ pub(super) struct ResponsePattern {
     /// From an item of that list to its answer.
     after: String,
     form: AnswerForm,
-    n_classes: usize,
-    by_name: HashMap<String, u32>,
+    classes: ClassNumbers,
 }
 
 impl ResponsePattern {
@@ -179,10 +251,15 @@ impl ResponsePattern {
     pub(super) fn new(
         pointer: &str,
         form: AnswerForm,
-        class_names: &[String],
+        classes: ClassNumbers,
         is_batch: bool,
     ) -> Result<Self, EndpointError> {
         const NAME: &str = "the response pointer";
+        if matches!(form, AnswerForm::Labels | AnswerForm::Ranked) && classes.by_name.is_none() {
+            let problem = "are not unique, so that an answer by name could mean either class: give \
+                           each class of the model its own name, or ask for scores (--answers)";
+            return Err(setting("the names of the classes", problem));
+        }
         if !pointer.is_empty() && !pointer.starts_with('/') {
             return Err(setting(NAME, "must be empty or start with `/`, such as /predictions"));
         }
@@ -200,9 +277,7 @@ impl ResponsePattern {
             [_] => return Err(setting(NAME, "has a `*` although requests carry one sample each")),
             _ => return Err(setting(NAME, "has more than one `*`")),
         };
-        let by_name =
-            (0_u32..).zip(class_names).map(|(class, name)| (name.clone(), class)).collect();
-        Ok(Self { before, after, form, n_classes: class_names.len(), by_name })
+        Ok(Self { before, after, form, classes })
     }
 
     /// The answer of each of `n_samples` samples.
@@ -262,11 +337,11 @@ impl ResponsePattern {
                 Ok(Answers::Ranked(matrix))
             }
             AnswerForm::Logits => Ok(Answers::Scores {
-                values: self.matrix(items, self.n_classes, number)?,
+                values: self.matrix(items, self.classes.n_classes, number)?,
                 kind: ScoreKind::Logits,
             }),
             AnswerForm::Probabilities => {
-                let values = self.matrix(items, self.n_classes, |sample, item| {
+                let values = self.matrix(items, self.classes.n_classes, |sample, item| {
                     number(sample, item).and_then(|p| {
                         // Rounding in single precision may leave the interval by a little.
                         if (-1e-6..=1.0 + 1e-6).contains(&p) {
@@ -279,7 +354,7 @@ impl ResponsePattern {
                 Ok(Answers::Scores { values, kind: ScoreKind::Probabilities })
             }
             AnswerForm::Integers => {
-                let values = self.matrix(items, self.n_classes, |sample, item| {
+                let values = self.matrix(items, self.classes.n_classes, |sample, item| {
                     item.as_i64().ok_or_else(|| {
                         malformed(format!("{} of sample {sample} is no whole number", cut(item)))
                     })
@@ -290,16 +365,12 @@ impl ResponsePattern {
     }
 
     fn class(&self, sample: usize, item: &Value) -> Result<u32, EndpointError> {
-        let known =
-            |class: u64| u32::try_from(class).ok().filter(|&c| (c as usize) < self.n_classes);
-        let class = match item {
-            Value::Number(number) => number.as_u64().and_then(known),
-            Value::String(name) => self.by_name.get(name).copied(),
-            Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
-        };
-        class.ok_or_else(|| {
-            let n = self.n_classes;
-            malformed(format!("{} of sample {sample} is none of the {n} classes", cut(item)))
+        self.classes.class(item).ok_or_else(|| {
+            let ClassNumbers { n_classes, first, .. } = self.classes;
+            malformed(format!(
+                "{} of sample {sample} is none of the {n_classes} classes, counted from {first}",
+                cut(item)
+            ))
         })
     }
 

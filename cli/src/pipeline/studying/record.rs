@@ -36,7 +36,7 @@ pub(crate) struct NetworkRecord {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GeneratorRecord {
-    /// Wall time times threads over samples; other work on the machine counts, too.
+    /// Processor time over samples.
     pub(crate) core_seconds_per_sample: f64,
     /// By rule: answers of other honest stacks that were compared, and how many differed.
     pub(crate) false_alarms: BTreeMap<String, (u64, u64)>,

@@ -23,6 +23,7 @@ use crate::options::BitsChoice;
 use crate::pipeline::attacking::OWN_SAMPLES;
 use crate::pipeline::fingerprinting::{BagFile, SampleBar, complete_bag};
 use crate::pipeline::training::{self, TrainingData, TrainingSettings};
+use crate::report::process::cpu_seconds;
 use crate::report::progress::Progress;
 
 /// Labeled samples of one data set.
@@ -195,18 +196,24 @@ impl Subject {
         };
         let bar = SampleBar(progress.bar(format!("generating, {kind}"), scale.bag as u64));
         let mut begun = None;
+        let before = cpu_seconds();
         let bag = complete_bag(Some(&file), starts, &config, &bar, |bag, progress| {
             begun.get_or_insert(bag.len());
             Ok(resume(bag, network, starts, &config, progress)?)
         })?;
-        let seconds = bar.0.elapsed().as_secs_f64();
+        let wall = bar.0.elapsed().as_secs_f64();
+        // Other work on the machine does not count; where the system does not say, it does.
+        let seconds = match (before, cpu_seconds()) {
+            (Some(before), Some(now)) => now - before,
+            #[expect(clippy::cast_precision_loss, reason = "a few threads")]
+            (None, _) | (_, None) => wall * rayon::current_num_threads() as f64,
+        };
         let name = kind.to_string();
         if !self.record.generators.contains_key(&name) {
             // Of those made in this run.
             let n_made = bag.len() - begun.unwrap_or(bag.len());
             #[expect(clippy::cast_precision_loss, reason = "a few hundred samples")]
-            let core_seconds_per_sample =
-                seconds * rayon::current_num_threads() as f64 / n_made.max(1) as f64;
+            let core_seconds_per_sample = seconds / n_made.max(1) as f64;
             let record = GeneratorRecord { core_seconds_per_sample, ..GeneratorRecord::default() };
             self.record.generators.insert(name.clone(), record);
         }

@@ -10,13 +10,22 @@ fn names() -> Vec<String> {
     ["cat", "dog", "eel"].map(str::to_owned).to_vec()
 }
 
+fn classes() -> ClassNumbers {
+    ClassNumbers::new(&names(), 0).unwrap()
+}
+
 fn fill(template: &str, units: &InputUnits) -> Value {
+    fill_in(template, units, ImageLayout::ChannelsLast)
+}
+
+fn fill_in(template: &str, units: &InputUnits, layout: ImageLayout) -> Value {
+    let spec = HttpSpec { units: units.clone(), layout, ..HttpSpec::new("", AnswerForm::Labels) };
     let samples = array![[0.0_f32, 1.0, 0.25, 0.5], [1.0, 0.0, 0.75, 0.5]];
     let template = RequestTemplate::new(template).unwrap();
     let n = if template.is_batch() { 2 } else { 1 };
     let samples = samples.slice_axis(ndarray::Axis(0), (..n).into());
     let shape = Shape::image(2, 2, 1).unwrap();
-    template.fill(samples, &shape, &InputGrid::new(0.0, 1.0, 4).unwrap(), units)
+    template.fill(samples, &shape, &InputGrid::new(0.0, 1.0, 4).unwrap(), &spec)
 }
 
 #[test]
@@ -32,6 +41,61 @@ fn samples_take_the_place_of_the_placeholder_alone() {
     assert_eq!(nested["instances"][0], first);
     assert_eq!(fill(r#""{{input}}""#, &levels), json!([0, 4, 1, 2]));
     assert_eq!(fill(r#"["{{image}}"]"#, &levels), json!([[[[0], [4]], [[1], [2]]]]));
+}
+
+#[test]
+fn axes_of_images_come_in_the_order_of_the_service() {
+    let shape = Shape::image(2, 3, 2).unwrap();
+    let grid = InputGrid::new(0.0, 11.0, 11).unwrap();
+    // In HWC order value = 6 y + 2 x + channel.
+    let samples = array![[0.0_f32, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0]];
+    let fill = |template: &str, layout| {
+        let spec = HttpSpec { layout, ..HttpSpec::new("", AnswerForm::Labels) };
+        RequestTemplate::new(template).unwrap().fill(samples.view(), &shape, &grid, &spec)
+    };
+    use ImageLayout::{ChannelsFirst, ChannelsLast};
+    let hwc = json!([[[0, 1], [2, 3], [4, 5]], [[6, 7], [8, 9], [10, 11]]]);
+    assert_eq!(fill(r#""{{image}}""#, ChannelsLast), hwc);
+    let chw = json!([[[0, 2, 4], [6, 8, 10]], [[1, 3, 5], [7, 9, 11]]]);
+    assert_eq!(fill(r#""{{image}}""#, ChannelsFirst), chw);
+    let flat = json!([[0, 2, 4, 6, 8, 10, 1, 3, 5, 7, 9, 11]]);
+    assert_eq!(fill(r#""{{inputs}}""#, ChannelsFirst), flat);
+    assert!(ChannelsFirst.check(&shape).is_ok());
+    let vector = Shape::vector(12).unwrap();
+    assert!(ChannelsLast.check(&vector).is_ok());
+    let error = ChannelsFirst.check(&vector).unwrap_err().to_string();
+    assert!(error.contains("channels first is for images"), "{error}");
+}
+
+#[test]
+fn classes_are_counted_from_the_first_label_and_strings_are_names() {
+    let names = ["1", "0", "ten"].map(str::to_owned);
+    let read = |first, reply: Value| {
+        let classes = ClassNumbers::new(&names, first).unwrap();
+        let pattern = ResponsePattern::new("", AnswerForm::Labels, classes, true).unwrap();
+        pattern.answers(reply.as_array().unwrap()).ok()
+    };
+    let labels = |labels: [u32; 2]| Some(Answers::Labels(labels.to_vec()));
+    assert_eq!(read(0, json!([0, 2])), labels([0, 2]));
+    assert_eq!(read(1, json!([1, 3])), labels([0, 2]));
+    assert_eq!(read(0, json!(["1", "0"])), labels([0, 1]), "names, whatever they look like");
+    assert_eq!(read(1, json!(["1", "0"])), labels([0, 1]));
+    for (first, reply) in [(1, json!([0])), (0, json!([3])), (1, json!([4])), (0, json!(["2"]))] {
+        assert_eq!(read(first, reply), None);
+    }
+    assert!(ClassNumbers::new(&names, 2).is_err());
+}
+
+#[test]
+fn names_that_two_classes_share_are_refused_where_answers_may_be_names() {
+    let names = ["cat", "dog", "cat"].map(str::to_owned);
+    let classes = ClassNumbers::new(&names, 0).unwrap();
+    for form in [AnswerForm::Labels, AnswerForm::Ranked] {
+        let error = ResponsePattern::new("", form, classes.clone(), true).unwrap_err();
+        assert!(matches!(error, EndpointError::Setting { .. }), "{error}");
+        assert!(error.to_string().contains("not unique"), "{error}");
+    }
+    assert!(ResponsePattern::new("", AnswerForm::Logits, classes, true).is_ok());
 }
 
 #[test]
@@ -57,7 +121,7 @@ fn unusable_descriptions_are_refused() {
         ("/*/a/*", true, "more than one"),
         ("/*/a", false, "one sample each"),
     ] {
-        let pattern = ResponsePattern::new(pointer, AnswerForm::Labels, &names(), is_batch);
+        let pattern = ResponsePattern::new(pointer, AnswerForm::Labels, classes(), is_batch);
         let error = pattern.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
@@ -69,7 +133,7 @@ fn read(
     reply: &Value,
     n: usize,
 ) -> Result<Answers, EndpointError> {
-    let pattern = ResponsePattern::new(pointer, form, &names(), true).unwrap();
+    let pattern = ResponsePattern::new(pointer, form, classes(), true).unwrap();
     let items: Vec<Value> = pattern.items(reply, n, true)?.into_iter().cloned().collect();
     pattern.answers(&items)
 }
@@ -145,6 +209,33 @@ proptest! {
         for form in [Labels, Ranked, Logits, Probabilities, Integers] {
             let _ = read("", form, &reply, n);
             let _ = read("/*/0", form, &reply, n);
+        }
+    }
+
+    /// Replies with some bytes changed are refused, or answer every sample within its classes.
+    #[test]
+    fn changed_bytes_of_a_reply_give_an_error_or_usable_answers(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        use AnswerForm::{Integers, Labels, Logits, Probabilities, Ranked};
+        let replies = [
+            (Labels, r#"{"o":[{"a":1},{"a":"eel"}]}"#),
+            (Ranked, r#"{"o":[{"a":[1,"cat"]},{"a":[2,0]}]}"#),
+            (Logits, r#"{"o":[{"a":[1.5,-2e3,0]},{"a":[1,2,3]}]}"#),
+            (Probabilities, r#"{"o":[{"a":[0.5,0.25,0.25]},{"a":[1,0,0]}]}"#),
+            (Integers, r#"{"o":[{"a":[5,-7,0]},{"a":[1,2,3]}]}"#),
+        ];
+        for (form, reply) in replies {
+            let mut bytes = reply.as_bytes().to_vec();
+            for (position, value) in &changes {
+                let position = position.index(bytes.len());
+                bytes[position] = *value;
+            }
+            let Ok(reply) = serde_json::from_slice::<Value>(&bytes) else { continue };
+            let Ok(answers) = read("/o/*/a", form, &reply, 2) else { continue };
+            prop_assert_eq!(answers.n_samples(), 2);
+            prop_assert_eq!(answers.first_not_finite(), None);
+            prop_assert!(answers.labels().iter().all(|&label| label < 3));
         }
     }
 }
