@@ -1,4 +1,5 @@
-//! Polynomials that stand for activations: fits by ten methods, and how good they are.
+//! Polynomials that stand for activations: fits by twelve methods and to observed values, and how good
+//! they are.
 //!
 //! ```text
 //!  Function ──┐

@@ -289,7 +289,7 @@ fn add_network(study: &mut Study, subject: &Subject) {
             entry.0 += compared;
             entry.1 += flipped;
         }
-        study.seconds.entry(generator.clone()).or_default().push(record.core_seconds_per_sample);
+        study.seconds.entry(generator.clone()).or_default().extend(record.core_seconds_per_sample);
     }
 }
 

@@ -50,7 +50,7 @@ impl Sifted {
 /// Leave out the samples of a float network that honest services could answer differently.
 ///
 /// Each sample is evaluated in double precision (the reference), in single precision, and by all
-/// [`float_variants`]. Networks that round between layers lose most. Cost: seven evaluations.
+/// [`float_variants`]. Networks that round between layers lose most. Cost: eight evaluations.
 ///
 /// # Errors
 /// - [`Error::InvalidSetting`] unless the margin is at least 0 and below 0.1.

@@ -2,14 +2,12 @@
 
 use ndarray::{Array2, ArrayView1};
 
-use super::{float_error, resolution};
+use super::{PROBABILITY_ERROR, float_error, resolution};
 use crate::endpoint::{Answers, ScoreKind};
 
 /// Rounded scores are compared in units of their last decimal; 1.5 stands between one unit, which
 /// rounding to a sum of 1 may move a score by, and two.
 const UNITS_OF_ROUNDING: f64 = 1.5;
-/// Difference of two probabilities of another party that is no evidence.
-const PROBABILITY_ERROR: f64 = 1e-6;
 
 /// The order of the classes of each sample, up to differences that are no evidence.
 pub(super) enum Order<'a> {

@@ -164,8 +164,11 @@ mod tests {
             let value = polynomial.evaluate(x);
             let size: f64 = polynomial.monomials().iter().rev().fold(0.0, |y, c| y * x.abs() + c.abs());
             prop_assert!((powers - value).abs() <= 1e-11 * (1.0 + size), "{powers} {value}");
+            // Beyond the nodes T8 makes a rounding error in a coefficient thousands of times larger.
+            let within = x.clamp(low, low + length);
             let again = Polynomial::interpolating(interval, 8, |x| polynomial.evaluate(x));
-            prop_assert!((again.evaluate(x) - value).abs() <= 1e-11 * (1.0 + size));
+            let difference = again.evaluate(within) - polynomial.evaluate(within);
+            prop_assert!(difference.abs() <= 1e-11 * (1.0 + size));
             // The slope of the integral is the polynomial.
             let integral = polynomial.integral(x, 3.0);
             prop_assert!((integral.evaluate(x) - 3.0).abs() < 1e-9 * (1.0 + size));

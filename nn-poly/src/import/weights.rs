@@ -4,6 +4,7 @@ use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use ndarray::{ArrayD, IxDyn};
+use safetensors::tensor::Metadata;
 use safetensors::{Dtype, SafeTensors};
 use zip::ZipArchive;
 
@@ -19,6 +20,8 @@ use crate::error::{Error, Result};
 const MAX_ARRAYS: usize = 1 << 14;
 /// Longest header of a safetensors file: it lists names and axes.
 const MAX_HEADER_BYTES: u64 = 1 << 22;
+/// Bytes before the header, which hold its length.
+const HEADER_LENGTH_BYTES: usize = 8;
 
 /// A file of named arrays, read on demand.
 pub(super) struct WeightFile {
@@ -28,7 +31,12 @@ pub(super) struct WeightFile {
 }
 
 enum Content {
-    SafeTensors(Vec<u8>),
+    /// The header, the bytes of the file, and where the arrays begin in them.
+    SafeTensors {
+        metadata: Metadata,
+        bytes: Vec<u8>,
+        start: usize,
+    },
     Npz(ZipArchive<Cursor<Vec<u8>>>),
 }
 
@@ -54,13 +62,15 @@ impl WeightFile {
             }
             Content::Npz(archive)
         } else {
-            let n = bytes.first_chunk::<8>().map_or(0, |n| u64::from_le_bytes(*n));
+            let n =
+                bytes.first_chunk::<HEADER_LENGTH_BYTES>().map_or(0, |n| u64::from_le_bytes(*n));
             if n > MAX_HEADER_BYTES {
                 let (actual, limit) = (n, MAX_HEADER_BYTES);
                 return Err(Error::TooLarge { what: "safetensors header", actual, limit });
             }
-            SafeTensors::deserialize(&bytes).map_err(damaged)?;
-            Content::SafeTensors(bytes)
+            let (header, metadata) = SafeTensors::read_metadata(&bytes).map_err(damaged)?;
+            let start = header + HEADER_LENGTH_BYTES;
+            Content::SafeTensors { metadata, bytes, start }
         };
         Ok(Self { path, content, n_bytes })
     }
@@ -78,7 +88,9 @@ impl WeightFile {
         budget: &mut Budget,
     ) -> Result<ArrayD<f32>> {
         let array = match &mut self.content {
-            Content::SafeTensors(bytes) => safetensor(bytes, layer, name, budget),
+            Content::SafeTensors { metadata, bytes, start } => {
+                safetensor((metadata, bytes.get(*start..)), layer, name, budget)
+            }
             Content::Npz(archive) => npz_entry(archive, layer, name, budget),
         };
         let array = array.map_err(|error| error.in_file(&self.path))?;
@@ -101,16 +113,23 @@ fn missing<'a>(layer: usize, name: &str, names: impl Iterator<Item = &'a str>) -
     ImportError::MissingArray { layer, name: name.to_owned(), available }.into()
 }
 
-fn safetensor(bytes: &[u8], layer: usize, name: &str, budget: &mut Budget) -> Result<ArrayD<f32>> {
-    let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
-    let Ok(tensor) = file.tensor(name) else {
-        return Err(missing(layer, name, file.names().into_iter().map(AsRef::as_ref)));
+/// An array of a safetensors file: its header, and the bytes after that.
+fn safetensor(
+    (metadata, bytes): (&Metadata, Option<&[u8]>),
+    layer: usize,
+    name: &str,
+    budget: &mut Budget,
+) -> Result<ArrayD<f32>> {
+    let Some(tensor) = metadata.info(name) else {
+        let names = metadata.offset_keys();
+        return Err(missing(layer, name, names.iter().map(String::as_str)));
     };
-    let data = tensor.data();
-    let n_values: usize = tensor.shape().iter().product();
+    let (first, end) = tensor.data_offsets;
+    let data = bytes.and_then(|bytes| bytes.get(first..end)).unwrap_or_default();
+    let n_values: usize = tensor.shape.iter().product();
     budget.take(|| format!("`{name}`"), n_values)?;
     #[expect(clippy::wildcard_enum_match_arm, reason = "the list of element types grows")]
-    let values = match tensor.dtype() {
+    let values = match tensor.dtype {
         Dtype::F32 => raw_values(data, f32::from_le_bytes),
         Dtype::F64 => raw_values(data, |b| single(f64::from_le_bytes(b))),
         Dtype::F16 => raw_values(data, |b| half(u16::from_le_bytes(b))),
@@ -122,7 +141,7 @@ fn safetensor(bytes: &[u8], layer: usize, name: &str, budget: &mut Budget) -> Re
         }
     };
     let actual = values.len();
-    ArrayD::from_shape_vec(IxDyn(tensor.shape()), values).map_err(|_| {
+    ArrayD::from_shape_vec(IxDyn(&tensor.shape), values).map_err(|_| {
         ImportError::ArrayLength { name: name.to_owned(), expected: n_values, actual }.into()
     })
 }

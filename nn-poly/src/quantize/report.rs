@@ -11,7 +11,7 @@ use crate::integer::{
 use crate::model::{Bits, Model};
 use crate::network::predictions;
 use crate::plan::{Plan, ValueRange};
-use crate::train::{Evaluation, LabeledSamples, evaluate};
+use crate::train::{Evaluation, LabeledSamples};
 
 /// Samples evaluated at once: bounds the memory for values between stages.
 const CHUNK: usize = 512;
@@ -257,7 +257,6 @@ pub fn accuracy_report(
     samples: &LabeledSamples,
 ) -> Result<AccuracyReport> {
     let float_network = unrounded(model.network())?;
-    let float = evaluate(&float_network, samples)?;
     let grid = plan.network().input();
     let mut run = Run::new(plan);
     for start in (0..samples.n_samples()).step_by(CHUNK) {
@@ -274,7 +273,7 @@ pub fn accuracy_report(
     let n_inputs = (samples.n_samples() * plan.network().n_inputs()) as u64;
     Ok(AccuracyReport {
         bits,
-        float,
+        float: told(&run.float),
         integer: told(&run.integer),
         plan: told(&run.plan),
         n_agreeing: agreeing.count(),

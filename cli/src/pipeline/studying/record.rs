@@ -36,8 +36,8 @@ pub(crate) struct NetworkRecord {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct GeneratorRecord {
-    /// Processor time over samples.
-    pub(crate) core_seconds_per_sample: f64,
+    /// Processor time over samples; not known of a bag whose making was interrupted at its very end.
+    pub(crate) core_seconds_per_sample: Option<f64>,
     /// By rule: answers of other honest stacks that were compared, and how many differed.
     pub(crate) false_alarms: BTreeMap<String, (u64, u64)>,
 }

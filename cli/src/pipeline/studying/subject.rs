@@ -213,7 +213,7 @@ impl Subject {
             // Of those made in this run.
             let n_made = bag.len() - begun.unwrap_or(bag.len());
             #[expect(clippy::cast_precision_loss, reason = "a few hundred samples")]
-            let core_seconds_per_sample = seconds / n_made.max(1) as f64;
+            let core_seconds_per_sample = (n_made > 0).then(|| seconds / n_made as f64);
             let record = GeneratorRecord { core_seconds_per_sample, ..GeneratorRecord::default() };
             self.record.generators.insert(name.clone(), record);
         }
