@@ -8,6 +8,7 @@
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
     reason = "tests"
 )]
 
@@ -186,9 +187,8 @@ fn residual_blocks_have_an_integer_form() {
 fn groups_stay_groups_and_branches_meet() {
     let squares = read_network(&fixtures().join("depthwise_squares.onnx"), None).unwrap();
     let groups = |network: &Network<f32>| -> Vec<usize> {
-        let of = |layer: &Layer<f32>| match layer {
-            Layer::Conv2d(conv) => Some(conv.groups),
-            _ => None,
+        let of = |layer: &Layer<f32>| {
+            if let Layer::Conv2d(conv) = layer { Some(conv.groups) } else { None }
         };
         network.layers().iter().filter_map(of).collect()
     };

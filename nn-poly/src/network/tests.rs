@@ -175,7 +175,8 @@ proptest! {
 fn normalizations_without_a_linear_layer_before_become_one() {
     let norm = |shape: &Shape| {
         let mut norm = BatchNorm::<f64>::new(shape.channels(), 1.5, -0.25);
-        norm.running_mean.iter_mut().enumerate().for_each(|(i, mean)| *mean = 0.5 * i as f64);
+        norm.running_mean =
+            (0_u8..).map(|i| 0.5 * f64::from(i)).take(norm.running_mean.len()).collect();
         norm.running_variance.fill(0.3);
         Layer::BatchNorm(norm)
     };
@@ -190,6 +191,7 @@ fn normalizations_without_a_linear_layer_before_become_one() {
                 let is_norm = matches!(before, Layer::BatchNorm(_));
                 assert_eq!(after.name(), if is_norm { expected } else { "square" });
             }
+            #[expect(clippy::cast_precision_loss, reason = "small indices")]
             let inputs = Array2::from_shape_fn((3, shape.len()), |(i, j)| (i + 2 * j) as f64 / 7.0);
             let expected = network.outputs(&inputs).unwrap();
             for (expected, actual) in expected.iter().zip(&folded.outputs(&inputs).unwrap()) {
