@@ -175,8 +175,7 @@ proptest! {
 fn normalizations_without_a_linear_layer_before_become_one() {
     let norm = |shape: &Shape| {
         let mut norm = BatchNorm::<f64>::new(shape.channels(), 1.5, -0.25);
-        norm.running_mean =
-            (0_u8..).map(|i| 0.5 * f64::from(i)).take(norm.running_mean.len()).collect();
+        norm.running_mean.iter_mut().zip(0_u16..).for_each(|(mean, i)| *mean = 0.5 * f64::from(i));
         norm.running_variance.fill(0.3);
         Layer::BatchNorm(norm)
     };
