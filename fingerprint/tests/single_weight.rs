@@ -43,14 +43,14 @@ fn network(seed: u64) -> IntegerNetwork {
     let structure = vec![
         StageStructure {
             sources: vec![ValueRef::Input],
-            linear: linear[0],
+            linear: linear[0].clone(),
             activation: ActivationKind::Quadratic,
             pool: Some(pool),
             refresh: Some(refresh),
         },
         StageStructure {
             sources: vec![ValueRef::Stage(0)],
-            linear: linear[1],
+            linear: linear[1].clone(),
             activation: ActivationKind::Identity,
             pool: None,
             refresh: None,

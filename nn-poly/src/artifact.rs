@@ -92,6 +92,13 @@ pub fn peek_magic(bytes: &[u8]) -> Option<Magic> {
     bytes.first_chunk::<8>().copied()
 }
 
+/// The format version `bytes` claim to have, or `None` if there are too few bytes to tell.
+#[must_use]
+pub fn peek_version(bytes: &[u8]) -> Option<u32> {
+    let (_, rest) = bytes.split_first_chunk::<8>()?;
+    rest.first_chunk::<4>().map(|version| u32::from_le_bytes(*version))
+}
+
 /// Read a whole file of at most `limit_bytes` bytes.
 ///
 /// # Errors

@@ -11,14 +11,14 @@
 mod linearization;
 mod step;
 
-use ndarray::{Array2, ArrayD, ArrayView2};
+use ndarray::{Array2, ArrayD, ArrayView2, CowArray, Ix2};
 
 pub use linearization::{Linearization, ParameterSelection};
 pub(crate) use step::Cache;
 
 use crate::error::{Error, Result};
 use crate::layer::{Activation, Blend, Layer};
-use crate::network::Network;
+use crate::network::{Network, Source};
 use crate::tensor::{Scalar, Shape, Tensor};
 
 /// How batch normalization and dropout behave in a pass.
@@ -48,7 +48,7 @@ pub struct Tape<'a, A: Scalar> {
     network: &'a Network<A>,
     /// Values between layers; flattening shares the value of its input.
     values: Vec<Array2<A>>,
-    /// Position in `values` of the input of layer `i`; one more entry for the output.
+    /// Position in `values` of the input (entry 0) and of the output of layer `i` (entry `i + 1`).
     positions: Vec<usize>,
     caches: Vec<Cache<A>>,
 }
@@ -97,13 +97,18 @@ impl<'a, A: Scalar> Tape<'a, A> {
         let mut positions = vec![0];
         let mut caches = Vec::with_capacity(network.layers().len());
         for (layer_idx, layer) in network.layers().iter().enumerate() {
-            if !matches!(layer, Layer::Flatten) {
-                let (output, cache) = step::forward(network, layer_idx, last(&values).view(), mode);
-                values.push(output);
-                caches.push(cache);
-            } else {
+            let read: Vec<usize> =
+                network.sources(layer_idx).iter().map(|&s| position(&positions, s)).collect();
+            if let (Layer::Flatten, &[shared]) = (layer, read.as_slice()) {
                 caches.push(Cache::None);
+                positions.push(shared);
+                continue;
             }
+            let inputs: Vec<_> =
+                read.iter().filter_map(|&p| values.get(p)).map(|v| v.view()).collect();
+            let (output, cache) = step::forward(network, layer_idx, &inputs, mode);
+            values.push(output);
+            caches.push(cache);
             positions.push(values.len() - 1);
         }
         Ok(Self { network, values, positions, caches })
@@ -112,7 +117,7 @@ impl<'a, A: Scalar> Tape<'a, A> {
     /// The network's outputs, one row per sample.
     #[must_use]
     pub fn output(&self) -> ArrayView2<'_, A> {
-        last(&self.values).view()
+        self.value(Source::of_value(self.network.layers().len())).view()
     }
 
     /// Shape of one output.
@@ -135,11 +140,11 @@ impl<'a, A: Scalar> Tape<'a, A> {
 
     /// The range loss of all blended activations together: how far their inputs leave the intervals.
     pub(crate) fn range_loss(&self) -> f64 {
-        let layers = self.network.layers().iter().zip(&self.positions);
+        let layers = self.network.layers().iter().enumerate();
         layers
-            .filter_map(|(layer, &position)| {
-                let blend = blend(layer)?;
-                Some(blend.range_loss(slice(self.value(position)), self.n_samples()))
+            .filter_map(|(layer_idx, layer)| {
+                let (blend, &source) = (blend(layer)?, self.network.sources(layer_idx).first()?);
+                Some(blend.range_loss(slice(self.value(source)), self.n_samples()))
             })
             .sum()
     }
@@ -159,52 +164,104 @@ impl<'a, A: Scalar> Tape<'a, A> {
                 actual: output_gradient.shape().to_vec(),
             });
         }
-        let mut upstream = output_gradient.as_standard_layout().into_owned();
+        let upstream = output_gradient.as_standard_layout().into_owned();
         let n_layers = self.network.layers().len();
         let mut layers = vec![Vec::new(); n_layers];
-        // Below the first layer with parameters only the input's own gradient is left to find.
-        let first_needed = match input_gradient {
-            InputGradient::Wanted => 0,
-            InputGradient::Skipped => self.first_trainable().unwrap_or(n_layers),
-        };
-        let records = self.caches.iter().zip(&self.positions).zip(&mut layers).enumerate();
-        for (layer_idx, ((cache, &position), parameters)) in records.rev() {
-            if layer_idx < first_needed {
-                break;
+        let is_needed = self.needed_gradients(input_gradient);
+        let mut pending = Pending::at_output(n_layers, upstream);
+        for (layer_idx, (cache, parameters)) in
+            self.caches.iter().zip(&mut layers).enumerate().rev()
+        {
+            let Some(upstream) = pending.take(Source::Layer(layer_idx)) else { continue };
+            let sources = self.network.sources(layer_idx);
+            let wanted = |source: Source| is_needed.get(source.value_idx()).is_some_and(|n| *n);
+            if let Some(parts) = step::split(self.network, layer_idx, &upstream) {
+                for (&source, part) in sources.iter().zip(parts).filter(|(s, _)| wanted(**s)) {
+                    pending.add(source, part);
+                }
+                continue;
             }
-            let want = layer_idx > first_needed || input_gradient == InputGradient::Wanted;
-            let input = self.value(position).view();
+            let source = sources.first().copied().unwrap_or(Source::Input);
+            let input = self.value(source);
+            let want = wanted(source);
             let (gradient, mut below) =
-                step::backward(self.network, layer_idx, cache, input, upstream, want);
+                step::backward(self.network, layer_idx, cache, input.view(), upstream, want);
             *parameters = gradient;
-            let blend = self.network.layers().get(layer_idx).and_then(blend);
-            if let Some(blend) = blend.filter(|_| want && range_weight > 0.0) {
-                let gradient =
-                    below.as_slice_mut().expect("invariant: gradients are in standard layout");
-                let input = slice(self.value(position));
-                blend.add_range_gradient(input, self.n_samples(), range_weight, gradient);
+            if !want {
+                continue;
             }
-            upstream = below;
+            let blend = self.network.layers().get(layer_idx).and_then(blend);
+            if let Some(blend) = blend.filter(|_| range_weight > 0.0) {
+                let gradient = step::slice_mut(&mut below);
+                blend.add_range_gradient(slice(input), self.n_samples(), range_weight, gradient);
+            }
+            pending.add(source, below);
         }
-        let input = (input_gradient == InputGradient::Wanted).then_some(upstream);
+        let input = match input_gradient {
+            InputGradient::Wanted => pending.take(Source::Input),
+            InputGradient::Skipped => None,
+        };
         Ok(Gradients { layers, input })
     }
 
-    fn value(&self, position: usize) -> &Array2<A> {
-        self.values.get(position).expect("invariant: positions point into values")
+    /// The values whose gradient is needed: those computed from parameters, and the input if wanted.
+    fn needed_gradients(&self, input_gradient: InputGradient) -> Vec<bool> {
+        let mut is_needed = vec![input_gradient == InputGradient::Wanted];
+        for (layer_idx, layer) in self.network.layers().iter().enumerate() {
+            let of = |s: &Source| is_needed.get(s.value_idx()).is_some_and(|needed| *needed);
+            let reaches = self.network.sources(layer_idx).iter().any(of);
+            is_needed.push(reaches || !layer.parameters().is_empty());
+        }
+        is_needed
+    }
+
+    fn value(&self, source: Source) -> &Array2<A> {
+        let value = self.values.get(position(&self.positions, source));
+        value.expect("invariant: positions point into values")
     }
 
     fn n_samples(&self) -> usize {
         self.output().nrows()
     }
 
-    fn first_trainable(&self) -> Option<usize> {
-        self.network.layers().iter().position(|layer| !layer.parameters().is_empty())
-    }
-
     /// Give up the values and keep what training needs for the running statistics.
     pub(crate) fn into_caches(self) -> Vec<Cache<A>> {
         self.caches
+    }
+}
+
+fn position(positions: &[usize], source: Source) -> usize {
+    let position = positions.get(source.value_idx());
+    *position.expect("invariant: layers read values that exist")
+}
+
+/// Gradients that wait at values for the layers that computed them.
+pub(crate) struct Pending<A>(Vec<Option<Array2<A>>>);
+
+impl<A: Scalar> Pending<A> {
+    /// Nothing waits at any value of a network of `n_layers` layers.
+    pub(crate) fn none(n_layers: usize) -> Self {
+        Self((0..=n_layers).map(|_| None).collect())
+    }
+
+    pub(crate) fn at_output(n_layers: usize, upstream: Array2<A>) -> Self {
+        let mut pending = Self::none(n_layers);
+        pending.add(Source::of_value(n_layers), upstream);
+        pending
+    }
+
+    /// Add to what waits at a value.
+    pub(crate) fn add(&mut self, at: Source, gradient: Array2<A>) {
+        let Some(slot) = self.0.get_mut(at.value_idx()) else { return };
+        match slot {
+            Some(sum) => *sum += &gradient,
+            None => *slot = Some(gradient),
+        }
+    }
+
+    /// Take what waits at a value, if anything does.
+    pub(crate) fn take(&mut self, at: Source) -> Option<Array2<A>> {
+        self.0.get_mut(at.value_idx()).and_then(Option::take)
     }
 }
 
@@ -214,10 +271,6 @@ fn blend<A>(layer: &Layer<A>) -> Option<&Blend<A>> {
 
 fn slice<A>(values: &Array2<A>) -> &[A] {
     values.as_slice().expect("invariant: batches are in standard layout")
-}
-
-fn last<A>(values: &[Array2<A>]) -> &Array2<A> {
-    values.last().expect("invariant: the input is the first value")
 }
 
 /// Move the running statistics of every batch normalization toward those of one training pass, at
@@ -236,29 +289,61 @@ pub(crate) fn absorb_statistics<A: Scalar>(
 }
 
 /// Evaluate all layers and keep only the last values. The shapes were checked by the caller.
+///
+/// A value is dropped after the last layer that reads it.
 pub(crate) fn evaluate<A: Scalar>(
     network: &Network<A>,
     input: ArrayView2<'_, A>,
     mode: Mode,
 ) -> Array2<A> {
-    let mut values: Option<Array2<A>> = None;
+    evaluate_watched(network, input, mode, |_, _| {})
+}
+
+/// As [`evaluate`]; `watch` sees what every layer but a flattening reads first, with the position of
+/// the layer.
+pub(crate) fn evaluate_watched<A: Scalar>(
+    network: &Network<A>,
+    input: ArrayView2<'_, A>,
+    mode: Mode,
+    mut watch: impl FnMut(usize, ArrayView2<'_, A>),
+) -> Array2<A> {
+    const READ: &str = "invariant: a value stays until its last reader";
+    let last_readers = network.last_readers();
+    let mut values: Vec<Option<CowArray<'_, A, Ix2>>> = vec![Some(input.into())];
     for (layer_idx, layer) in network.layers().iter().enumerate() {
-        if !matches!(layer, Layer::Flatten) {
-            let current = values.as_ref().map_or(input, |values| values.view());
-            values = Some(step::forward(network, layer_idx, current, mode).0);
+        let sources = network.sources(layer_idx);
+        let is_last =
+            |source: Source| last_readers.get(source.value_idx()).is_some_and(|l| *l == layer_idx);
+        let output = match (layer, sources) {
+            (Layer::Flatten, &[source]) => {
+                let slot = values.get_mut(source.value_idx()).expect(READ);
+                if is_last(source) { slot.take() } else { slot.clone() }
+            }
+            _ => {
+                let at = |s: &Source| values.get(s.value_idx()).and_then(Option::as_ref);
+                let inputs: Vec<_> = sources.iter().map(|s| at(s).expect(READ).view()).collect();
+                inputs.iter().take(1).for_each(|first| watch(layer_idx, *first));
+                Some(step::forward(network, layer_idx, &inputs, mode).0.into())
+            }
+        };
+        for &source in sources.iter().filter(|source| is_last(**source)) {
+            if let Some(slot) = values.get_mut(source.value_idx()) {
+                *slot = None;
+            }
         }
+        values.push(output);
     }
-    values.unwrap_or_else(|| input.to_owned())
+    values.pop().flatten().expect(READ).into_owned()
 }
 
 /// Evaluate one layer outside training. The shapes were checked by the caller.
 pub(crate) fn evaluate_layer<A: Scalar>(
     network: &Network<A>,
     layer_idx: usize,
-    input: Array2<A>,
+    inputs: &[ArrayView2<'_, A>],
 ) -> Array2<A> {
-    match network.layers().get(layer_idx) {
-        None | Some(Layer::Flatten) => input,
-        Some(_) => step::forward(network, layer_idx, input.view(), Mode::Inference).0,
+    match (network.layers().get(layer_idx), inputs) {
+        (Some(Layer::Flatten), &[input]) => input.to_owned(),
+        _ => step::forward(network, layer_idx, inputs, Mode::Inference).0,
     }
 }

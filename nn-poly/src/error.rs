@@ -45,6 +45,20 @@ pub enum Error {
         /// Which rule is broken.
         reason: &'static str,
     },
+    /// A layer that cannot join the values it reads.
+    #[error("layer {layer_idx} ({layer}) cannot join {first} and {other}: {reason}")]
+    IncompatibleInputs {
+        /// Position of the layer in the network, from 0.
+        layer_idx: usize,
+        /// Kind of layer.
+        layer: &'static str,
+        /// Shape of one value it reads.
+        first: Shape,
+        /// Shape of another value it reads.
+        other: Shape,
+        /// Which rule is broken.
+        reason: &'static str,
+    },
     /// A parameter array of the wrong shape.
     #[error("layer {layer_idx} ({layer}): {field} has shape {actual:?}, expected {expected:?}")]
     ParameterShape {

@@ -6,6 +6,9 @@
 //!                   └ W·x + b ─► activation ─► sum pool ─► refresh: clamp(⌊(v·m + 2^(s−1))/2^s⌋)
 //! ```
 //!
+//! A stage reads the input and the outputs of any earlier refreshes ([`ValueRef`]), as one vector or
+//! as terms of a sum ([`SumGeometry`]): residual connections and joined channels are linear maps.
+//!
 //! Everything is a whole number and every rule is exact, so two builds on two machines agree in
 //! every bit. A network is checked when it is built: dimensions, coefficients, and by interval
 //! arithmetic ([`StageRanges`]) that no accumulator can reach `±2^62`, whatever the input. After
@@ -18,6 +21,7 @@
 //! | `modular` | one segment over `Z_t` at arbitrary points, for random-point canaries |
 //! | `refresher` | the key holder's tail of a stage, neuron by neuron |
 //! | `ranges` | proofs of ranges, row norms |
+//! | `geometry` | dense maps, convolutions in groups, sums of convolutions |
 //!
 //! Values are neuron-major: row = neuron in `(row, column, channel)` order, column = sample.
 //! Structure ([`StageStructure`]) is public; numbers ([`StageWeights`]) are private.
@@ -50,6 +54,7 @@
 
 mod check;
 mod evaluate;
+mod geometry;
 mod grid;
 mod interval;
 mod linear;
@@ -66,6 +71,7 @@ mod window;
 pub(crate) use check::require;
 pub use evaluate::{Evaluation, StageCounts, StageObservation};
 pub(crate) use evaluate::{Keep, StageRule};
+pub use geometry::{ConvGeometry, Grouping, LinearGeometry, SumGeometry, SumTerm, Volume};
 pub use grid::InputGrid;
 pub use interval::Interval;
 pub use ranges::{RowNorms, StageRanges};
@@ -73,9 +79,8 @@ pub use reference::ReferenceStage;
 pub use refresh::{MAX_MULTIPLIER, MAX_REFRESHED, MAX_SHIFT, Refresh};
 pub use refresher::{Arrivals, Refreshed, RefreshedScores, Refresher};
 pub use structure::{
-    ActivationKind, ConvGeometry, Grouping, LinearGeometry, MAX_NETWORK_PRODUCTS,
-    MAX_NETWORK_VALUES, MAX_STAGE_GATHERS, MAX_STAGE_VALUES, MAX_STAGE_WEIGHTS, MAX_STAGES,
-    StageStructure, SumPool, ValueRef, Volume,
+    ActivationKind, MAX_NETWORK_PRODUCTS, MAX_NETWORK_VALUES, MAX_STAGE_GATHERS, MAX_STAGE_VALUES,
+    MAX_STAGE_WEIGHTS, MAX_STAGES, StageStructure, SumPool, ValueRef,
 };
 pub use weights::{MAX_BIAS, MAX_LEADING, MAX_WEIGHT, Quadratic, StageWeights};
 pub use window::Window;

@@ -11,6 +11,8 @@
 //! | [`Quantize`] | nearest point of an integer grid | |
 //! | [`Dropout`] | random zeros in training, identity otherwise | |
 //! | `Flatten` | reshape to a vector (moves nothing) | |
+//! | `Add` | sum of two or more values of one shape | |
+//! | `Concat` | channels of two or more values, one after the other | |
 //!
 //! Layers are plain data with public fields; [`Network::new`](crate::Network::new) checks them. Their
 //! numeric kernels take checked operands and live beside the types.
@@ -20,6 +22,7 @@ mod batch_norm;
 mod blend;
 pub(crate) mod convolution;
 mod dense;
+pub(crate) mod join;
 mod parallel;
 mod pool;
 mod quantizer;
@@ -66,6 +69,10 @@ pub enum Layer<A> {
     Quantize(Quantize<A>),
     /// Random zeros while training.
     Dropout(Dropout),
+    /// Sum of two or more values of one shape: residual connections.
+    Add,
+    /// The channels of two or more values one after the other; height and width agree.
+    Concat,
 }
 
 /// What a trainable array is for; regularization treats weights and the rest differently.
@@ -92,15 +99,25 @@ pub struct Parameter<'a, A> {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Fault {
     Input(&'static str),
+    Inputs { first: usize, other: usize, reason: &'static str },
     ParameterShape { field: &'static str, expected: Vec<usize>, actual: Vec<usize> },
     ParameterValue { field: &'static str, position: usize, value: f64, requirement: &'static str },
 }
 
 impl Fault {
-    pub(crate) fn at(self, layer_idx: usize, layer: &'static str, input: &Shape) -> Error {
+    /// `inputs` are the shapes that reach the layer, at least one.
+    pub(crate) fn at(self, layer_idx: usize, layer: &'static str, inputs: &[&Shape]) -> Error {
+        let shape = |position: usize| {
+            let shape = inputs.get(position).or_else(|| inputs.first());
+            Shape::clone(shape.expect("invariant: every layer reads something"))
+        };
         match self {
             Self::Input(reason) => {
-                Error::IncompatibleLayer { layer_idx, layer, input: input.clone(), reason }
+                Error::IncompatibleLayer { layer_idx, layer, input: shape(0), reason }
+            }
+            Self::Inputs { first, other, reason } => {
+                let (first, other) = (shape(first), shape(other));
+                Error::IncompatibleInputs { layer_idx, layer, first, other, reason }
             }
             Self::ParameterShape { field, expected, actual } => {
                 Error::ParameterShape { layer_idx, layer, field, expected, actual }
@@ -154,12 +171,35 @@ impl<A: Scalar> Layer<A> {
             Self::Clamp(_) => "clamp",
             Self::Quantize(_) => "quantize",
             Self::Dropout(_) => "dropout",
+            Self::Add => "add",
+            Self::Concat => "concat",
         }
     }
 
-    /// Check this layer's parameters against `input` and compute its output shape.
-    pub(crate) fn output_shape(&self, input: &Shape) -> Result<Shape, Fault> {
+    /// Fewest and most values this kind of layer reads.
+    #[must_use]
+    pub const fn n_sources(&self) -> (usize, usize) {
         match self {
+            Self::Add | Self::Concat => (2, join::MAX_SOURCES),
+            Self::Dense(_)
+            | Self::Conv2d(_)
+            | Self::BatchNorm(_)
+            | Self::Activation(_)
+            | Self::Pool2d(_)
+            | Self::Flatten
+            | Self::Clamp(_)
+            | Self::Quantize(_)
+            | Self::Dropout(_) => (1, 1),
+        }
+    }
+
+    /// Check this layer's parameters against the shapes it reads (as many as [`Self::n_sources`]
+    /// says) and compute its output shape.
+    pub(crate) fn output_shape(&self, inputs: &[&Shape]) -> Result<Shape, Fault> {
+        let input = *inputs.first().expect("invariant: every layer reads something");
+        match self {
+            Self::Add => join::added_shape(inputs),
+            Self::Concat => join::concatenated_shape(inputs),
             Self::Dense(dense) => dense.output_shape(input),
             Self::Conv2d(conv) => conv.output_shape(input),
             Self::Pool2d(pool) => pool.output_shape(input),
@@ -208,7 +248,9 @@ impl<A: Scalar> Layer<A> {
             | Self::Flatten
             | Self::Clamp(_)
             | Self::Quantize(_)
-            | Self::Dropout(_) => Vec::new(),
+            | Self::Dropout(_)
+            | Self::Add
+            | Self::Concat => Vec::new(),
         }
     }
 
@@ -234,7 +276,9 @@ impl<A: Scalar> Layer<A> {
             | Self::Flatten
             | Self::Clamp(_)
             | Self::Quantize(_)
-            | Self::Dropout(_) => Vec::new(),
+            | Self::Dropout(_)
+            | Self::Add
+            | Self::Concat => Vec::new(),
         }
     }
 
@@ -254,7 +298,9 @@ impl<A: Scalar> Layer<A> {
             | Self::Flatten
             | Self::Clamp(_)
             | Self::Quantize(_)
-            | Self::Dropout(_) => {}
+            | Self::Dropout(_)
+            | Self::Add
+            | Self::Concat => {}
         }
     }
 
@@ -271,6 +317,8 @@ impl<A: Scalar> Layer<A> {
             Self::Clamp(clamp) => Layer::Clamp(clamp.cast()),
             Self::Quantize(quantize) => Layer::Quantize(quantize.cast()),
             Self::Dropout(dropout) => Layer::Dropout(*dropout),
+            Self::Add => Layer::Add,
+            Self::Concat => Layer::Concat,
         }
     }
 }

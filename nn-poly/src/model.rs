@@ -1,5 +1,7 @@
 //! A trained model in a file: network, preprocessing, classes, and where it all came from.
 
+mod version_1;
+
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
@@ -148,8 +150,8 @@ impl From<Model> for ModelSpec {
 impl Model {
     /// First bytes of a model file.
     pub const MAGIC: Magic = *b"SDLMODEL";
-    /// Format version written and read by this build.
-    pub const FORMAT_VERSION: u32 = 1;
+    /// Format version written by this build; version 1 is read too.
+    pub const FORMAT_VERSION: u32 = 2;
     /// Largest model file that is read: 256 MiB.
     pub const MAX_BYTES: usize = 1 << 28;
 
@@ -248,6 +250,9 @@ impl Model {
     /// # Errors
     /// - Those of [`artifact::decode`]; the checks of [`Self::new`] arrive as [`Error::Decode`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        if artifact::peek_version(bytes) == Some(version_1::VERSION) {
+            return version_1::decode(bytes);
+        }
         artifact::decode(Self::MAGIC, Self::FORMAT_VERSION, bytes, Self::MAX_BYTES)
     }
 

@@ -21,6 +21,11 @@
 //! next step, per channel, with a multiplier of at least 11 significant bits; an average pool is a sum
 //! pool whose divisor is part of it.
 //!
+//! **Branches.** An addition is one stage that reads all its branches: `z = Σ k (W x)`, each branch
+//! with an integer multiplier `k` that brings its unit to the common one, so that the sum is exact. A
+//! convolution or dense layer that only the addition reads is part of that stage; anything else is
+//! refreshed first and added as it is. A layer that reads joined channels reads each value on its own.
+//!
 //! **How many bits.** [`accuracy_report`] tells what rounding costs in accuracy, what the clamps of the
 //! refreshes cut off, and which bits of windows, grids and weights nothing uses; [`search_bits`] finds
 //! the bits that move the fewest bytes at a given loss of accuracy.
@@ -28,10 +33,12 @@
 mod blocks;
 mod calibrate;
 mod clip;
+mod common_unit;
 mod lower;
 mod quadratic;
 mod report;
 mod search;
+mod terms;
 mod weight_scales;
 
 use ndarray::{Array1, Array2};
@@ -47,7 +54,7 @@ use crate::error::{Error, Result};
 use crate::integer::InputGrid;
 use crate::layer::{Clamp, Layer, Quantize, WeightQuantizer};
 use crate::model::{Bits, Model};
-use crate::network::Network;
+use crate::network::{Network, Rewriter, Source};
 
 /// The grid between two stages.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -60,11 +67,12 @@ pub struct OutputGrid {
     pub max: i32,
 }
 
-/// Scales of one linear layer and of the values after its stage.
+/// Scales of the linear layers of one stage and of the values after it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StageScales {
-    /// One per output channel, or a single one; empty for a pool that is its own stage.
-    pub weight_scales: Vec<f32>,
+    /// For every summand of the stage, in the order of the addition: one scale per output channel, or
+    /// a single one; empty for a pool or a branch that is added as it is.
+    pub weight_scales: Vec<Vec<f32>>,
     /// Grid of what the next stage reads; `None` on the last stage.
     pub output: Option<OutputGrid>,
 }
@@ -91,50 +99,65 @@ pub struct QuantizationSpec {
 /// - [`Error::OutOfRange`] if `spec` belongs to a network with another number of stages.
 /// - [`Error::ParameterShape`] or [`Error::ParameterValue`] if a scale does not fit its layer.
 pub fn prepare_qat(network: &Network<f32>, spec: &QuantizationSpec) -> Result<Network<f32>> {
-    insert_quantizers(&network.fold_batch_norm()?, spec)
+    Ok(insert_quantizers(&network.fold_batch_norm()?, spec)?.0)
 }
 
-/// Insert quantizers into a folded network; `spec` may describe only its first stages.
-fn insert_quantizers(folded: &Network<f32>, spec: &QuantizationSpec) -> Result<Network<f32>> {
+/// Insert quantizers into a folded network; `spec` may describe only its first stages. Also where the
+/// values of every stage are, before their quantizer.
+fn insert_quantizers(
+    folded: &Network<f32>,
+    spec: &QuantizationSpec,
+) -> Result<(Network<f32>, Vec<Source>)> {
     let parsed = Blocks::new(folded)?;
     let n_stages = parsed.blocks.len();
     crate::integer::require("network", 0, "number of stages", spec.stages.len(), 0, n_stages)?;
     let grid = |step: f32, min, max| Quantize { steps: Array1::from_elem(1, step), min, max };
+    let mut rewriter = Rewriter::new(folded.input_shape().clone());
     let input = grid(spec.input.step, spec.input.min(), spec.input.max());
-    let mut layers = vec![Layer::Quantize(input)];
+    rewriter.insert(Layer::Quantize(input))?;
+    let mut ends = vec![Source::Input; n_stages];
     for (idx, layer) in folded.layers().iter().enumerate() {
-        let block =
-            parsed.blocks.iter().zip(&spec.stages).find(|(block, _)| block.first_idx == idx);
-        let quantizer =
-            block.filter(|(_, scales)| !scales.weight_scales.is_empty()).map(|(_, scales)| {
-                WeightQuantizer {
-                    scales: Array1::from(scales.weight_scales.clone()),
-                    bits: spec.bits.weight,
+        let quantizer = weight_quantizer(&parsed, spec, idx);
+        let sources = folded.sources(idx);
+        match (layer, sources) {
+            (Layer::Clamp(_) | Layer::Quantize(_), &[source]) => rewriter.skip(source),
+            (layer, sources) => {
+                let mut layer = layer.clone();
+                if let Layer::Dense(dense) = &mut layer {
+                    dense.weight_quantizer = quantizer;
+                } else if let Layer::Conv2d(conv) = &mut layer {
+                    conv.weight_quantizer = quantizer;
                 }
-            });
-        match layer.clone() {
-            Layer::Dense(mut dense) => {
-                dense.weight_quantizer = quantizer;
-                layers.push(Layer::Dense(dense));
+                rewriter.keep(layer, sources)?;
             }
-            Layer::Conv2d(mut conv) => {
-                conv.weight_quantizer = quantizer;
-                layers.push(Layer::Conv2d(conv));
-            }
-            Layer::Clamp(_) | Layer::Quantize(_) => {}
-            other @ (Layer::BatchNorm(_)
-            | Layer::Activation(_)
-            | Layer::Pool2d(_)
-            | Layer::Flatten
-            | Layer::Dropout(_)) => layers.push(other),
         }
-        let ended =
-            parsed.blocks.iter().zip(&spec.stages).find(|(block, _)| block.value_idx == idx);
-        if let Some(OutputGrid { step, min, max }) = ended.and_then(|(_, scales)| scales.output) {
-            layers.push(Layer::Quantize(grid(step, min, max)));
+        let ended = parsed.blocks.iter().enumerate().find(|(_, block)| block.value_idx == idx);
+        let Some((stage_idx, _)) = ended else { continue };
+        if let Some(end) = ends.get_mut(stage_idx) {
+            *end = rewriter.place(Source::Layer(idx));
+        }
+        let output = spec.stages.get(stage_idx).and_then(|scales| scales.output);
+        if let Some(OutputGrid { step, min, max }) = output {
+            rewriter.insert(Layer::Quantize(grid(step, min, max)))?;
         }
     }
-    Network::new(folded.input_shape().clone(), layers)
+    Ok((rewriter.finish()?, ends))
+}
+
+/// The quantizer of the weights of a layer, if `spec` describes its stage.
+fn weight_quantizer(
+    parsed: &Blocks<'_>,
+    spec: &QuantizationSpec,
+    layer_idx: usize,
+) -> Option<WeightQuantizer<f32>> {
+    let mut scales = parsed
+        .blocks
+        .iter()
+        .zip(&spec.stages)
+        .flat_map(|(block, stage)| block.parts.iter().zip(&stage.weight_scales));
+    let (_, scales) = scales.find(|(part, _)| part.layer_idx == layer_idx)?;
+    let scales = Array1::from(scales.clone());
+    (!scales.is_empty()).then_some(WeightQuantizer { scales, bits: spec.bits.weight })
 }
 
 /// The integer network of a model at `bits`: its own quantizers if it was fine-tuned for exactly
@@ -162,36 +185,34 @@ pub fn quantize_model(model: &Model, bits: Bits, inputs: &Array2<f32>) -> Result
 /// # Errors
 /// - [`Error::ParameterValue`] never for a checked network; it is passed on from the checks.
 pub fn unrounded(network: &Network<f32>) -> Result<Network<f32>> {
-    let mut is_past_input = false;
-    let mut layers = Vec::with_capacity(network.layers().len());
-    for layer in network.layers() {
-        match layer.clone() {
+    let mut is_input = vec![true];
+    let holds_input =
+        |is_input: &[bool], source: Source| is_input.get(source.value_idx()) == Some(&true);
+    network.filter_map_layers(|layer_idx, layer| {
+        let reads_input =
+            network.sources(layer_idx).iter().all(|&source| holds_input(&is_input, source));
+        is_input.push(reads_input && matches!(layer, Layer::Quantize(_) | Layer::Flatten));
+        let mut layer = layer.clone();
+        match &mut layer {
             Layer::Quantize(grid) => {
                 #[expect(clippy::cast_precision_loss, reason = "at most 2^16")]
                 let max = grid.max as f32;
                 let step = grid.steps.iter().copied().fold(0.0, f32::max);
-                if is_past_input {
-                    layers.push(Layer::Clamp(Clamp { limit: max * step }));
-                }
+                return (!reads_input).then_some(Layer::Clamp(Clamp { limit: max * step }));
             }
-            Layer::Dense(mut dense) => {
-                dense.weight_quantizer = None;
-                layers.push(Layer::Dense(dense));
-            }
-            Layer::Conv2d(mut conv) => {
-                conv.weight_quantizer = None;
-                layers.push(Layer::Conv2d(conv));
-            }
-            other @ (Layer::BatchNorm(_)
+            Layer::Dense(dense) => dense.weight_quantizer = None,
+            Layer::Conv2d(conv) => conv.weight_quantizer = None,
+            Layer::BatchNorm(_)
             | Layer::Activation(_)
             | Layer::Pool2d(_)
             | Layer::Flatten
             | Layer::Clamp(_)
-            | Layer::Dropout(_)) => layers.push(other),
+            | Layer::Dropout(_)
+            | Layer::Add
+            | Layer::Concat => {}
         }
-        is_past_input |= !matches!(layer, Layer::Quantize(_) | Layer::Flatten);
-    }
-    Network::new(network.input_shape().clone(), layers)
+        Some(layer)
+    })
 }
 
 /// The grid of inputs at `bits` for a preprocessing.

@@ -20,6 +20,14 @@ fn solve(function: Function, l: f64, degree: usize, method: Method) -> Approxima
     problem.solve(method).unwrap()
 }
 
+/// Where a function's slope may jump.
+fn kinks(function: &Function) -> Vec<f64> {
+    match function {
+        Function::Sampled(sampled) => sampled.points().iter().map(|&(x, _)| x).collect(),
+        _ => vec![0.0],
+    }
+}
+
 /// Points of the interval and their weight under the measure, by the rectangle rule in the angle of
 /// `z = cos θ`: independent of the crate's own quadrature, and exact enough for comparisons.
 fn weighted_points(interval: Interval, measure: Measure) -> Vec<(f64, f64)> {
@@ -222,7 +230,7 @@ proptest! {
         let best = problem.solve(Method::Minimax).unwrap();
         let points: Vec<f64> = (0..=40_000)
             .map(|k| interval.from_unit(-(PI * f64::from(k) / 40_000.0).cos()))
-            .chain([interval.nearest(0.0)])
+            .chain(kinks(problem.function()).into_iter().map(|x| interval.nearest(x)))
             .collect();
         let error = |polynomial: &Polynomial, x: f64| problem.function().value(x) - polynomial.evaluate(x);
         let largest = |polynomial: &Polynomial| {

@@ -8,6 +8,8 @@
     reason = "tests"
 )]
 
+#[path = "generators/random_network.rs"]
+mod random_network;
 #[path = "encrypted/streams.rs"]
 mod streams;
 
@@ -30,6 +32,7 @@ use nn_poly::plan::{
 use nn_poly::{Shape, encrypted};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use random_network::{Choices, random_network};
 
 /// A network of one convolution (optionally depthwise, padded, strided, pooled) and a dense layer.
 #[derive(Debug, Clone)]
@@ -240,6 +243,45 @@ proptest! {
         prop_assume!(sketch.activation != ActivationKind::Relu);
         let plan = sketch.plan(ActivationSide::Server, 1000);
         check(&plan, 70, sketch.seed);
+    }
+}
+
+/// A plan of a random network with branches; `None` where no parameters prove its ranges.
+fn random_plan(seed: u64, side: ActivationSide) -> Option<Plan> {
+    let relu = side == ActivationSide::Client;
+    let choices = Choices { relu, max_weight: 5, stages: (3, 6), ..Choices::ALL };
+    let (network, _) = random_network(seed, choices);
+    let facts = ModelFacts {
+        name: "graph".into(),
+        input_shape: Shape::vector(network.n_inputs()).unwrap(),
+        preprocessing: Preprocessing::UnitRange,
+        split: SplitSpec::default(),
+        class_names: (0..network.n_scores()).map(|c| c.to_string()).collect(),
+        score_step: 1.0,
+    };
+    let options = PlanOptions {
+        activation_side: side,
+        trust: Trust::Owner,
+        expected_samples: 500,
+        ..PlanOptions::default()
+    };
+    compile(&network, &[], facts, &options).ok()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 10, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_graphs_with_the_activation_at_the_client(seed in any::<u64>()) {
+        let plan = random_plan(seed, ActivationSide::Client).expect("linear segments are narrow");
+        check(&plan, 30, seed);
+    }
+
+    #[test]
+    fn random_graphs_with_the_activation_at_the_server(seed in any::<u64>()) {
+        let plan = random_plan(seed, ActivationSide::Server);
+        prop_assume!(plan.is_some());
+        check(&plan.unwrap(), 30, seed);
     }
 }
 

@@ -13,7 +13,7 @@ use nn_poly::layer::{
     Activation, BatchNorm, Blend, Clamp, Conv2d, Dense, Dropout, Layer, Padding, Pool2d, PoolKind,
     Quantize, WeightQuantizer,
 };
-use nn_poly::network::{ActivationChoice, Architecture, NetworkKind};
+use nn_poly::network::{ActivationChoice, Architecture, NetworkBuilder, NetworkKind, Source};
 use nn_poly::{Network, Shape, Tensor};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
@@ -38,7 +38,11 @@ struct Subject {
 
 impl Subject {
     fn new(input: &Shape, layers: Vec<Layer<f64>>, n_samples: usize, mode: Mode) -> Self {
-        let network = Network::new(input.clone(), layers).unwrap();
+        Self::of(Network::new(input.clone(), layers).unwrap(), n_samples, mode)
+    }
+
+    fn of(network: Network<f64>, n_samples: usize, mode: Mode) -> Self {
+        let input = network.input_shape().clone();
         let mut rng = ChaCha8Rng::seed_from_u64(99);
         let inputs = random(&mut rng, (n_samples, input.len()));
         let coefficients = random(&mut rng, (n_samples, network.output_shape().len()));
@@ -70,7 +74,7 @@ impl Subject {
         let mut layers = self.network.layers().to_vec();
         let mut parameters = layers[layer_idx].parameters_mut();
         *parameters[parameter_idx].iter_mut().nth(position).unwrap() += by;
-        Network::new(self.network.input_shape().clone(), layers).unwrap()
+        self.network.with_layers(layers).unwrap()
     }
 }
 
@@ -130,6 +134,19 @@ fn conv(
     Layer::Conv2d(Conv2d::new(weights, random(rng, dims[0]), stride, padding))
 }
 
+fn grouped(
+    rng: &mut ChaCha8Rng,
+    dims: [usize; 4],
+    groups: usize,
+    stride: (usize, usize),
+    padding: Padding,
+) -> Layer<f64> {
+    match conv(rng, dims, stride, padding) {
+        Layer::Conv2d(conv) => Layer::Conv2d(conv.with_groups(groups)),
+        other => other,
+    }
+}
+
 fn dense(rng: &mut ChaCha8Rng, n_out: usize, n_in: usize) -> Layer<f64> {
     Layer::Dense(Dense::new(random(rng, (n_out, n_in)), random(rng, n_out)))
 }
@@ -164,6 +181,8 @@ fn every_layer_alone() {
         ("dense", &vector, dense(rng, 4, 6)),
         ("conv", &image, conv(rng, [2, 3, 3, 3], (1, 1), Padding::NONE)),
         ("strided padded conv", &image, conv(rng, [4, 2, 3, 3], (2, 1), pad)),
+        ("depthwise conv", &image, grouped(rng, [3, 3, 3, 1], 3, (1, 2), pad)),
+        ("widening depthwise conv", &image, grouped(rng, [6, 2, 2, 1], 3, (2, 1), Padding::NONE)),
         ("norm of images", &image, batch_norm(rng, 3)),
         ("norm of vectors", &vector, batch_norm(rng, 6)),
         ("square", &image, Layer::Activation(Activation::Square)),
@@ -283,6 +302,33 @@ fn any_stack() -> impl Strategy<Value = (Shape, Vec<Layer<f64>>)> {
             (input, layers)
         },
     )
+}
+
+#[path = "generators/random_graph.rs"]
+mod random_graph;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn random_graphs(seed in any::<u64>(), n_samples in 2_usize..14) {
+        let network = random_graph::random_graph(seed, random_graph::Choices::ALL);
+        for mode in [TRAINING, Mode::Inference] {
+            check("random graph", &Subject::of(network.clone(), n_samples, mode));
+        }
+    }
+}
+
+/// A value that is read twice gets both gradients, a value read through a reshape too.
+#[test]
+fn gradients_of_all_readers_add_up() {
+    let rng = &mut ChaCha8Rng::seed_from_u64(5);
+    let mut builder = NetworkBuilder::new(Shape::image(2, 2, 2).unwrap());
+    let flat = builder.push(Layer::Flatten, &[Source::Input]).unwrap();
+    let z = builder.push(dense(rng, 8, 8), &[flat]).unwrap();
+    let twice = builder.push(Layer::Add, &[z, z, flat]).unwrap();
+    builder.push(Layer::Concat, &[twice, z, twice]).unwrap();
+    let network = builder.finish().unwrap();
+    check("several readers", &Subject::of(network, 3, TRAINING));
 }
 
 proptest! {

@@ -7,13 +7,15 @@ use nn_poly::import::onnx::parse_onnx;
 use nn_poly::import::read_network;
 use proptest::prelude::*;
 
-const FIXTURES: [&str; 6] = [
+const FIXTURES: [&str; 8] = [
     "depthwise_squares",
     "flat_digits",
     "keras_cnn",
     "polynomial",
     "sklearn_logistic",
     "sklearn_binary",
+    "residual",
+    "joined",
 ];
 
 fn fixture(idx: usize) -> Vec<u8> {
@@ -27,7 +29,7 @@ proptest! {
 
     #[test]
     fn altered_graphs_never_panic(
-        which in 0_usize..6,
+        which in 0_usize..8,
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         cut in prop::option::of(any::<prop::sample::Index>()),
     ) {

@@ -16,10 +16,11 @@ mod random_network;
 use ndarray::Array2;
 use nn_poly::Error;
 use nn_poly::integer::{
-    ActivationKind, Arrivals, Grouping, InputGrid, IntegerNetwork, Interval, LinearGeometry,
-    Quadratic, ReferenceStage, Refresh, Refresher, StageOutput, StageStructure, StageWeights,
-    ValueRef,
+    ActivationKind, Arrivals, ConvGeometry, Grouping, InputGrid, IntegerNetwork, Interval,
+    LinearGeometry, Quadratic, ReferenceStage, Refresh, Refresher, StageOutput, StageStructure,
+    StageWeights, SumGeometry, SumTerm, ValueRef, Volume,
 };
+use nn_poly::layer::Padding;
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -222,6 +223,23 @@ fn naive_linear(
             return (0..*n_out).map(dot).collect();
         }
         LinearGeometry::Conv2d(conv) => conv,
+        LinearGeometry::Sum(sum) => {
+            let mut total = vec![0_i128; linear.n_outputs()];
+            let mut first = 0;
+            for SumTerm { first_input, conv } in &sum.terms {
+                let taps = first..first + conv.taps();
+                first = taps.end;
+                let rows = weights.weights.chunks(linear.taps());
+                let own = StageWeights {
+                    weights: rows.flat_map(|row| row[taps.clone()].to_vec()).collect(),
+                    ..weights.clone()
+                };
+                let read = &point[*first_input..first_input + conv.input.len()];
+                let part = naive_linear(&LinearGeometry::Conv2d(*conv), &own, read, t);
+                total.iter_mut().zip(part).for_each(|(sum, v)| *sum = (*sum + v).rem_euclid(t));
+            }
+            return total;
+        }
     };
     let (pad, c) = (conv.padding, conv.input.channels);
     let height = conv.input.height + pad.top + pad.bottom;
@@ -254,6 +272,12 @@ fn naive_linear(
                         Grouping::Depthwise => {
                             let tap = (o * conv.kernel.0 + ky) * conv.kernel.1 + kx;
                             w(tap) * padded[at + o] % t
+                        }
+                        Grouping::Groups(n) => {
+                            let (per_in, per_out) = (c / n, conv.out_channels / n);
+                            let first = ((o * conv.kernel.0 + ky) * conv.kernel.1 + kx) * per_in;
+                            let base = at + o / per_out * per_in;
+                            (0..per_in).map(|i| w(first + i) * padded[base + i] % t).sum::<i128>()
                         }
                     };
                 }
@@ -519,5 +543,49 @@ fn an_empty_chunk_boundary_is_not_visible() {
     let (few, many) = (network.evaluate(&inputs).unwrap(), network.evaluate(&many).unwrap());
     for column in 0..257 {
         assert_eq!(many.scores.column(column), few.scores.column(column % inputs.ncols()));
+    }
+}
+
+/// A sum whose terms do not fit each other or the inputs is refused before anything is evaluated.
+#[test]
+fn sums_that_do_not_fit_are_refused() {
+    type Change = fn(&mut SumGeometry);
+    let conv = ConvGeometry {
+        input: Volume { height: 2, width: 2, channels: 2 },
+        kernel: (1, 1),
+        stride: (1, 1),
+        padding: Padding::NONE,
+        out_channels: 2,
+        grouping: Grouping::Full,
+    };
+    let terms = vec![
+        SumTerm { first_input: 0, conv },
+        SumTerm { first_input: 8, conv: ConvGeometry { grouping: Grouping::Depthwise, ..conv } },
+    ];
+    let fitting = SumGeometry { n_in: 16, terms };
+    LinearGeometry::Sum(fitting.clone()).check(0).unwrap();
+    let cases: [(&str, Change); 7] = [
+        ("number of terms is 0, it must be between 1 and 256", |s| s.terms.clear()),
+        ("number of terms is 257, it must be between 1 and 256", |s| {
+            s.terms = vec![s.terms[0]; 257];
+        }),
+        ("inputs before a term is 9, it must be between 0 and 8", |s| s.terms[1].first_input = 9),
+        ("number of inputs of a term is 8, it must be between 1 and 7", |s| {
+            s.n_in = 7;
+            s.terms[1].first_input = 0;
+        }),
+        ("output height of a term is 1, it must be 2", |s| s.terms[1].conv.stride = (2, 1)),
+        ("channels left over by the groups is 2, it must be 0", |s| {
+            s.terms[0].conv.grouping = Grouping::Groups(3);
+        }),
+        ("number of groups is 0, it must be between 1 and 4194304", |s| {
+            s.terms[0].conv.grouping = Grouping::Groups(0);
+        }),
+    ];
+    for (expected, change) in cases {
+        let mut sum = fitting.clone();
+        change(&mut sum);
+        let error = LinearGeometry::Sum(sum).check(0).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
     }
 }

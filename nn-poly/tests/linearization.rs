@@ -122,8 +122,13 @@ fn check(name: &str, network: &Network<f64>, selection: &ParameterSelection, see
     }
     let gradients = point.input_gradients(rows(&z)).unwrap();
     let middle = network.layers().len() / 2;
-    let above = point.layer_gradients(middle, rows(&z)).unwrap();
-    assert_eq!(point.input_gradients_from(middle, above).unwrap(), gradients, "{name}");
+    if network.is_sequential() {
+        let above = point.layer_gradients(middle, rows(&z)).unwrap();
+        assert_eq!(point.input_gradients_from(middle, above).unwrap(), gradients, "{name}");
+    } else {
+        // The first layer reads the input, and no way leads around it.
+        assert_eq!(point.layer_gradients(0, rows(&z)).unwrap(), gradients, "{name}");
+    }
     for position in (0..x.len()).step_by(x.len().div_ceil(5)) {
         for function in 0..z.len() {
             let analytic = gradients[[function, position]];
@@ -202,6 +207,21 @@ fn every_layer_between_others() {
         check(name, &network, &ParameterSelection::last(&network).unwrap(), 4);
         check(name, &network, &ParameterSelection::only(&network, &[2]).unwrap(), 5);
         check(name, &network, &ParameterSelection::only(&network, &[0, 5]).unwrap(), 6);
+    }
+}
+
+#[path = "generators/random_graph.rs"]
+mod random_graph;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn random_graphs(seed in any::<u64>(), choice in any::<prop::sample::Index>()) {
+        let network = random_graph::random_graph(seed, random_graph::Choices::ALL);
+        check("random graph", &network, &ParameterSelection::all(&network), seed);
+        let with_parameters = ParameterSelection::all(&network).layers();
+        let one = [*choice.get(&with_parameters)];
+        check("one layer", &network, &ParameterSelection::only(&network, &one).unwrap(), seed);
     }
 }
 

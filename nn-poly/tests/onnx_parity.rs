@@ -8,14 +8,18 @@
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
     reason = "tests"
 )]
 
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, ArrayD, Axis, IxDyn};
-use nn_poly::Predictor;
 use nn_poly::import::{Ending, ImportedNetwork, InputScale, ModelOptions, read_network};
+use nn_poly::layer::Layer;
+use nn_poly::model::Bits;
+use nn_poly::quantize::quantize_model;
+use nn_poly::{Network, Predictor};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/onnx")
@@ -107,7 +111,7 @@ fn graphs(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn fixtures_compute_what_onnxruntime_computed() {
     let paths = graphs(&fixtures());
-    assert!(paths.len() >= 8);
+    assert!(paths.len() >= 10);
     for path in paths {
         check(&path);
     }
@@ -150,6 +154,51 @@ fn what_was_read_is_told() {
     let kinds: Vec<&str> = squares.network.layers().iter().map(|layer| layer.name()).collect();
     let expected = ["conv2d", "square", "conv2d", "square", "average_pool", "flatten", "dense"];
     assert_eq!(kinds, expected, "normalization before a square is folded, the square stays one");
+}
+
+#[test]
+fn residual_blocks_have_an_integer_form() {
+    let imported = read_network(&fixtures().join("residual.onnx"), None).unwrap();
+    let count =
+        |name: &str| imported.network.layers().iter().filter(|layer| layer.name() == name).count();
+    let kinds = ["conv2d", "relu", "add", "average_pool", "flatten", "dense"];
+    assert_eq!(kinds.map(count), [6, 5, 2, 1, 1, 1], "normalizations are folded");
+    assert_eq!(imported.network.layers().len(), 16);
+    let n = imported.network.input_shape().len();
+    let inputs = Array2::from_shape_fn((40, n), |(i, j)| ((7 * i + 3 * j) % 17) as f32 / 16.0);
+    let model = imported.into_model(options()).unwrap();
+    let bits = Bits { input: 8, weight: 8, activation: 8 };
+    let integers = quantize_model(&model, bits, &inputs).unwrap();
+    // The stem, two per block, and the scores: shortcuts need no stage.
+    assert_eq!(integers.network.structure().len(), 6);
+    let expected = model.network().scores(&inputs).unwrap();
+    let grid = integers.network.input();
+    let scores = integers.network.evaluate(&grid.quantize(inputs.view()).unwrap()).unwrap().scores;
+    let largest = expected.iter().fold(0.0_f64, |most, z| most.max(z.abs()));
+    for (sample, row) in expected.rows().into_iter().enumerate() {
+        for (class, z) in row.iter().enumerate() {
+            let actual = scores[(class, sample)] as f64 * f64::from(integers.score_step);
+            assert!((actual - z).abs() < 0.05 * largest, "{sample}/{class}: {actual} {z}");
+        }
+    }
+}
+
+#[test]
+fn groups_stay_groups_and_branches_meet() {
+    let squares = read_network(&fixtures().join("depthwise_squares.onnx"), None).unwrap();
+    let groups = |network: &Network<f32>| -> Vec<usize> {
+        let of = |layer: &Layer<f32>| {
+            if let Layer::Conv2d(conv) = layer { Some(conv.groups) } else { None }
+        };
+        network.layers().iter().filter_map(of).collect()
+    };
+    assert_eq!(groups(&squares.network), [4, 2]);
+    let joined = read_network(&fixtures().join("joined.onnx"), None).unwrap();
+    let kinds: Vec<&str> = joined.network.layers().iter().map(|layer| layer.name()).collect();
+    assert_eq!(kinds.iter().filter(|kind| **kind == "concat").count(), 2, "{kinds:?}");
+    assert!(kinds.contains(&"add"), "{kinds:?}");
+    // The grouped convolution, and the normalization and its negative, which cannot move into it.
+    assert_eq!(groups(&joined.network).iter().filter(|&&n| n == 5).count(), 3, "{kinds:?}");
 }
 
 #[test]

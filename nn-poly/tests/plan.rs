@@ -14,7 +14,7 @@ use ndarray::{Array2, array};
 use nn_poly::import::{Preprocessing, SplitSpec};
 use nn_poly::integer::{
     ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerNetwork, LinearGeometry, Quadratic,
-    Refresh, StageStructure, StageWeights, SumPool, ValueRef, Volume, Window,
+    Refresh, StageStructure, StageWeights, SumGeometry, SumPool, SumTerm, ValueRef, Volume, Window,
 };
 use nn_poly::layer::Padding;
 use nn_poly::plan::{
@@ -477,4 +477,48 @@ fn golden_bytes_of_a_tiny_plan() {
         "7a2f0e18d9e7be8d6beda96f5fac7d044e32d32851e8684fcb2e84705e62a218",
     ];
     assert_eq!(found.map(|digest| digest.to_string()), expected);
+}
+
+/// The bytes of a plan with branches: sums and groups, which plans without them do not contain.
+#[test]
+fn golden_bytes_of_a_plan_with_branches() {
+    let on_vector = |first_input, n_in, grouping| SumTerm {
+        first_input,
+        conv: ConvGeometry {
+            input: Volume::vector(n_in),
+            kernel: (1, 1),
+            stride: (1, 1),
+            padding: Padding::NONE,
+            out_channels: 4,
+            grouping,
+        },
+    };
+    let sum = SumGeometry {
+        n_in: 6,
+        terms: vec![on_vector(0, 2, Grouping::Groups(2)), on_vector(2, 4, Grouping::Depthwise)],
+    };
+    let mut structure = tiny().structure().to_vec();
+    structure[1].sources = vec![ValueRef::Stage(0), ValueRef::Input];
+    structure[1].linear = LinearGeometry::Sum(sum);
+    let mut weights = tiny().weights().to_vec();
+    weights[1] = StageWeights {
+        weights: vec![1, 2, -3, 4, 0, -7, 5, 6],
+        bias: vec![0, 9, -9, 1],
+        quadratic: None,
+    };
+    let network = IntegerNetwork::new(*tiny().input(), 4, structure, weights).unwrap();
+    // Inputs 1, 0, 2, 3: z = (4, 1, 7, 10) and (3, 5, 1, −1); pooled squares 166 and 36, refreshed
+    // to 2 and 28, clamped to 15. Then 1·2 + 2·1, −3·2 + 4·0 + 9, 0·15 − 7·2 − 9, 5·15 + 6·3 + 1.
+    let inputs = ndarray::array![[1], [0], [2], [3]];
+    let scores = network.evaluate(&inputs).unwrap().scores;
+    assert_eq!(scores, ndarray::array![[4], [3], [-23], [94]]);
+    let plan = compiled(&network, ActivationSide::Server);
+    check_simulation(&plan, &inputs);
+    let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
+    assert_eq!(Plan::from_bytes(&plan.to_bytes().unwrap()).unwrap().digest(), plan.digest());
+    let expected = [
+        "29ab786c3170317099e57489ac8559be20e9c4b18230298a0fd6c6af68f8f7e9",
+        "f44e89ddaca46198b003ba43c5cba64c585cb96979aaaf9834076499d7ee5faa",
+    ];
+    assert_eq!([plan.digest(), file].map(|digest| digest.to_string()), expected);
 }

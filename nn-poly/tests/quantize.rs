@@ -150,7 +150,7 @@ fn scales_are_per_channel_except_for_scores() {
     let bits = Bits::new(6, 4, 4).unwrap();
     let spec = calibrate(&network, &standardized(4), &inputs, bits).unwrap();
     assert_eq!(
-        spec.stages.iter().map(|stage| stage.weight_scales.len()).collect::<Vec<_>>(),
+        spec.stages.iter().map(|stage| stage.weight_scales[0].len()).collect::<Vec<_>>(),
         [3, 1]
     );
     assert_eq!((spec.input.min(), spec.input.max()), (-31, 31));
@@ -196,7 +196,7 @@ fn pools_become_sums_and_stages_of_their_own() {
     let bits = Bits::new(5, 6, 6).unwrap();
     let network = check_agreement(&network, false, bits).network;
     let [pool, conv, last] = network.structure() else { panic!("three stages") };
-    let LinearGeometry::Conv2d(geometry) = pool.linear else { panic!("a convolution") };
+    let LinearGeometry::Conv2d(geometry) = &pool.linear else { panic!("a convolution") };
     assert_eq!(geometry.grouping, Grouping::Depthwise);
     assert!(network.weights()[0].weights.iter().all(|&w| w == 1));
     assert_eq!(conv.pool.unwrap().output().len(), 18);

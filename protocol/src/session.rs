@@ -35,6 +35,7 @@ pub use error::{Result, SessionError};
 pub use lane::{IdleTimes, Lane, Turn};
 pub use setup::{ClientPlan, SessionOptions};
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
@@ -306,6 +307,10 @@ impl BatchSession {
         }
         self.values.push(values.ok_or(INVARIANT)?);
         self.segment += 1;
+        let later = self.plan.network().structure().get(self.segment..).unwrap_or_default();
+        let read: HashSet<usize> =
+            later.iter().flat_map(|stage| &stage.sources).map(encrypting::value_position).collect();
+        self.values.keep(|position| read.contains(&position));
         let mut rng = self.fork_generator();
         self.key = self.plan.segment(self.segment)?.context.generate_key(&mut rng);
         Ok(Round::Continue(Box::new(self)))

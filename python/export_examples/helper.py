@@ -121,6 +121,57 @@ def graphs(folder):
     ], [array("image", values=np.array([-1, 1, 6, 6])), array("c1.w", 2, 1, 3, 3), array("c1.b", 2),
         *norm("n1", 32), array("g.w", 32, 1), array("g.b", 1)], n_out=1)
 
+    # Residual blocks as torchvision has them: a shortcut as it is, and one with a strided convolution.
+    save(folder, "residual", 17, (3, 8, 8), [
+        node("Conv", ["x", "c0.w"], ["c0"], pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["c0", *bn("n0")], ["n0"]),
+        node("Relu", ["n0"], ["r0"]),
+        node("Conv", ["r0", "c1.w"], ["c1"], pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["c1", *bn("n1")], ["n1"]),
+        node("Relu", ["n1"], ["r1"]),
+        node("Conv", ["r1", "c2.w"], ["c2"], pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["c2", *bn("n2")], ["n2"]),
+        node("Add", ["n2", "r0"], ["a1"]),
+        node("Relu", ["a1"], ["r2"]),
+        node("Conv", ["r2", "c3.w"], ["c3"], pads=[1, 1, 1, 1], strides=[2, 2]),
+        node("BatchNormalization", ["c3", *bn("n3")], ["n3"]),
+        node("Relu", ["n3"], ["r3"]),
+        node("Conv", ["r3", "c4.w"], ["c4"], pads=[1, 1, 1, 1]),
+        node("BatchNormalization", ["c4", *bn("n4")], ["n4"]),
+        node("Conv", ["r2", "c5.w"], ["c5"], strides=[2, 2]),
+        node("BatchNormalization", ["c5", *bn("n5")], ["n5"]),
+        node("Add", ["n4", "n5"], ["a2"]),
+        node("Relu", ["a2"], ["r4"]),
+        node("GlobalAveragePool", ["r4"], ["p"]),
+        node("Flatten", ["p"], ["f"]),
+        node("Gemm", ["f", "g.w", "g.b"], ["y"], transB=1),
+    ], [array("c0.w", 4, 3, 3, 3), array("c1.w", 4, 4, 3, 3), array("c2.w", 4, 4, 3, 3),
+        array("c3.w", 6, 4, 3, 3), array("c4.w", 6, 6, 3, 3), array("c5.w", 6, 4, 1, 1),
+        *norm("n0", 4), *norm("n1", 4), *norm("n2", 4), *norm("n3", 6), *norm("n4", 6),
+        *norm("n5", 6), array("g.w", 5, 6), array("g.b", 5)], n_out=5)
+
+    # Joined channels, a difference of branches, a normalization that two layers read.
+    save(folder, "joined", 18, (2, 7, 6), [
+        node("Conv", ["x", "c1.w", "c1.b"], ["c1"], pads=[1, 1, 1, 1]),
+        node("Mul", ["c1", "c1"], ["s1"]),
+        node("AveragePool", ["x"], ["p1"], kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[1, 1],
+             count_include_pad=1),
+        node("Concat", ["s1", "p1"], ["j1"], axis=-3),
+        node("BatchNormalization", ["j1", *bn("n1")], ["n1"]),
+        node("Conv", ["n1", "c2.w", "c2.b"], ["c2"], pads=[1, 1, 1, 1], group=5),
+        node("Relu", ["c2"], ["r2"]),
+        node("Sub", ["r2", "n1"], ["d"]),
+        node("Mul", ["d", "half"], ["h"]),
+        node("GlobalAveragePool", ["h"], ["p2"]),
+        node("Flatten", ["p2"], ["f"]),
+        node("Gemm", ["f", "g1.w", "g1.b"], ["g1"]),
+        node("Relu", ["g1"], ["r3"]),
+        node("Concat", ["f", "r3"], ["j2"], axis=1),
+        node("Gemm", ["j2", "g2.w", "g2.b"], ["y"]),
+    ], [array("c1.w", 3, 2, 3, 3), array("c1.b", 3), *norm("n1", 5), array("c2.w", 5, 1, 3, 3),
+        array("c2.b", 5), array("half", values=0.5), array("g1.w", 5, 4), array("g1.b", 4),
+        array("g2.w", 9, 3), array("g2.b", 3)], n_out=3)
+
 
 if __name__ == "__main__":
     Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)

@@ -111,6 +111,27 @@ class Builder:
             self.add("Add", [square, self.last])
             self.add("Sub", [self.last, constant()])
 
+    def residual(self):
+        """One or two layers, added to (or taken from) what they read."""
+        before, shape = self.last, self.shape
+        if len(shape) == 3:
+            groups = int(self.rng.choice([1, shape[0]]))
+            self.add("Conv", [self.last, self.array(shape[0], shape[0] // groups, 3, 3)],
+                     pads=[1, 1, 1, 1], group=groups)
+        else:
+            self.add("MatMul", [self.last, self.array(shape[0], shape[0])])
+        for step in self.rng.permutation([self.norm, self.activation])[: int(self.rng.integers(0, 3))]:
+            step()
+        pair = [before, self.last] if self.rng.random() < 0.5 else [self.last, before]
+        self.add(str(self.rng.choice(["Add", "Sub"])), pair)
+
+    def joined(self):
+        """The channels of a layer and of what it reads."""
+        before, n = self.last, self.shape[0]
+        self.norm()
+        self.add("Concat", [before, self.last], axis=int(self.rng.choice([1, -len(self.shape)])))
+        self.shape = (2 * n, *self.shape[1:])
+
     def flatten(self):
         if self.rng.random() < 0.3:
             self.add("GlobalAveragePool", [self.last])
@@ -133,12 +154,14 @@ def graph(seed):
         b.add("Sub", [b.last, b.array(shape[0], 1, 1)])
     for _ in range(int(rng.integers(1, 4))):
         b.conv()
-        for step in rng.permutation([b.norm, b.activation, b.pool])[: int(rng.integers(0, 4))]:
+        steps = [b.norm, b.activation, b.pool, b.residual, b.joined]
+        for step in rng.permutation(steps)[: int(rng.integers(0, 6))]:
             step()
     b.flatten()
     for _ in range(int(rng.integers(0, 2))):
         b.dense()
-        for step in rng.permutation([b.norm, b.activation])[: int(rng.integers(0, 3))]:
+        steps = [b.norm, b.activation, b.residual, b.joined]
+        for step in rng.permutation(steps)[: int(rng.integers(0, 5))]:
             step()
     b.dense()
     if rng.random() < 0.5:

@@ -12,8 +12,8 @@ use nn_poly::Shape;
 use nn_poly::import::{Preprocessing, SplitSpec};
 use nn_poly::integer::{
     ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerMatrix, IntegerNetwork,
-    LinearGeometry, Quadratic, Refresh, StageOutput, StageStructure, StageWeights, SumPool,
-    ValueRef, Volume,
+    LinearGeometry, Quadratic, Refresh, StageOutput, StageStructure, StageWeights, SumGeometry,
+    SumPool, SumTerm, ValueRef, Volume,
 };
 use nn_poly::layer::Padding;
 use nn_poly::plan::{ActivationSide, ModelFacts, Plan, PlanOptions, compile};
@@ -188,6 +188,53 @@ impl TinyModel {
         Self::new("depthwise-residual", input, stages, 3, 5)
     }
 
+    /// A residual block: `square(conv(h) + h + 3·projection(input))`, with an addition in one segment
+    /// that reads two values, then a dense layer over joined channels.
+    #[must_use]
+    pub fn residual_sum() -> Self {
+        let input = Volume { height: 4, width: 4, channels: 2 };
+        let conv = |kernel, padding, grouping| ConvGeometry {
+            input,
+            kernel: (kernel, kernel),
+            stride: (1, 1),
+            padding: Padding { top: padding, bottom: padding, left: padding, right: padding },
+            out_channels: 2,
+            grouping,
+        };
+        let n = input.len();
+        let term = |first_input, conv| SumTerm { first_input, conv };
+        let sum = LinearGeometry::Sum(SumGeometry {
+            n_in: 2 * n,
+            terms: vec![
+                term(0, conv(3, 1, Grouping::Full)),
+                term(0, conv(1, 0, Grouping::Depthwise)),
+                term(n, conv(1, 0, Grouping::Full)),
+            ],
+        });
+        let on_vector = |first_input| {
+            let conv = ConvGeometry {
+                input: Volume::vector(n),
+                kernel: (1, 1),
+                stride: (1, 1),
+                padding: Padding::NONE,
+                out_channels: 3,
+                grouping: Grouping::Full,
+            };
+            term(first_input, conv)
+        };
+        let joined = LinearGeometry::Sum(SumGeometry {
+            n_in: 2 * n,
+            terms: vec![on_vector(0), on_vector(n)],
+        });
+        let first = LinearGeometry::Conv2d(conv(3, 1, Grouping::Groups(2)));
+        let stages = vec![
+            stage(first, Activation::Square, previous(0)),
+            stage(sum, Activation::Square, vec![ValueRef::Stage(0), ValueRef::Input]),
+            stage(joined, Activation::Identity, vec![ValueRef::Stage(1), ValueRef::Stage(0)]),
+        ];
+        Self::new("residual-sum", input, stages, 3, 6)
+    }
+
     /// Every model above.
     #[must_use]
     pub fn zoo() -> Vec<Self> {
@@ -197,6 +244,7 @@ impl TinyModel {
             Self::dense_only(),
             Self::conv_relu(),
             Self::depthwise_residual(),
+            Self::residual_sum(),
         ]
     }
 
@@ -277,7 +325,7 @@ impl TinyModel {
             let out = tiny.linear.output();
             structure.push(StageStructure {
                 sources: tiny.sources.clone(),
-                linear: tiny.linear,
+                linear: tiny.linear.clone(),
                 activation: tiny.activation.kind(),
                 pool: tiny.pool.map(|(window, stride)| pool_of(out, window, stride)),
                 refresh: None,
@@ -358,7 +406,7 @@ fn random_conv(input: Volume, rng: &mut StdRng) -> ConvGeometry {
         stride: (rng.random_range(1..=2), rng.random_range(1..=2)),
         padding: Padding { top: padding, bottom: 0, left: 0, right: 0 },
         out_channels: match grouping {
-            Grouping::Depthwise => input.channels,
+            Grouping::Depthwise | Grouping::Groups(_) => input.channels,
             Grouping::Full => rng.random_range(1..=3),
         },
         grouping,

@@ -133,6 +133,41 @@ fn linear_map(
             })
             .collect(),
         LinearGeometry::Conv2d(conv) => convolution(conv, weights, inputs),
+        LinearGeometry::Sum(sum) => {
+            // Each term as a convolution of its own with its columns of the weights, and bias once.
+            let taps = |conv: &ConvGeometry| conv.kernel.0 * conv.kernel.1 * read_channels(conv);
+            let row_len: usize = sum.terms.iter().map(|term| taps(&term.conv)).sum();
+            let n_channels = sum.terms[0].conv.out_channels;
+            let mut outputs: Vec<BigInt> = Vec::new();
+            let mut first = 0;
+            for term in &sum.terms {
+                let columns = first..first + taps(&term.conv);
+                first = columns.end;
+                let rows = weights.weights.chunks(row_len);
+                let own = StageWeights {
+                    weights: rows.flat_map(|row| row[columns.clone()].iter().copied()).collect(),
+                    bias: vec![0; n_channels],
+                    quadratic: None,
+                };
+                let read = &inputs[term.first_input..term.first_input + term.conv.input.len()];
+                let part = convolution(&term.conv, &own, read);
+                outputs.resize(part.len(), BigInt::ZERO);
+                outputs.iter_mut().zip(part).for_each(|(sum, part)| *sum += part);
+            }
+            for (position, output) in outputs.iter_mut().enumerate() {
+                *output += bias(weights, n_channels, position % n_channels, position);
+            }
+            outputs
+        }
+    }
+}
+
+/// Input channels that one output channel reads.
+fn read_channels(conv: &ConvGeometry) -> usize {
+    match conv.grouping {
+        Grouping::Full => conv.input.channels,
+        Grouping::Depthwise => 1,
+        Grouping::Groups(n) => conv.input.channels / n,
     }
 }
 
@@ -143,7 +178,7 @@ fn convolution(conv: &ConvGeometry, weights: &StageWeights, inputs: &[BigInt]) -
     let padding = &conv.padding;
     let out_height = (height + padding.top + padding.bottom - kernel_height) / conv.stride.0 + 1;
     let out_width = (width + padding.left + padding.right - kernel_width) / conv.stride.1 + 1;
-    let read_channels = if conv.grouping == Grouping::Full { depth } else { 1 };
+    let read_channels = read_channels(conv);
     let mut outputs = Vec::new();
     for row in 0..out_height {
         for column in 0..out_width {
@@ -158,7 +193,13 @@ fn convolution(conv: &ConvGeometry, weights: &StageWeights, inputs: &[BigInt]) -
                             if y < 0 || y >= height as i64 || x < 0 || x >= width as i64 {
                                 continue;
                             }
-                            let read = if conv.grouping == Grouping::Full { c } else { channel };
+                            let read = match conv.grouping {
+                                Grouping::Full => c,
+                                Grouping::Depthwise => channel,
+                                Grouping::Groups(n) => {
+                                    channel / (conv.out_channels / n) * read_channels + c
+                                }
+                            };
                             let input = (y as usize * width + x as usize) * depth + read;
                             let weight = ((channel * kernel_height + ky) * kernel_width + kx)
                                 * read_channels

@@ -1,7 +1,7 @@
 //! Float networks in a line and as tables.
 
 use nn_poly::layer::{Layer, PoolKind};
-use nn_poly::network::Network;
+use nn_poly::network::{Network, Source};
 
 use super::table::{Grid, Lean};
 use super::terminal::Screen;
@@ -26,6 +26,7 @@ fn brief(layer: &Layer<f32>) -> Option<String> {
             Some(format!("conv {height}×{width}{stride} ({maps} maps)"))
         }
         Layer::Activation(activation) => Some(activation.name().to_owned()),
+        Layer::Add | Layer::Concat => Some(layer.name().to_owned()),
         Layer::Pool2d(pool) => {
             let kind = match pool.kind {
                 PoolKind::Average => "mean",
@@ -38,10 +39,24 @@ fn brief(layer: &Layer<f32>) -> Option<String> {
     }
 }
 
+/// Which layers a layer reads, unless it is the one before and that one only.
+fn reads(network: &Network<f32>, layer_idx: usize) -> String {
+    let sources = network.sources(layer_idx);
+    if sources == [Source::of_value(layer_idx)] {
+        return String::new();
+    }
+    let name = |source: &Source| match *source {
+        Source::Input => "input".to_owned(),
+        Source::Layer(idx) => idx.to_string(),
+    };
+    sources.iter().map(name).collect::<Vec<_>>().join(", ")
+}
+
 /// Print every layer with its shapes and number of parameters.
 pub(crate) fn print(screen: &Screen, network: &Network<f32>) {
     let columns = [
         ("", Lean::Right),
+        ("reads", Lean::Right),
         ("layer", Lean::Left),
         ("output", Lean::Left),
         ("values", Lean::Right),
@@ -54,6 +69,7 @@ pub(crate) fn print(screen: &Screen, network: &Network<f32>) {
         let parameters = if n_parameters == 0 { String::new() } else { units::count(n_parameters) };
         grid.row([
             idx.to_string(),
+            reads(network, idx),
             brief(layer).unwrap_or_else(|| layer.name().replace('_', " ")),
             shape.to_string(),
             units::count(shape.len()),

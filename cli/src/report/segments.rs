@@ -1,6 +1,8 @@
 //! Stages and segments of a plan as tables.
 
-use nn_poly::integer::{ActivationKind, Grouping, LinearGeometry, StageStructure};
+use nn_poly::integer::{
+    ActivationKind, ConvGeometry, Grouping, LinearGeometry, StageStructure, SumTerm,
+};
 use nn_poly::plan::{Forecast, Packing, PublicPlan, Segment};
 
 use super::table::{Grid, Lean};
@@ -75,15 +77,16 @@ pub(crate) fn print_forecast(screen: &Screen, forecast: &Forecast) {
 pub(crate) fn describe(stage: &StageStructure, segment: &Segment) -> String {
     let linear = match &stage.linear {
         LinearGeometry::Dense { .. } => "dense".to_owned(),
-        LinearGeometry::Conv2d(conv) => {
-            let kind = match conv.grouping {
-                Grouping::Full => "conv",
-                Grouping::Depthwise => "depthwise",
+        LinearGeometry::Conv2d(conv) => convolution(conv),
+        LinearGeometry::Sum(sum) => {
+            let term = |term: &SumTerm| match term.conv {
+                ConvGeometry { grouping: Grouping::Depthwise, kernel: (1, 1), .. } => {
+                    "input".into()
+                }
+                conv if conv.input.height * conv.input.width == 1 => "dense".into(),
+                conv => convolution(&conv),
             };
-            let (height, width) = conv.kernel;
-            let stride =
-                if conv.stride == (1, 1) { String::new() } else { format!("/{}", conv.stride.0) };
-            format!("{kind} {height}×{width}{stride}")
+            sum.terms.iter().map(term).collect::<Vec<String>>().join(" + ")
         }
     };
     let mut tail = Vec::new();
@@ -100,6 +103,18 @@ pub(crate) fn describe(stage: &StageStructure, segment: &Segment) -> String {
         (false, true) => format!("{linear}, {}", tail.join(", ")),
         (false, false) => format!("{linear} [{}]", tail.join(", ")),
     }
+}
+
+/// `conv 5×5/2`, `depthwise 3×3`, `conv 3×3 in 4 groups`.
+fn convolution(conv: &ConvGeometry) -> String {
+    let (kind, groups) = match conv.grouping {
+        Grouping::Full => ("conv", String::new()),
+        Grouping::Depthwise => ("depthwise", String::new()),
+        Grouping::Groups(n) => ("conv", format!(" in {n} groups")),
+    };
+    let (height, width) = conv.kernel;
+    let stride = if conv.stride == (1, 1) { String::new() } else { format!("/{}", conv.stride.0) };
+    format!("{kind} {height}×{width}{stride}{groups}")
 }
 
 /// Bits of the values on the wire.

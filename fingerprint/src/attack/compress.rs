@@ -84,15 +84,14 @@ impl Precision {
                 *quantizer = Some(coarser);
             }
         }
-        Ok((Network::new(network.input_shape().clone(), layers)?, is_new))
+        Ok((network.with_layers(layers)?, is_new))
     }
 }
 
 /// Make the rounding of some layers final and take their quantizers away.
 #[expect(clippy::wildcard_enum_match_arm, reason = "only layers with weights matter")]
-fn settle(network: Network<f32>, is_new: &[bool]) -> Result<Network<f32>> {
-    let shape = network.input_shape().clone();
-    let mut layers = network.into_layers();
+fn settle(network: &Network<f32>, is_new: &[bool]) -> Result<Network<f32>> {
+    let mut layers = network.layers().to_vec();
     for (layer, _) in layers.iter_mut().zip(is_new).filter(|(_, is_new)| **is_new) {
         match layer {
             Layer::Dense(dense) => {
@@ -108,7 +107,7 @@ fn settle(network: Network<f32>, is_new: &[bool]) -> Result<Network<f32>> {
             _ => {}
         }
     }
-    Ok(Network::new(shape, layers)?)
+    Ok(network.with_layers(layers)?)
 }
 
 impl Method for Precision {
@@ -122,7 +121,7 @@ impl Method for Precision {
         if let Some(retraining) = &self.retraining {
             network = retraining.run(network, data.train(), None, tools)?;
         }
-        settle(network, &is_new)
+        settle(&network, &is_new)
     }
 
     fn success(&self, aftermath: &Aftermath<'_>) -> Result<Option<AttackSuccess>> {

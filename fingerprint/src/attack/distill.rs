@@ -11,7 +11,7 @@
 use ndarray::{Array1, Array2, Axis, Slice};
 use nn_poly::Tensor;
 use nn_poly::layer::{Layer, WeightQuantizer};
-use nn_poly::network::Network;
+use nn_poly::network::{Network, Source};
 use nn_poly::train::{Distillation, Optimizer, Schedule};
 
 use super::retrain::{Duration, Retraining};
@@ -88,14 +88,12 @@ fn match_channels(
     batch: &Tensor<f32>,
     wanted: &Tensor<f32>,
 ) -> Result<Network<f32>> {
-    let shape = network.input_shape().clone();
     let is_linear =
         |layer: Option<&Layer<f32>>| matches!(layer, Some(Layer::Dense(_) | Layer::Conv2d(_)));
     if !is_linear(network.layers().get(layer_idx)) {
         return Ok(network);
     }
-    let upto = network.layers().iter().take(layer_idx + 1).cloned().collect();
-    let found = Network::new(shape.clone(), upto)?.forward(batch)?;
+    let found = network.upto(Source::Layer(layer_idx))?.forward(batch)?;
     let (found, wanted) = (channel_statistics(&found), channel_statistics(wanted));
     let corrections: Vec<(f32, f32)> = found
         .iter()
@@ -105,7 +103,7 @@ fn match_channels(
             (single(scale), single(wanted.0 - found.0 * scale))
         })
         .collect();
-    let mut layers = network.into_layers();
+    let mut layers = network.layers().to_vec();
     match layers.get_mut(layer_idx) {
         Some(Layer::Dense(dense)) => {
             let rows = dense.weights.outer_iter_mut().zip(&mut dense.bias).zip(&corrections);
@@ -127,7 +125,7 @@ fn match_channels(
         }
         _ => {}
     }
-    Ok(Network::new(shape, layers)?)
+    Ok(network.with_layers(layers)?)
 }
 
 fn largest<'a>(values: impl Iterator<Item = &'a f32>) -> f32 {

@@ -104,7 +104,7 @@ pub(super) fn edit(
         return Err(Error::InvalidSetting { setting, value: 0.0, requirement });
     }
     change(&mut tensors);
-    Ok(Network::new(network.input_shape().clone(), layers)?)
+    Ok(network.with_layers(layers)?)
 }
 
 /// A weight drawn uniformly from all of them: tensor and offset.

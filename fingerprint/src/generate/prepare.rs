@@ -29,13 +29,12 @@ impl Prepared {
         if network.n_parameters() == 0 {
             return Err(Error::UnsuitableNetwork { reason: "it has no parameters" });
         }
-        let rounded: Vec<_> = network.layers().iter().map(with_rounded_weights).collect();
-        let rounded = Network::new(network.input_shape().clone(), rounded)?;
+        let rounded =
+            network.with_layers(network.layers().iter().map(with_rounded_weights).collect())?;
         // A normalization that follows no linear layer stays where it is.
         let folded = rounded.fold_batch_norm().unwrap_or(rounded);
         let exact = folded.cast::<f64>()?;
-        let smooth = exact.layers().iter().filter_map(without_rounding).collect();
-        let smooth = Network::new(exact.input_shape().clone(), smooth)?;
+        let smooth = exact.filter_map_layers(|_, layer| without_rounding(layer))?;
         let smooth_single = smooth.cast::<f32>()?;
         Ok(Self { exact, smooth, smooth_single })
     }

@@ -1,9 +1,9 @@
 //! What reaches the activations of a network.
 
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, ArrayView2, Axis};
 
 use super::Interval;
-use crate::autodiff;
+use crate::autodiff::{self, Mode};
 use crate::error::{Error, Result};
 use crate::layer::Layer;
 use crate::network::Network;
@@ -51,25 +51,23 @@ pub fn observe(network: &Network<f32>, inputs: &Array2<f32>) -> Result<Vec<Obser
         | Layer::Flatten
         | Layer::Clamp(_)
         | Layer::Quantize(_)
-        | Layer::Dropout(_) => None,
+        | Layer::Dropout(_)
+        | Layer::Add
+        | Layer::Concat => None,
     });
     let mut collectors: Vec<Collector> = activations
         .map(|(idx, name)| {
-            let len = network.layer_shapes().get(idx).map_or(0, |shape| shape.len());
-            Collector::new(idx, name, len.saturating_mul(inputs.nrows()))
+            let len = network.layer_input_shape(idx)?.len();
+            Ok(Collector::new(idx, name, len.saturating_mul(inputs.nrows())))
         })
-        .collect();
-    let end = collectors.last().map_or(0, |last| last.layer_idx);
+        .collect::<Result<_>>()?;
     for rows in inputs.axis_chunks_iter(Axis(0), BATCH_SAMPLES) {
-        let mut values = Tensor::new(network.input_shape().clone(), rows.to_owned())?.into_values();
-        for layer_idx in 0..=end {
-            if let Some(found) = collectors.iter_mut().find(|c| c.layer_idx == layer_idx) {
-                found.collect(&values);
+        let batch = Tensor::new(network.input_shape().clone(), rows.to_owned())?;
+        autodiff::evaluate_watched(network, batch.values(), Mode::Inference, |idx, values| {
+            if let Some(found) = collectors.iter_mut().find(|c| c.layer_idx == idx) {
+                found.collect(values);
             }
-            if layer_idx < end {
-                values = autodiff::evaluate_layer(network, layer_idx, values);
-            }
-        }
+        });
     }
     collectors.into_iter().map(Collector::finish).collect()
 }
@@ -106,7 +104,7 @@ impl Collector {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
-    fn collect(&mut self, values: &Array2<f32>) {
+    fn collect(&mut self, values: ArrayView2<'_, f32>) {
         const GOLDEN: f64 = 0.618_033_988_749_894_9;
         for &value in values {
             let wide = f64::from(value);

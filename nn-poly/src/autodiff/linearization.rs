@@ -18,6 +18,8 @@
 //!  normalize   γ s ẋ + γ̇ x̂ + β̇              γ s ẏ̄ + γ̇ s ȳ
 //! ```
 //!
+//! Where a value is read by several layers, what comes back from them is added.
+//!
 //! For a dense layer `Ẇ = ȳ xᵀ` has rank one: `Ẇx = ȳ ‖x‖²` and `Ẇᵀȳ = x ‖ȳ‖²`.
 //!
 //! ReLU, clamp, maxima and rounding are differentiated piecewise (rounding straight through).
@@ -25,16 +27,20 @@
 use ndarray::{Array1, Array2, ArrayView1, ArrayView2, Axis};
 
 use super::step::{self, Cache, Site};
-use super::{Mode, Tape};
+use super::{Mode, Pending, Tape};
 use crate::error::{Error, Result};
-use crate::layer::{Activation, BatchNorm, BatchStatistics, Conv2d, Dense, Layer, convolution};
-use crate::network::Network;
+use crate::layer::{Conv2d, Dense, Layer, convolution};
+use crate::network::{Network, Source};
 use crate::tensor::{Scalar, Tensor};
 
 mod direction;
+mod local;
+mod rows;
 mod selection;
 
 use direction::Direction;
+use local::{Local, local_slope};
+use rows::{checked_rows, row, scale_rows, scatter_rows, slice};
 pub use selection::ParameterSelection;
 
 /// A network at one input, outside training.
@@ -44,17 +50,6 @@ pub use selection::ParameterSelection;
 pub struct Linearization<'a, A: Scalar> {
     tape: Tape<'a, A>,
     local: Vec<Local<A>>,
-}
-
-/// What the derivatives of a layer without a matrix need, value by value.
-#[derive(Debug)]
-enum Local<A> {
-    /// Nothing: linear maps, pools, identities.
-    None,
-    /// The layer multiplies tangents and gradients by `slope`.
-    Elementwise { slope: Vec<A>, curvature: Option<Vec<A>> },
-    /// Output `i` is a copy of input `winners[i]`: maximum pooling.
-    Selection { winners: Vec<usize> },
 }
 
 /// Everything the first backward pass leaves for the second.
@@ -87,13 +82,14 @@ impl<'a, A: Scalar> Linearization<'a, A> {
         row(self.tape.output())
     }
 
-    /// The values that enter layer `layer_idx`; for the number of layers, the outputs.
+    /// The values that enter layer `layer_idx`, the first of them if it joins several; for the number
+    /// of layers, the outputs.
     ///
     /// # Errors
     /// - [`Error::OutOfRange`] if there is no such layer.
     pub fn layer_input(&self, layer_idx: usize) -> Result<ArrayView1<'_, A>> {
         self.check_layer(layer_idx)?;
-        Ok(self.value(layer_idx))
+        Ok(self.value(self.entering(layer_idx)))
     }
 
     /// Gradients of several functions with respect to the network's input.
@@ -115,20 +111,30 @@ impl<'a, A: Scalar> Linearization<'a, A> {
     /// - [`Error::ShapeMismatch`] if a row has not one value per input of that layer.
     pub fn input_gradients_from(&self, layer_idx: usize, rows: Array2<A>) -> Result<Array2<A>> {
         self.check_layer(layer_idx)?;
-        let rows = checked_rows(rows, self.value(layer_idx).len())?;
-        Ok((0..layer_idx).rev().fold(rows, |rows, idx| self.pull(idx, rows)))
+        let from = self.entering(layer_idx);
+        let rows = checked_rows(rows, self.value(from).len())?;
+        let mut pending = Pending::none(self.n_layers());
+        let n_functions = rows.nrows();
+        pending.add(from, rows);
+        self.pull_down(&mut pending, 0..from.value_idx());
+        Ok(self.taken(&mut pending, Source::Input, n_functions))
     }
 
     /// Gradients of several functions with respect to what enters layer `layer_idx`, given their
-    /// gradients with respect to the outputs.
+    /// gradients with respect to the outputs; all ways from there to the outputs count, whichever layers
+    /// they pass.
     ///
     /// # Errors
     /// - [`Error::OutOfRange`] if there is no such layer.
     /// - [`Error::ShapeMismatch`] if a row has not one value per output.
     pub fn layer_gradients(&self, layer_idx: usize, rows: Array2<A>) -> Result<Array2<A>> {
         self.check_layer(layer_idx)?;
+        let to = self.entering(layer_idx);
         let rows = checked_rows(rows, self.output().len())?;
-        Ok((layer_idx..self.n_layers()).rev().fold(rows, |rows, idx| self.pull(idx, rows)))
+        let n_functions = rows.nrows();
+        let mut pending = Pending::at_output(self.n_layers(), rows);
+        self.pull_down(&mut pending, to.value_idx()..self.n_layers());
+        Ok(self.taken(&mut pending, to, n_functions))
     }
 
     /// `‖∂φ_c/∂W‖²` of several functions `φ_c` of the outputs, over the selected parameters.
@@ -177,12 +183,22 @@ impl<'a, A: Scalar> Linearization<'a, A> {
                 actual: bent.shape().to_vec(),
             });
         }
-        let mut tangent = bent.as_standard_layout().into_owned();
-        for layer_idx in (lowest..self.n_layers()).rev() {
-            tangent = self.pull_tangent(layer_idx, &first, tangents.get(layer_idx), tangent);
+        let n_layers = self.n_layers();
+        let mut pending = Pending::at_output(n_layers, bent.as_standard_layout().into_owned());
+        for layer_idx in (lowest..n_layers).rev() {
+            if let Some(tangent) = pending.take(Source::Layer(layer_idx)) {
+                self.pull_tangent(layer_idx, &first, &tangents, tangent, &mut pending);
+            }
         }
-        let sum = tangent.sum_axis(Axis(0)).insert_axis(Axis(0));
-        let sum = (0..lowest).rev().fold(sum, |sum, idx| self.pull(idx, sum));
+        // Nothing below moves with the parameters, so one row for all functions is enough.
+        for value_idx in 0..=lowest {
+            let at = Source::of_value(value_idx);
+            if let Some(tangent) = pending.take(at) {
+                pending.add(at, tangent.sum_axis(Axis(0)).insert_axis(Axis(0)));
+            }
+        }
+        self.pull_down(&mut pending, 0..lowest);
+        let sum = self.taken(&mut pending, Source::Input, 1);
         let two = A::one() + A::one();
         Ok((norms, sum.index_axis_move(Axis(0), 0).mapv(|g| two * g)))
     }
@@ -203,7 +219,8 @@ impl<'a, A: Scalar> Linearization<'a, A> {
         Ok((0..self.n_layers())
             .map(|layer_idx| match first.at(layer_idx) {
                 Some((upstream, direction)) => {
-                    direction.unit_norms(self.value(layer_idx), upstream.view(), selection)
+                    let x = self.value(self.entering(layer_idx));
+                    direction.unit_norms(x, upstream.view(), selection)
                 }
                 None => Array1::zeros(0),
             })
@@ -222,11 +239,40 @@ impl<'a, A: Scalar> Linearization<'a, A> {
         step::site(self.tape.network, layer_idx)
     }
 
-    /// What enters layer `layer_idx`.
-    fn value(&self, layer_idx: usize) -> ArrayView1<'_, A> {
-        let position = self.tape.positions.get(layer_idx);
-        let position = *position.expect("invariant: one more position than layers");
-        row(self.tape.value(position).view())
+    /// What layer `layer_idx` reads first; for the number of layers, the output.
+    fn entering(&self, layer_idx: usize) -> Source {
+        let sources = self.tape.network.sources(layer_idx);
+        sources.first().copied().unwrap_or_else(|| Source::of_value(self.n_layers()))
+    }
+
+    fn value(&self, source: Source) -> ArrayView1<'_, A> {
+        row(self.tape.value(source).view())
+    }
+
+    /// Bring what waits at the outputs of `layers` down to the values they read.
+    fn pull_down(&self, pending: &mut Pending<A>, layers: std::ops::Range<usize>) {
+        for layer_idx in layers.rev() {
+            let Some(upstream) = pending.take(Source::Layer(layer_idx)) else { continue };
+            self.pull_into(layer_idx, upstream, pending);
+        }
+    }
+
+    /// As [`Self::pull`] for any layer, to all values it reads.
+    fn pull_into(&self, layer_idx: usize, upstream: Array2<A>, pending: &mut Pending<A>) {
+        let network = self.tape.network;
+        match step::split(network, layer_idx, &upstream) {
+            Some(parts) => {
+                for (&source, part) in network.sources(layer_idx).iter().zip(parts) {
+                    pending.add(source, part);
+                }
+            }
+            None => pending.add(self.entering(layer_idx), self.pull(layer_idx, upstream)),
+        }
+    }
+
+    /// What waits at a value; zeros if the functions do not depend on it.
+    fn taken(&self, pending: &mut Pending<A>, at: Source, n_functions: usize) -> Array2<A> {
+        pending.take(at).unwrap_or_else(|| Array2::zeros((n_functions, self.value(at).len())))
     }
 
     /// The matrix of a dense layer or convolution as the forward pass used it.
@@ -262,7 +308,9 @@ impl<'a, A: Scalar> Linearization<'a, A> {
             | Layer::Clamp(_)
             | Layer::Quantize(_)
             | Layer::Dropout(_)
-            | Layer::Flatten => {
+            | Layer::Flatten
+            | Layer::Add
+            | Layer::Concat => {
                 if let Some(Local::Elementwise { slope, .. }) = self.local.get(layer_idx) {
                     scale_rows(&mut upstream, slope);
                 }
@@ -299,7 +347,9 @@ impl<'a, A: Scalar> Linearization<'a, A> {
             | Layer::Clamp(_)
             | Layer::Quantize(_)
             | Layer::Dropout(_)
-            | Layer::Flatten => {
+            | Layer::Flatten
+            | Layer::Add
+            | Layer::Concat => {
                 if let Some(Local::Elementwise { slope, .. }) = self.local.get(layer_idx) {
                     scale_rows(&mut tangent, slope);
                 }
@@ -314,65 +364,92 @@ impl<'a, A: Scalar> Linearization<'a, A> {
         rows: Array2<A>,
         selection: &ParameterSelection,
     ) -> Result<FirstPass<'a, A>> {
-        let mut upstream = checked_rows(rows, self.output().len())?;
-        let n_layers = self.n_layers();
+        let rows = checked_rows(rows, self.output().len())?;
+        let (n_layers, n_functions) = (self.n_layers(), rows.nrows());
         let mut pass = FirstPass {
             upstream: vec![Array2::zeros((0, 0)); n_layers],
             directions: (0..n_layers).map(|_| None).collect(),
         };
+        let lowest = selection.first();
+        let mut pending = Pending::at_output(n_layers, rows);
         let records = pass.upstream.iter_mut().zip(&mut pass.directions).enumerate();
-        for (layer_idx, (kept, direction)) in records.skip(selection.first()).rev() {
+        for (layer_idx, (kept, direction)) in records.skip(lowest).rev() {
+            let upstream = self.taken(&mut pending, Source::Layer(layer_idx), n_functions);
             if selection.contains(layer_idx) {
                 let Site { layer, input_shape, .. } = self.site(layer_idx);
-                let x = self.value(layer_idx);
+                let x = self.value(self.entering(layer_idx));
                 *direction =
                     Some(Direction::new(layer, input_shape, x, upstream.view(), selection));
             }
-            let below = if layer_idx > selection.first() {
-                self.pull(layer_idx, upstream.clone())
-            } else {
-                Array2::zeros((0, 0))
-            };
-            *kept = std::mem::replace(&mut upstream, below);
+            // What lies below the lowest selected layer needs no gradients of its own.
+            let sources = self.tape.network.sources(layer_idx);
+            if sources.iter().any(|source| source.value_idx() > lowest) {
+                self.pull_into(layer_idx, upstream.clone(), &mut pending);
+            }
+            *kept = upstream;
         }
         Ok(pass)
     }
 
-    /// Tangents at the input of every layer from `lowest` on, and at the output.
+    /// Tangents of every value (`None`: zero, which it is below layer `lowest`), and at the output.
     fn push_tangents(
         &self,
         first: &FirstPass<'_, A>,
         lowest: usize,
         n_functions: usize,
-    ) -> (Vec<Array2<A>>, Array2<A>) {
-        let n_in = if lowest < self.n_layers() { self.value(lowest).len() } else { 0 };
-        let mut tangent = Array2::zeros((n_functions, n_in));
-        let mut kept = vec![Array2::zeros((0, 0)); lowest];
+    ) -> (Vec<Option<Array2<A>>>, Array2<A>) {
+        let network = self.tape.network;
+        let zeros = |source: Source| Array2::zeros((n_functions, self.value(source).len()));
+        let mut tangents: Vec<Option<Array2<A>>> = vec![None; lowest + 1];
         for layer_idx in lowest..self.n_layers() {
-            let mut above = self.push(layer_idx, tangent.clone());
-            kept.push(tangent);
+            let inputs: Vec<Array2<A>> = network
+                .sources(layer_idx)
+                .iter()
+                .map(|&s| {
+                    tangents.get(s.value_idx()).cloned().flatten().unwrap_or_else(|| zeros(s))
+                })
+                .collect();
+            let views: Vec<_> = inputs.iter().map(|input| input.view()).collect();
+            let mut above = match step::merge(network, layer_idx, &views) {
+                Some(joined) => joined,
+                None => {
+                    let input = inputs.into_iter().next();
+                    self.push(layer_idx, input.expect("invariant: every layer reads something"))
+                }
+            };
             if let Some((upstream, direction)) = first.at(layer_idx) {
                 let input_shape = self.site(layer_idx).input_shape;
-                direction.push(input_shape, self.value(layer_idx), upstream.view(), &mut above);
+                let x = self.value(self.entering(layer_idx));
+                direction.push(input_shape, x, upstream.view(), &mut above);
             }
-            tangent = above;
+            tangents.push(Some(above));
         }
-        (kept, tangent)
+        let output = Source::of_value(self.n_layers());
+        let last = tangents.last().cloned().flatten().unwrap_or_else(|| zeros(output));
+        (tangents, last)
     }
 
-    /// From the tangent of the gradients at a layer's output to that at its input.
+    /// From the tangent of the gradients at a layer's output to those at the values it reads.
     fn pull_tangent(
         &self,
         layer_idx: usize,
         first: &FirstPass<'_, A>,
-        input_tangent: Option<&Array2<A>>,
+        tangents: &[Option<Array2<A>>],
         tangent: Array2<A>,
-    ) -> Array2<A> {
+        pending: &mut Pending<A>,
+    ) {
+        let network = self.tape.network;
+        if matches!(network.layers().get(layer_idx), Some(Layer::Add | Layer::Concat)) {
+            self.pull_into(layer_idx, tangent, pending);
+            return;
+        }
+        let source = self.entering(layer_idx);
         let mut below = self.pull(layer_idx, tangent);
         let upstream = first.upstream.get(layer_idx);
-        let (Some(upstream), Some(input_tangent)) = (upstream, input_tangent) else { return below };
-        if let Some(Local::Elementwise { curvature: Some(curvature), .. }) =
-            self.local.get(layer_idx)
+        let input_tangent = tangents.get(source.value_idx()).and_then(Option::as_ref);
+        if let (Some(upstream), Some(input_tangent), Some(Local::Elementwise { curvature, .. })) =
+            (upstream, input_tangent, self.local.get(layer_idx))
+            && let Some(curvature) = curvature
         {
             let rows = below.rows_mut().into_iter().zip(upstream.rows()).zip(input_tangent.rows());
             for ((mut below, upstream), tangent) in rows {
@@ -384,9 +461,9 @@ impl<'a, A: Scalar> Linearization<'a, A> {
         }
         if let Some((upstream, direction)) = first.at(layer_idx) {
             let input_shape = self.site(layer_idx).input_shape;
-            direction.pull(input_shape, self.value(layer_idx), upstream.view(), &mut below);
+            direction.pull(input_shape, self.value(source), upstream.view(), &mut below);
         }
-        below
+        pending.add(source, below);
     }
 }
 
@@ -405,51 +482,12 @@ impl<'a, A: Scalar> FirstPass<'a, A> {
         let mut norms = Array1::zeros(n_functions);
         for layer_idx in 0..self.directions.len() {
             if let Some((upstream, direction)) = self.at(layer_idx) {
-                let x = point.value(layer_idx);
+                let x = point.value(point.entering(layer_idx));
                 direction.add_squared_norms(x, upstream.view(), selection, &mut norms);
             }
         }
         norms
     }
-}
-
-/// Slopes of the layers that act value by value, and choices of those that choose.
-fn local_slope<A: Scalar>(tape: &Tape<'_, A>, layer_idx: usize) -> Local<A> {
-    let Site { layer, input_shape, .. } = step::site(tape.network, layer_idx);
-    let position = tape.positions.get(layer_idx).copied().unwrap_or_default();
-    let input = row(tape.value(position).view());
-    let x = input.as_slice().expect("invariant: batches are in standard layout");
-    let by_backward = |backward: &dyn Fn(&[A], &mut [A])| {
-        let mut slope = vec![A::zero(); x.len()];
-        backward(&vec![A::one(); x.len()], &mut slope);
-        Local::Elementwise { slope, curvature: None }
-    };
-    match layer {
-        Layer::Activation(activation) => {
-            let (slope, curvature) = activation.derivatives(x);
-            let is_bent = !matches!(activation, Activation::Relu);
-            Local::Elementwise { slope, curvature: is_bent.then_some(curvature) }
-        }
-        Layer::BatchNorm(norm) => {
-            let scale = inference_scale(norm);
-            let slope = scale.iter().copied().cycle().take(x.len()).collect();
-            Local::Elementwise { slope, curvature: None }
-        }
-        Layer::Clamp(clamp) => by_backward(&|one, slope| clamp.backward(x, one, slope, x.len())),
-        Layer::Quantize(quantize) => {
-            by_backward(&|one, slope| quantize.backward(x, one, slope, x.len()))
-        }
-        Layer::Pool2d(pool) => match pool.winners(input_shape, x) {
-            Some(winners) => Local::Selection { winners },
-            None => Local::None,
-        },
-        Layer::Dense(_) | Layer::Conv2d(_) | Layer::Flatten | Layer::Dropout(_) => Local::None,
-    }
-}
-
-/// `γ/√(σ² + ε)` per channel, rounded as the forward pass rounds it.
-fn inference_scale<A: Scalar>(norm: &BatchNorm<A>) -> Array1<A> {
-    &norm.gamma * BatchStatistics::running(norm).inverse_deviation()
 }
 
 fn pull_convolution<A: Scalar>(
@@ -462,43 +500,4 @@ fn pull_convolution<A: Scalar>(
     let mut below = Array2::zeros((upstream.nrows(), input_shape.len()));
     convolution::input_gradient(&shape, weights, slice(upstream), step::slice_mut(&mut below));
     below
-}
-
-/// Rows of the expected length in standard layout.
-fn checked_rows<A: Scalar>(rows: Array2<A>, n_columns: usize) -> Result<Array2<A>> {
-    if rows.ncols() != n_columns {
-        return Err(Error::ShapeMismatch {
-            what: "gradients of functions",
-            expected: vec![rows.nrows(), n_columns],
-            actual: rows.shape().to_vec(),
-        });
-    }
-    Ok(rows.as_standard_layout().into_owned())
-}
-
-fn scale_rows<A: Scalar>(rows: &mut Array2<A>, factors: &[A]) {
-    for mut row in rows.rows_mut() {
-        for (value, &factor) in row.iter_mut().zip(factors) {
-            *value *= factor;
-        }
-    }
-}
-
-/// Add every value of `rows` to column `winners[i]` of `target`.
-fn scatter_rows<A: Scalar>(rows: &Array2<A>, winners: &[usize], target: &mut Array2<A>) {
-    for (row, mut target) in rows.rows().into_iter().zip(target.rows_mut()) {
-        for (&value, &winner) in row.iter().zip(winners) {
-            if let Some(slot) = target.get_mut(winner) {
-                *slot += value;
-            }
-        }
-    }
-}
-
-fn row<A>(rows: ArrayView2<'_, A>) -> ArrayView1<'_, A> {
-    rows.index_axis_move(Axis(0), 0)
-}
-
-fn slice<A>(rows: &Array2<A>) -> &[A] {
-    rows.as_slice().expect("invariant: rows are in standard layout")
 }

@@ -3,8 +3,8 @@
 use ndarray::{Array2, Array4, ArrayD, ArrayView2, CowArray, Ix2, Ix4};
 
 use super::Mode;
-use crate::layer::{BatchStatistics, Conv2d, ConvShape, Dense, Layer, convolution};
-use crate::network::Network;
+use crate::layer::{BatchStatistics, Conv2d, ConvShape, Dense, Layer, convolution, join};
+use crate::network::{Network, Source};
 use crate::tensor::{Scalar, Shape};
 
 /// What the backward pass of one layer needs besides its input.
@@ -20,7 +20,7 @@ pub(crate) enum Cache<A> {
     Weights(Array2<A>),
 }
 
-/// The layer's operands, contiguous and of checked shape.
+/// The layer's operands, contiguous and of checked shape; `input_shape` is that of its first input.
 pub(super) struct Site<'a, A> {
     pub(super) layer: &'a Layer<A>,
     pub(super) input_shape: &'a Shape,
@@ -29,22 +29,40 @@ pub(super) struct Site<'a, A> {
 
 pub(super) fn site<A: Scalar>(network: &Network<A>, layer_idx: usize) -> Site<'_, A> {
     let shapes = network.layer_shapes();
-    let (Some(layer), Some(input_shape), Some(output_shape)) =
-        (network.layers().get(layer_idx), shapes.get(layer_idx), shapes.get(layer_idx + 1))
-    else {
+    let (Some(layer), Ok(input_shape), Some(output_shape)) = (
+        network.layers().get(layer_idx),
+        network.layer_input_shape(layer_idx),
+        shapes.get(layer_idx + 1),
+    ) else {
         unreachable!("invariant: a network has one more shape than layers")
     };
     Site { layer, input_shape, output_len: output_shape.len() }
 }
 
-/// Output of one layer for `input (samples, values)`.
+/// Output of one layer for the values it reads, each `(samples, values)`.
 pub(super) fn forward<A: Scalar>(
     network: &Network<A>,
     layer_idx: usize,
-    input: ArrayView2<'_, A>,
+    inputs: &[ArrayView2<'_, A>],
     mode: Mode,
 ) -> (Array2<A>, Cache<A>) {
     let Site { layer, input_shape, output_len } = site(network, layer_idx);
+    let input = *inputs.first().expect("invariant: every layer reads something");
+    match layer {
+        Layer::Add => return (join::add(inputs), Cache::None),
+        Layer::Concat => {
+            return (join::concatenate(inputs, &joined_channels(network, layer_idx)), Cache::None);
+        }
+        Layer::Dense(_)
+        | Layer::Conv2d(_)
+        | Layer::BatchNorm(_)
+        | Layer::Activation(_)
+        | Layer::Pool2d(_)
+        | Layer::Flatten
+        | Layer::Clamp(_)
+        | Layer::Quantize(_)
+        | Layer::Dropout(_) => {}
+    }
     if let Layer::Dense(dense) = layer {
         let weights = dense_weights(dense);
         let output = dense.forward(weights.view(), input);
@@ -96,9 +114,50 @@ pub(super) fn forward<A: Scalar>(
                 }
             }
         }
-        Layer::Dense(_) | Layer::Flatten => unreachable!("invariant: handled by the caller"),
+        Layer::Dense(_) | Layer::Flatten | Layer::Add | Layer::Concat => {
+            unreachable!("invariant: handled above or by the caller")
+        }
     };
     (output, cache)
+}
+
+/// For a layer that joins values, the part of `rows` at its output that falls on each of them: rows
+/// of gradients, taken apart as the layer put values together. `None` for other layers.
+pub(super) fn split<A: Scalar>(
+    network: &Network<A>,
+    layer_idx: usize,
+    rows: &Array2<A>,
+) -> Option<Vec<Array2<A>>> {
+    match network.layers().get(layer_idx)? {
+        Layer::Add => Some(vec![rows.clone(); network.sources(layer_idx).len()]),
+        Layer::Concat => Some(join::split(rows.view(), &joined_channels(network, layer_idx))),
+        Layer::Dense(_)
+        | Layer::Conv2d(_)
+        | Layer::BatchNorm(_)
+        | Layer::Activation(_)
+        | Layer::Pool2d(_)
+        | Layer::Flatten
+        | Layer::Clamp(_)
+        | Layer::Quantize(_)
+        | Layer::Dropout(_) => None,
+    }
+}
+
+/// For a layer that joins values, the join of rows at its inputs; `None` for other layers.
+pub(super) fn merge<A: Scalar>(
+    network: &Network<A>,
+    layer_idx: usize,
+    rows: &[ArrayView2<'_, A>],
+) -> Option<Array2<A>> {
+    matches!(network.layers().get(layer_idx)?, Layer::Add | Layer::Concat)
+        .then(|| forward(network, layer_idx, rows, Mode::Inference).0)
+}
+
+/// Channels of every value a layer reads.
+fn joined_channels<A: Scalar>(network: &Network<A>, layer_idx: usize) -> Vec<usize> {
+    let shapes = network.layer_shapes();
+    let channels = |s: &Source| shapes.get(s.value_idx()).map_or(0, Shape::channels);
+    network.sources(layer_idx).iter().map(channels).collect()
 }
 
 /// Gradients of one layer's parameters, and of its input (unspecified values unless `want_input`).
@@ -157,9 +216,12 @@ pub(super) fn backward<A: Scalar>(
         Layer::Pool2d(pool) => pool.backward(input_shape, x, dy, dx),
         Layer::Clamp(clamp) => clamp.backward(x, dy, dx, len),
         Layer::Quantize(quantize) => quantize.backward(x, dy, dx, len),
-        Layer::Dense(_) | Layer::Conv2d(_) | Layer::Flatten | Layer::Dropout(_) => {
-            unreachable!("invariant: handled above")
-        }
+        Layer::Dense(_)
+        | Layer::Conv2d(_)
+        | Layer::Flatten
+        | Layer::Dropout(_)
+        | Layer::Add
+        | Layer::Concat => unreachable!("invariant: handled above or by the caller"),
     }
     (gradients, below)
 }

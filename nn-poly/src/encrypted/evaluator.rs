@@ -8,10 +8,10 @@ use he_core::{CiphertextBlock, LinearMap, PooledQuadratic, PublicSeed, Quadratic
 use super::{
     context::SegmentContext,
     error::{Error, Result},
-    map::{DENSE_ROWS, linear_map},
+    map::{band_unit, linear_map},
     pool::StoragePool,
 };
-use crate::integer::{LinearGeometry, StageStructure, StageWeights};
+use crate::integer::{StageStructure, StageWeights};
 use crate::plan::Segment;
 
 /// Bytes of results that exist at one time (before modulus switching): about a level-3 cache, and
@@ -228,10 +228,7 @@ fn bands(structure: &StageStructure, quadratic: Option<&[Quadratic]>, fitting: u
     let out = structure.linear.output();
     let pool = quadratic.and(structure.pool);
     let Some(pool) = pool else {
-        let whole = match &structure.linear {
-            LinearGeometry::Dense { .. } => DENSE_ROWS,
-            LinearGeometry::Conv2d(_) => out.channels,
-        };
+        let whole = band_unit(&structure.linear);
         let step = (fitting / whole).max(1) * whole;
         return (0..out.len())
             .step_by(step)
@@ -245,21 +242,18 @@ fn bands(structure: &StageStructure, quadratic: Option<&[Quadratic]>, fitting: u
     };
     let pooled = pool.output();
     let (row, pooled_row) = (out.width * out.channels, pooled.width * pooled.channels);
-    let rows = match &structure.linear {
-        // One placement gives all outputs.
-        LinearGeometry::Dense { .. } => pooled.height,
-        LinearGeometry::Conv2d(_) => (fitting / pooled_row).max(1),
-    };
+    // One position gives all outputs.
+    let is_one = out.height * out.width == 1;
+    let rows = if is_one { pooled.height } else { (fitting / pooled_row).max(1) };
     (0..pooled.height)
         .step_by(rows)
         .map(|first| {
             let last = (first + rows).min(pooled.height);
-            let linear = match &structure.linear {
-                LinearGeometry::Dense { n_out, .. } => 0..*n_out,
-                LinearGeometry::Conv2d(_) => {
-                    let end = (last - 1) * pool.stride.0 + pool.window.0;
-                    first * pool.stride.0 * row..end * row
-                }
+            let linear = if is_one {
+                0..out.len()
+            } else {
+                let end = (last - 1) * pool.stride.0 + pool.window.0;
+                first * pool.stride.0 * row..end * row
             };
             let result = |output| {
                 let mut members = Vec::with_capacity(pool.n_terms());

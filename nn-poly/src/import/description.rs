@@ -197,7 +197,7 @@ fn read(bytes: &[u8], folder: &Path) -> Result<ImportedNetwork> {
     }
     let assembled = assemble(&input_shape, steps, &mut budget)?;
     let network = assembled.network;
-    let network = if is_binary { mirrored(network)? } else { network };
+    let network = if is_binary { mirrored(&network)? } else { network };
     Ok(ImportedNetwork {
         network,
         input: InputAffine::of(&assembled.input),
@@ -263,8 +263,8 @@ impl Reader<'_> {
             }
         };
         self.shape = layer
-            .output_shape(&self.shape)
-            .map_err(|fault| fault.at(self.layer_idx, layer.name(), &self.shape))?;
+            .output_shape(&[&self.shape])
+            .map_err(|fault| fault.at(self.layer_idx, layer.name(), &[&self.shape]))?;
         Ok(Step::Layer(layer))
     }
 

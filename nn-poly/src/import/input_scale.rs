@@ -7,7 +7,7 @@ use super::assemble::{Affine, entry, single};
 use super::fault::ImportError;
 use crate::error::{Error, Result};
 use crate::layer::Layer;
-use crate::network::Network;
+use crate::network::{Network, Source};
 
 /// How features were scaled before the imported network saw them.
 ///
@@ -157,11 +157,28 @@ fn standardized(
 
 /// Whether a map with an offset cannot move into the first layer.
 fn begins_with_padding(network: &Network<f32>) -> bool {
-    match network.layers().iter().find(|layer| !matches!(layer, Layer::Flatten)) {
-        Some(Layer::Conv2d(conv)) => !conv.padding.is_none(),
-        Some(Layer::Dense(_)) => false,
-        _ => true,
+    // Whether every value so far is the input, flattened or not.
+    let mut is_input = vec![true];
+    let mut cannot_move = network.layers().is_empty();
+    for (layer_idx, layer) in network.layers().iter().enumerate() {
+        let holds = |source: &Source| is_input.get(source.value_idx()) == Some(&true);
+        let reads_input = network.sources(layer_idx).iter().any(holds);
+        cannot_move |= reads_input
+            && match layer {
+                Layer::Conv2d(conv) => !conv.padding.is_none(),
+                Layer::Dense(_) | Layer::Flatten => false,
+                Layer::BatchNorm(_)
+                | Layer::Activation(_)
+                | Layer::Pool2d(_)
+                | Layer::Clamp(_)
+                | Layer::Quantize(_)
+                | Layer::Dropout(_)
+                | Layer::Add
+                | Layer::Concat => true,
+            };
+        is_input.push(reads_input && matches!(layer, Layer::Flatten));
     }
+    cannot_move || is_input.iter().all(|&holds| holds)
 }
 
 #[cfg(test)]

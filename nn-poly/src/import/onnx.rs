@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 use prost::Message;
 use prost::bytes::Bytes;
 
-use super::assemble::{Budget, assemble, mirrored};
+use super::assemble::{Budget, assemble_graph, mirrored};
 use super::trained::{ImportedNetwork, InputAffine};
 use super::{ImportError, excerpt};
 use crate::artifact;
@@ -87,9 +87,9 @@ fn parse(bytes: Bytes, folder: Option<PathBuf>, output: Option<&str>) -> Result<
     let graph = Graph::new(&model)?;
     let output = graph.output(output)?;
     let finished = Importer::run(&graph, output, Store::new(folder), &mut budget)?;
-    let assembled = assemble(&finished.input_shape, finished.steps, &mut budget)?;
+    let assembled = assemble_graph(&finished.input_shape, finished.links, &mut budget)?;
     let network = assembled.network;
-    let network = if finished.is_binary { mirrored(network)? } else { network };
+    let network = if finished.is_binary { mirrored(&network)? } else { network };
     let producer = [model.producer_name.as_str(), model.producer_version.as_str()].map(excerpt);
     Ok(ImportedNetwork {
         network,

@@ -12,7 +12,7 @@ use super::{MAX_CLASSES, SplitSpec};
 use crate::error::{Error, Result};
 use crate::layer::{Activation, Layer, Pool2d, PoolKind};
 use crate::model::{Model, ModelSpec, TrainingRecord};
-use crate::network::{ActivationChoice, Network, NetworkKind};
+use crate::network::{ActivationChoice, Network, NetworkKind, Rewriter};
 use crate::tensor::Shape;
 
 /// A network as it was read.
@@ -241,8 +241,12 @@ fn reshaped(network: Network<f32>, shape: &Shape) -> Result<Network<f32>> {
             actual: shape.dims().to_vec(),
         });
     }
-    let layers = std::iter::once(Layer::Flatten).chain(network.into_layers()).collect();
-    Network::new(shape.clone(), layers)
+    let mut rewriter = Rewriter::new(shape.clone());
+    rewriter.insert(Layer::Flatten)?;
+    for (idx, layer) in network.layers().iter().enumerate() {
+        rewriter.keep(layer.clone(), network.sources(idx))?;
+    }
+    rewriter.finish()
 }
 
 /// The kind of activation that decides who evaluates it.

@@ -13,8 +13,9 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, LinalgScalar};
 
+use super::geometry::{ConvGeometry, Grouping, LinearGeometry, SumTerm};
 use super::refresh::MAX_REFRESHED;
-use super::structure::{ConvGeometry, Grouping, LinearGeometry, MAX_STAGE_VALUES};
+use super::structure::MAX_STAGE_VALUES;
 use super::weights::{MAX_WEIGHT, StageWeights};
 
 /// The largest sum of products the limits of a stage allow is exact in `f64`.
@@ -93,14 +94,26 @@ pub(super) fn apply<A: Exact>(
         LinearGeometry::Dense { .. } => {
             general_mat_mul(A::one(), weights, &inputs, A::zero(), &mut out);
         }
-        LinearGeometry::Conv2d(conv) => convolve(conv, weights, inputs, out.view_mut()),
+        LinearGeometry::Conv2d(conv) => convolve(conv, weights.view(), inputs, out.view_mut()),
+        LinearGeometry::Sum(sum) => {
+            let mut first_tap = 0;
+            for SumTerm { first_input, conv } in &sum.terms {
+                let taps = first_tap..first_tap + conv.taps();
+                first_tap = taps.end;
+                let read = *first_input..first_input + conv.input.len();
+                let weights = weights.slice_axis(Axis(1), taps.into());
+                let inputs = inputs.slice_axis(Axis(0), read.into());
+                convolve(conv, weights, inputs, out.view_mut());
+            }
+        }
     }
     out
 }
 
+/// Add `W·X` of a convolution to `out`.
 fn convolve<A: Exact>(
     conv: &ConvGeometry,
-    weights: &Array2<A>,
+    weights: ArrayView2<'_, A>,
     inputs: ArrayView2<'_, A>,
     mut out: ArrayViewMut2<'_, A>,
 ) {
@@ -124,8 +137,34 @@ fn convolve<A: Exact>(
                         general_mat_mul(A::one(), &weights, &inputs, A::one(), &mut out);
                     }
                     Grouping::Depthwise => multiply_depthwise(weights, inputs, &mut out),
+                    Grouping::Groups(_) => multiply_groups(conv, weights, inputs, &mut out),
                 }
             }
+        }
+    }
+}
+
+/// Add the product of every group's weights with its channels, kernel column by kernel column.
+///
+/// `weights` are those of one kernel row, `inputs` the values under it.
+fn multiply_groups<A: Exact>(
+    conv: &ConvGeometry,
+    weights: ArrayView2<'_, A>,
+    inputs: ArrayView2<'_, A>,
+    out: &mut ArrayViewMut2<'_, A>,
+) {
+    let (n_groups, per_group) = (conv.n_groups(), conv.channels_per_group());
+    let n_rows = out.nrows() / n_groups;
+    for group in 0..n_groups {
+        let rows = group * n_rows..(group + 1) * n_rows;
+        let weights = weights.slice_axis(Axis(0), rows.clone().into());
+        let mut out = out.slice_axis_mut(Axis(0), rows.into());
+        for column in 0..weights.ncols() / per_group {
+            let taps = column * per_group..(column + 1) * per_group;
+            let first = column * conv.input.channels + group * per_group;
+            let weights = weights.slice_axis(Axis(1), taps.into());
+            let inputs = inputs.slice_axis(Axis(0), (first..first + per_group).into());
+            general_mat_mul(A::one(), &weights, &inputs, A::one(), &mut out);
         }
     }
 }

@@ -3,9 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 use super::check::require;
+use super::geometry::{LinearGeometry, Volume};
 use super::refresh::Refresh;
 use crate::error::Result;
-use crate::layer::Padding;
 
 /// Most stages of a network.
 pub const MAX_STAGES: usize = 256;
@@ -27,275 +27,6 @@ pub enum ValueRef {
     Input,
     /// The refreshed values of an earlier stage, counted from 0.
     Stage(u32),
-}
-
-/// Height, width and channels of a channel-last plane; a vector has height and width 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Volume {
-    /// Rows.
-    pub height: usize,
-    /// Columns.
-    pub width: usize,
-    /// Channels; index fastest.
-    pub channels: usize,
-}
-
-impl Volume {
-    /// A vector of `n` values.
-    #[must_use]
-    pub const fn vector(n: usize) -> Self {
-        Self { height: 1, width: 1, channels: n }
-    }
-
-    /// Number of values. Saturates, so that an absurd volume is refused rather than wrapped.
-    #[must_use]
-    #[expect(clippy::len_without_is_empty, reason = "an empty volume is refused by every check")]
-    pub const fn len(&self) -> usize {
-        self.height.saturating_mul(self.width).saturating_mul(self.channels)
-    }
-
-    /// Index of `(row, column, channel)`.
-    #[must_use]
-    pub const fn index(&self, row: usize, column: usize, channel: usize) -> usize {
-        (row * self.width + column) * self.channels + channel
-    }
-}
-
-/// Which input channels an output channel of a convolution reads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum Grouping {
-    /// All of them; weights `(out_channels, kernel_h, kernel_w, in_channels)`.
-    Full,
-    /// Its own only; `out_channels` equals the input channels, weights
-    /// `(channels, kernel_h, kernel_w, 1)`.
-    Depthwise,
-}
-
-/// A two-dimensional convolution with zero padding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct ConvGeometry {
-    /// What it reads.
-    pub input: Volume,
-    /// Kernel height and width.
-    pub kernel: (usize, usize),
-    /// Steps down and right.
-    pub stride: (usize, usize),
-    /// Zeros around the input.
-    pub padding: Padding,
-    /// Channels it produces.
-    pub out_channels: usize,
-    /// Which input channels an output channel reads.
-    pub grouping: Grouping,
-}
-
-impl ConvGeometry {
-    /// What it produces, `floor((extent + padding − kernel) / stride) + 1` along each axis.
-    ///
-    /// Meaningful after [`LinearGeometry::check`].
-    #[must_use]
-    pub fn output(&self) -> Volume {
-        let extent = |n: usize, before: usize, after: usize, kernel: usize, stride: usize| {
-            n.saturating_add(before)
-                .saturating_add(after)
-                .checked_sub(kernel)
-                .map_or(0, |free| free.checked_div(stride).map_or(0, |steps| steps + 1))
-        };
-        let Padding { top, bottom, left, right } = self.padding;
-        Volume {
-            height: extent(self.input.height, top, bottom, self.kernel.0, self.stride.0),
-            width: extent(self.input.width, left, right, self.kernel.1, self.stride.1),
-            channels: self.out_channels,
-        }
-    }
-
-    /// Input channels one output channel reads.
-    #[must_use]
-    pub const fn channels_per_group(&self) -> usize {
-        match self.grouping {
-            Grouping::Full => self.input.channels,
-            Grouping::Depthwise => 1,
-        }
-    }
-
-    /// Weights of one output channel: kernel height × kernel width × channels read.
-    #[must_use]
-    pub const fn taps(&self) -> usize {
-        self.kernel.0.saturating_mul(self.kernel.1).saturating_mul(self.channels_per_group())
-    }
-
-    /// The kernel rows that fall inside the input for output row `row`, and the input row the first
-    /// of them reads: `(first, past the last, input row of the first)`.
-    #[must_use]
-    pub const fn rows_inside(&self, row: usize) -> (usize, usize, usize) {
-        inside(row * self.stride.0, self.padding.top, self.kernel.0, self.input.height)
-    }
-
-    /// As [`Self::rows_inside`] for output column `column`.
-    #[must_use]
-    pub const fn columns_inside(&self, column: usize) -> (usize, usize, usize) {
-        inside(column * self.stride.1, self.padding.left, self.kernel.1, self.input.width)
-    }
-}
-
-/// Kernel positions `first..last` whose input `start + k − before` lies in `0..extent`.
-const fn inside(
-    start: usize,
-    before: usize,
-    kernel: usize,
-    extent: usize,
-) -> (usize, usize, usize) {
-    let first = before.saturating_sub(start);
-    let limit = (extent + before).saturating_sub(start);
-    let last = if limit < kernel { limit } else { kernel };
-    if first >= last { (0, 0, 0) } else { (first, last, start + first - before) }
-}
-
-/// The linear map of a stage.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum LinearGeometry {
-    /// A full matrix, weights row-major `n_out × n_in`.
-    Dense {
-        /// Values read.
-        n_in: usize,
-        /// Values produced.
-        n_out: usize,
-    },
-    /// A convolution.
-    Conv2d(ConvGeometry),
-}
-
-impl LinearGeometry {
-    /// Values read.
-    #[must_use]
-    pub const fn n_inputs(&self) -> usize {
-        match self {
-            Self::Dense { n_in, .. } => *n_in,
-            Self::Conv2d(conv) => conv.input.len(),
-        }
-    }
-
-    /// Values produced.
-    #[must_use]
-    pub fn n_outputs(&self) -> usize {
-        self.output().len()
-    }
-
-    /// The volume produced; a vector for a dense map.
-    #[must_use]
-    pub fn output(&self) -> Volume {
-        match self {
-            Self::Dense { n_out, .. } => Volume::vector(*n_out),
-            Self::Conv2d(conv) => conv.output(),
-        }
-    }
-
-    /// Channels of the output (its last axis): the rows of the weight matrix.
-    #[must_use]
-    pub const fn n_channels(&self) -> usize {
-        match self {
-            Self::Dense { n_out, .. } => *n_out,
-            Self::Conv2d(conv) => conv.out_channels,
-        }
-    }
-
-    /// Weights of one channel: the columns of the weight matrix.
-    #[must_use]
-    pub const fn taps(&self) -> usize {
-        match self {
-            Self::Dense { n_in, .. } => *n_in,
-            Self::Conv2d(conv) => conv.taps(),
-        }
-    }
-
-    /// Number of weights.
-    #[must_use]
-    pub const fn n_weights(&self) -> usize {
-        self.n_channels().saturating_mul(self.taps())
-    }
-
-    /// Multiplications per sample, those with padding included.
-    #[must_use]
-    pub fn n_products(&self) -> usize {
-        self.n_outputs().saturating_mul(self.taps())
-    }
-
-    /// Call `visit(input_idx, weight_idx)` for every product of output `output_idx`, padding
-    /// excluded. Output `output_idx` is the sum of `weights[weight_idx] · x[input_idx]`, plus bias.
-    pub fn for_each_tap(&self, output_idx: usize, mut visit: impl FnMut(usize, usize)) {
-        match self {
-            Self::Dense { n_in, .. } => {
-                (0..*n_in).for_each(|input| visit(input, output_idx * n_in + input));
-            }
-            Self::Conv2d(conv) => {
-                let out = conv.output();
-                let channel = output_idx % out.channels;
-                let position = output_idx / out.channels;
-                let (ky0, ky1, y0) = conv.rows_inside(position / out.width);
-                let (kx0, kx1, x0) = conv.columns_inside(position % out.width);
-                let per_group = conv.channels_per_group();
-                let (base, n) = match conv.grouping {
-                    Grouping::Full => (0, conv.input.channels),
-                    Grouping::Depthwise => (channel, 1),
-                };
-                for (y, ky) in (y0..).zip(ky0..ky1) {
-                    for (x, kx) in (x0..).zip(kx0..kx1) {
-                        let weight =
-                            ((channel * conv.kernel.0 + ky) * conv.kernel.1 + kx) * per_group;
-                        let input = conv.input.index(y, x, base);
-                        (0..n).for_each(|c| visit(input + c, weight + c));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Check every dimension of stage `stage`.
-    ///
-    /// # Errors
-    /// - [`crate::Error::OutOfRange`] if a dimension is zero or too large, padding is as wide as the
-    ///   kernel, the kernel exceeds the padded input, or a depthwise map changes the channels.
-    pub fn check(&self, stage: usize) -> Result<()> {
-        let dim = |field, n| require("stage", stage, field, n, 1, MAX_STAGE_VALUES);
-        match self {
-            Self::Dense { n_in, n_out } => {
-                dim("number of inputs", *n_in)?;
-                dim("number of outputs", *n_out)?;
-            }
-            Self::Conv2d(conv) => {
-                dim("input height", conv.input.height)?;
-                dim("input width", conv.input.width)?;
-                dim("input channels", conv.input.channels)?;
-                dim("number of inputs", conv.input.len())?;
-                dim("output channels", conv.out_channels)?;
-                dim("vertical stride", conv.stride.0)?;
-                dim("horizontal stride", conv.stride.1)?;
-                let Padding { top, bottom, left, right } = conv.padding;
-                for (kernel, padding) in
-                    [(conv.kernel.0, [top, bottom]), (conv.kernel.1, [left, right])]
-                {
-                    dim("kernel extent", kernel)?;
-                    for zeros in padding {
-                        require("stage", stage, "padding", zeros, 0, kernel - 1)?;
-                    }
-                }
-                if conv.grouping == Grouping::Depthwise {
-                    let n = conv.input.channels;
-                    require("stage", stage, "depthwise output channels", conv.out_channels, n, n)?;
-                }
-                dim("number of outputs", conv.output().len())?;
-                let out = conv.output();
-                let maps = match conv.grouping {
-                    Grouping::Full => 1,
-                    Grouping::Depthwise => out.channels,
-                };
-                let gathers =
-                    out.height.saturating_mul(out.width).saturating_mul(conv.taps() * maps);
-                require("stage", stage, "gathered inputs", gathers, 1, MAX_STAGE_GATHERS)?;
-            }
-        }
-        require("stage", stage, "number of weights", self.n_weights(), 1, MAX_STAGE_WEIGHTS)?;
-        require("stage", stage, "number of products", self.n_products(), 1, MAX_NETWORK_PRODUCTS)
-    }
 }
 
 /// What happens to each output of the linear map.
@@ -403,7 +134,7 @@ pub struct StageStructure {
 impl StageStructure {
     /// Values read per sample.
     #[must_use]
-    pub const fn n_inputs(&self) -> usize {
+    pub fn n_inputs(&self) -> usize {
         self.linear.n_inputs()
     }
 
@@ -421,7 +152,7 @@ impl StageStructure {
 
     /// Channels of linear map, pool and refresh alike.
     #[must_use]
-    pub const fn n_channels(&self) -> usize {
+    pub fn n_channels(&self) -> usize {
         self.linear.n_channels()
     }
 

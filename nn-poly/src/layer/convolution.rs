@@ -11,6 +11,8 @@
 //! copies per output position. `P` is gathered again for the backward pass instead of being kept: it
 //! is `kh·kw` times larger than the image.
 
+mod grouped;
+
 use ndarray::{Array1, Array2, Array4, ArrayView2, ArrayViewMut2, Axis, linalg::general_mat_mul};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -52,13 +54,15 @@ impl Padding {
 /// Correlation of an image with one kernel per output channel, plus bias.
 ///
 /// `y[i, j, o] = b[o] + Σ w[o, u, v, c] · x[i·s₀ + u − top, j·s₁ + v − left, c]`, with `x = 0` outside
-/// the image.
+/// the image. With `groups` above 1, input and output channels are cut into that many runs of equal
+/// length, and an output channel reads the inputs of its own run only; as many groups as channels make
+/// a depthwise convolution.
 /// Shapes: input `[h, w, c]`; output `[⌊(h + top + bottom − kh)/s₀⌋ + 1, ⌊(w + left + right − kw)/s₁⌋ + 1,
 /// out_channels]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(bound = "A: Scalar")]
 pub struct Conv2d<A> {
-    /// Kernels, `(out_channels, kernel_h, kernel_w, in_channels)`.
+    /// Kernels, `(out_channels, kernel_h, kernel_w, in_channels / groups)`.
     pub weights: Array4<A>,
     /// One entry per output channel.
     pub bias: Array1<A>,
@@ -66,12 +70,14 @@ pub struct Conv2d<A> {
     pub stride: (usize, usize),
     /// Zeros around the image, on each side fewer than the kernel's extent.
     pub padding: Padding,
+    /// Groups of channels, at least 1; divides the channels on both sides.
+    pub groups: usize,
     /// Grid to which the forward pass rounds the weights, for quantization-aware training.
     pub weight_quantizer: Option<WeightQuantizer<A>>,
 }
 
 impl<A: Scalar> Conv2d<A> {
-    /// A layer with the given parameters and unrestricted weights.
+    /// A layer in one group with the given parameters and unrestricted weights.
     #[must_use]
     pub fn new(
         weights: Array4<A>,
@@ -79,7 +85,28 @@ impl<A: Scalar> Conv2d<A> {
         stride: (usize, usize),
         padding: Padding,
     ) -> Self {
-        Self { weights, bias, stride, padding, weight_quantizer: None }
+        Self { weights, bias, stride, padding, groups: 1, weight_quantizer: None }
+    }
+
+    /// The same parameters in `groups` groups.
+    #[must_use]
+    pub fn with_groups(mut self, groups: usize) -> Self {
+        self.groups = groups;
+        self
+    }
+
+    /// The average over windows of a padded image, channel by channel, zeros of the padding included:
+    /// a depthwise convolution with equal weights.
+    #[must_use]
+    pub fn average_pool(
+        n_channels: usize,
+        window: (usize, usize),
+        stride: (usize, usize),
+        padding: Padding,
+    ) -> Self {
+        let share = A::from_count((window.0 * window.1).max(1)).recip();
+        let weights = Array4::from_elem((n_channels, window.0, window.1, 1), share);
+        Self::new(weights, Array1::zeros(n_channels), stride, padding).with_groups(n_channels)
     }
 
     /// Number of output channels.
@@ -100,7 +127,11 @@ impl<A: Scalar> Conv2d<A> {
             return Err(Fault::Input("a convolution takes an image of height, width and channels"));
         };
         let (out_channels, kernel_h, kernel_w, _) = self.weights.dim();
-        let expected = [out_channels, kernel_h, kernel_w, channels];
+        let groups = self.groups;
+        if groups == 0 || channels % groups != 0 || out_channels % groups != 0 {
+            return Err(Fault::Input("the groups must divide the channels on both sides"));
+        }
+        let expected = [out_channels, kernel_h, kernel_w, channels / groups];
         check_parameter("weights", (&expected, self.weights.shape()), &self.weights, FINITE)?;
         check_parameter("bias", (&[out_channels], self.bias.shape()), &self.bias, FINITE)?;
         if let Some(quantizer) = &self.weight_quantizer {
@@ -117,6 +148,7 @@ impl<A: Scalar> Conv2d<A> {
             bias: cast_array(&self.bias),
             stride: self.stride,
             padding: self.padding,
+            groups: self.groups,
             weight_quantizer: self.weight_quantizer.as_ref().map(WeightQuantizer::cast),
         }
     }
@@ -136,6 +168,7 @@ pub(crate) struct ConvShape {
     kernel_h: usize,
     kernel_w: usize,
     stride: (usize, usize),
+    groups: usize,
     top: usize,
     left: usize,
     out_h: usize,
@@ -145,8 +178,8 @@ pub(crate) struct ConvShape {
 
 impl ConvShape {
     pub(crate) fn new<A: Scalar>(input: &Shape, conv: &Conv2d<A>) -> Result<Self, Fault> {
-        let (out_c, kernel_h, kernel_w, in_c) = conv.weights.dim();
-        let Some((in_h, in_w, _)) = input.as_image() else {
+        let (out_c, kernel_h, kernel_w, _) = conv.weights.dim();
+        let Some((in_h, in_w, in_c)) = input.as_image() else {
             return Err(Fault::Input("a convolution takes an image of height, width and channels"));
         };
         let Padding { top, bottom, left, right } = conv.padding;
@@ -174,6 +207,7 @@ impl ConvShape {
             kernel_h,
             kernel_w,
             stride: conv.stride,
+            groups: conv.groups,
             top,
             left,
             out_h,
@@ -206,8 +240,9 @@ impl ConvShape {
         self.positions() * self.out_c
     }
 
+    /// Weights of one output channel.
     fn patch_len(&self) -> usize {
-        self.kernel_h * self.kernel_w * self.in_c
+        self.kernel_h * self.kernel_w * (self.in_c / self.groups)
     }
 
     /// For one output row, kernel row and output column: the part of the patch run inside the image,
@@ -304,6 +339,9 @@ pub(crate) fn forward<A: Scalar>(
     input: &[A],
     output: &mut [A],
 ) {
+    if shape.groups > 1 {
+        return grouped::forward(shape, weights, bias, input, output);
+    }
     let n_outputs = output.len();
     output
         .par_chunks_mut(shape.chunk_samples() * shape.out_len())
@@ -333,6 +371,9 @@ pub(crate) fn parameter_gradient<A: Scalar>(
     input: &[A],
     output_gradient: &[A],
 ) -> (Array2<A>, Array1<A>) {
+    if shape.groups > 1 {
+        return grouped::parameter_gradient(shape, input, output_gradient);
+    }
     let partial: Vec<(Array2<A>, Array1<A>)> = output_gradient
         .par_chunks(shape.chunk_samples() * shape.out_len())
         .zip(input.par_chunks(shape.chunk_samples() * shape.in_len()))
@@ -364,6 +405,9 @@ pub(crate) fn input_gradient<A: Scalar>(
     output_gradient: &[A],
     input_gradient: &mut [A],
 ) {
+    if shape.groups > 1 {
+        return grouped::input_gradient(shape, weights, output_gradient, input_gradient);
+    }
     input_gradient
         .par_chunks_mut(shape.chunk_samples() * shape.in_len())
         .zip(output_gradient.par_chunks(shape.chunk_samples() * shape.out_len()))

@@ -1,5 +1,6 @@
 #![allow(
     clippy::unwrap_used,
+    clippy::cast_precision_loss,
     clippy::indexing_slicing,
     clippy::wildcard_enum_match_arm,
     reason = "tests"
@@ -9,6 +10,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::layer::Blend;
 use crate::network::Architecture;
+use crate::tensor::Shape;
 
 fn spec() -> ModelSpec {
     let shape = Shape::vector(4).unwrap();
@@ -79,7 +81,46 @@ fn the_file_format_is_fixed() {
 }
 
 /// First half of the digest, in hexadecimal.
-const GOLDEN: &str = "53028e33b317e1c8";
+const GOLDEN: &str = "e2238d2f8b8e00bf";
+
+/// Written by the last build of version 1, with one layer of every kind it had.
+#[test]
+fn files_of_version_1_still_give_their_scores() {
+    let bytes = include_bytes!("../../tests/fixtures/model_v1.sdl");
+    assert_eq!(artifact::peek_version(bytes), Some(1));
+    let model = Model::from_bytes(bytes).unwrap();
+    assert_eq!(model.network().layers().len(), 9);
+    let features = Array2::from_shape_fn((1, 16), |(_, i)| i as f32 * 10.0);
+    let expected = ndarray::array![[-1.570_959_806_442_260_7, 0.246_653_854_846_954_35]];
+    assert_eq!(model.scores(&features).unwrap(), expected);
+    // Written again, it is a file of this version.
+    let again = Model::from_bytes(&model.to_bytes().unwrap()).unwrap();
+    assert_eq!(again, model);
+}
+
+#[test]
+fn a_network_with_branches_survives_its_file() {
+    use crate::layer::Dense;
+    use crate::network::{NetworkBuilder, Source};
+    let dense = |n_out: usize| {
+        let weights = Array2::from_shape_fn((n_out, 4), |(i, j)| (i + 2 * j) as f32 - 3.0);
+        Layer::Dense(Dense::new(weights, ndarray::Array1::zeros(n_out)))
+    };
+    let mut builder = NetworkBuilder::new(Shape::vector(4).unwrap());
+    let first = builder.push(dense(4), &[Source::Input]).unwrap();
+    let sum = builder.push(Layer::Add, &[first, Source::Input]).unwrap();
+    let both = builder.push(dense(1), &[sum]).unwrap();
+    let other = builder.push(dense(2), &[first]).unwrap();
+    builder.push(Layer::Concat, &[both, other]).unwrap();
+    let model = Model::new(ModelSpec { network: builder.finish().unwrap(), ..spec() }).unwrap();
+    let bytes = model.to_bytes().unwrap();
+    assert_eq!(Model::from_bytes(&bytes).unwrap(), model);
+    let digest = blake3::hash(&bytes).to_hex();
+    assert_eq!(&digest.as_str()[..16], GOLDEN_BRANCHES);
+}
+
+/// First half of the digest, in hexadecimal.
+const GOLDEN_BRANCHES: &str = "7493b693083e5cac";
 
 #[test]
 fn parts_that_do_not_fit_are_refused() {

@@ -172,14 +172,41 @@ proptest! {
 }
 
 #[test]
-fn folding_needs_an_unquantized_linear_layer_before() {
+fn normalizations_without_a_linear_layer_before_become_one() {
+    let norm = |shape: &Shape| {
+        let mut norm = BatchNorm::<f64>::new(shape.channels(), 1.5, -0.25);
+        norm.running_mean.iter_mut().zip(0_u16..).for_each(|(mean, i)| *mean = 0.5 * f64::from(i));
+        norm.running_variance.fill(0.3);
+        Layer::BatchNorm(norm)
+    };
+    let square = || Layer::Activation(Activation::Square);
+    for shape in [Shape::vector(3).unwrap(), Shape::image(2, 3, 4).unwrap()] {
+        let sequences = [vec![norm(&shape)], vec![square(), norm(&shape), square(), norm(&shape)]];
+        for layers in sequences {
+            let network = Network::new(shape.clone(), layers).unwrap();
+            let folded = network.fold_batch_norm().unwrap();
+            for (before, after) in network.layers().iter().zip(folded.layers()) {
+                let expected = if shape.as_image().is_some() { "conv2d" } else { "dense" };
+                let is_norm = matches!(before, Layer::BatchNorm(_));
+                assert_eq!(after.name(), if is_norm { expected } else { "square" });
+            }
+            #[expect(clippy::cast_precision_loss, reason = "small indices")]
+            let inputs = Array2::from_shape_fn((3, shape.len()), |(i, j)| (i + 2 * j) as f64 / 7.0);
+            let expected = network.outputs(&inputs).unwrap();
+            for (expected, actual) in expected.iter().zip(&folded.outputs(&inputs).unwrap()) {
+                assert!((expected - actual).abs() < 1e-12 * (1.0 + expected.abs()));
+            }
+        }
+    }
+    let wide = Shape::vector(5000).unwrap();
+    let network = Network::new(wide.clone(), vec![norm(&wide)]).unwrap();
+    assert!(matches!(network.fold_batch_norm(), Err(Error::CannotFold { layer_idx: 0, .. })));
+}
+
+#[test]
+fn folding_needs_unquantized_weights() {
     let shape = Shape::vector(2).unwrap();
     let norm = || Layer::BatchNorm(BatchNorm::<f64>::new(2, 1.0, 0.0));
-    let alone = Network::new(shape.clone(), vec![norm()]).unwrap();
-    assert!(matches!(alone.fold_batch_norm(), Err(Error::CannotFold { layer_idx: 0, .. })));
-    let after_square = vec![Layer::Activation(Activation::Square), norm()];
-    let network = Network::new(shape.clone(), after_square).unwrap();
-    assert!(matches!(network.fold_batch_norm(), Err(Error::CannotFold { layer_idx: 1, .. })));
     let mut dense = Dense::new(Array2::eye(2), Array1::zeros(2));
     dense.weight_quantizer = Some(WeightQuantizer { scales: array![0.5], bits: 4 });
     let network = Network::new(shape, vec![Layer::Dense(dense), norm()]).unwrap();
@@ -210,4 +237,121 @@ fn inputs_that_are_not_finite_are_refused() {
         build(NetworkKind::Mlp, &Shape::vector(2).unwrap()).unwrap().cast().unwrap();
     let error = network.scores(&array![[0.0, f32::INFINITY]]).unwrap_err();
     assert_eq!(error.to_string(), "network input: sample 0, feature 1 is inf, it must be finite");
+}
+
+fn eye(n: usize) -> Layer<f64> {
+    Layer::Dense(Dense::new(Array2::eye(n), Array1::ones(n)))
+}
+
+#[test]
+fn a_residual_network_adds_and_joins_what_its_layers_read() {
+    let mut builder = NetworkBuilder::new(Shape::vector(2).unwrap());
+    let first = builder.push(eye(2), &[Source::Input]).unwrap();
+    let square = builder.append(Layer::Activation(Activation::Square)).unwrap();
+    let sum = builder.push(Layer::Add, &[square, Source::Input, first]).unwrap();
+    builder.push(Layer::Concat, &[first, sum]).unwrap();
+    assert_eq!(builder.shape(sum), Some(&Shape::vector(2).unwrap()));
+    let network = builder.finish().unwrap();
+    assert!(!network.is_sequential());
+    assert_eq!(network.sources(2), [square, Source::Input, first]);
+    // x = (1, −2): x + 1 = (2, −1), squared (4, 1), plus x plus (x + 1): (7, −2).
+    let x = array![[1.0, -2.0]];
+    assert_eq!(network.outputs(&x).unwrap(), array![[2.0, -1.0, 7.0, -2.0]]);
+    let batch = Tensor::new(Shape::vector(2).unwrap(), x.clone()).unwrap();
+    let all = network.forward_all(&batch).unwrap();
+    assert_eq!(all[2].values(), array![[7.0, -2.0]]);
+    // Parts, replacements, removals.
+    assert_eq!(network.upto(sum).unwrap().outputs(&x).unwrap(), array![[7.0, -2.0]]);
+    assert_eq!(network.upto(square).unwrap().layers().len(), 2);
+    assert_eq!(network.upto(Source::Input).unwrap().outputs(&x).unwrap(), x);
+    assert!(network.upto(Source::Layer(4)).is_err());
+    let is_square = |layer: &Layer<f64>| matches!(layer, Layer::Activation(_));
+    let linear = |_, layer: &Layer<f64>| (!is_square(layer)).then(|| layer.clone());
+    let without = network.filter_map_layers(linear).unwrap();
+    assert_eq!(without.outputs(&x).unwrap(), array![[2.0, -1.0, 5.0, -4.0]]);
+    assert!(network.filter_map_layers(|i, layer| (i != 2).then(|| layer.clone())).is_err());
+    assert_eq!(network.with_layers(network.layers().to_vec()).unwrap(), network);
+    assert_eq!(network.cast::<f32>().unwrap().cast::<f64>().unwrap(), network);
+}
+
+#[test]
+fn connections_that_are_no_graph_are_refused_with_their_place() {
+    let refusal = |nodes: Vec<(Layer<f64>, Vec<Source>)>| {
+        let nodes = nodes.into_iter().map(|(layer, sources)| Node { layer, sources }).collect();
+        Network::from_nodes(Shape::image(2, 2, 1).unwrap(), nodes).unwrap_err().to_string()
+    };
+    let flatten = (Layer::Flatten, vec![Source::Input]);
+    let cases = [
+        // Any cycle has a layer that reads a later one, or itself.
+        (
+            vec![flatten.clone(), (Layer::Add, vec![Source::Layer(0), Source::Layer(1)])],
+            "layer 1: layer it reads is 1, it must be 0",
+        ),
+        (
+            vec![(Layer::Flatten, vec![Source::Layer(usize::MAX)])],
+            "layer 0: layer it reads is 18446744073709551614, it must be between 0 and -1",
+        ),
+        (vec![(Layer::Flatten, vec![])], "layer 0: number of values it reads is 0, it must be 1"),
+        (
+            vec![(Layer::Flatten, vec![Source::Input; 2])],
+            "layer 0: number of values it reads is 2, it must be 1",
+        ),
+        (
+            vec![(Layer::Concat, vec![Source::Input])],
+            "layer 0: number of values it reads is 1, it must be between 2 and 256",
+        ),
+        (
+            vec![flatten.clone(), (Layer::Add, vec![Source::Layer(0), Source::Input])],
+            "layer 1 (add) cannot join 4 and 2×2×1: an addition takes values of one shape",
+        ),
+        (
+            vec![flatten.clone(), (Layer::Concat, vec![Source::Input, Source::Layer(0)])],
+            "layer 1 (concat) cannot join 2×2×1 and 4: a concatenation takes vectors, or images of one \
+             height and width",
+        ),
+    ];
+    for (nodes, expected) in cases {
+        assert_eq!(refusal(nodes), expected);
+    }
+    let unread = refusal(vec![flatten.clone(), flatten]);
+    assert!(unread.starts_with("layer 0: number of layers that read it is 0"), "{unread}");
+    // Every layer joins 16 copies: 2^24 values after six, then nine copies of them wait for a sum.
+    let joined =
+        |idx| Node { layer: Layer::<f64>::Concat, sources: vec![Source::of_value(idx); 16] };
+    let add = |sources| Node { layer: Layer::Add, sources };
+    let mut nodes: Vec<_> = (0..6).map(joined).collect();
+    nodes.extend((0..9).map(|_| add(vec![Source::Layer(5); 2])));
+    nodes.push(add((6..15).map(Source::Layer).collect()));
+    let error = Network::from_nodes(Shape::vector(1).unwrap(), nodes).unwrap_err().to_string();
+    assert!(error.contains("values of one sample held at one time is 150994944"), "{error}");
+    let sequence = Network::new(Shape::vector(2).unwrap(), vec![Layer::<f64>::Add]);
+    assert!(sequence.unwrap_err().to_string().contains("number of values it reads is 1"));
+}
+
+#[test]
+fn normalization_folds_through_additions_but_not_through_shared_layers() {
+    let norm = || {
+        let mut norm = BatchNorm::new(2, 2.0, 0.5);
+        norm.running_mean = array![0.25, -1.0];
+        Layer::BatchNorm(norm)
+    };
+    let mut builder = NetworkBuilder::new(Shape::vector(2).unwrap());
+    let first = builder.push(eye(2), &[Source::Input]).unwrap();
+    let second = builder.push(eye(2), &[Source::Input]).unwrap();
+    builder.push(Layer::Add, &[first, second]).unwrap();
+    builder.append(norm()).unwrap();
+    let network = builder.clone().finish().unwrap();
+    let folded = network.fold_batch_norm().unwrap();
+    assert_eq!(folded.layers().len(), 3);
+    let x = array![[0.5, -3.0]];
+    let pairs = (network.outputs(&x).unwrap(), folded.outputs(&x).unwrap());
+    assert!(pairs.0.iter().zip(&pairs.1).all(|(a, b)| (a - b).abs() < 1e-12), "{pairs:?}");
+    // The first layer is read by an addition and by the output.
+    builder.push(Layer::Concat, &[builder.latest(), first]).unwrap();
+    let network = builder.finish().unwrap();
+    let folded = network.fold_batch_norm().unwrap();
+    let names: Vec<&str> = folded.layers().iter().map(Layer::name).collect();
+    assert_eq!(names, ["dense", "dense", "add", "dense", "concat"]);
+    let pairs = (network.outputs(&x).unwrap(), folded.outputs(&x).unwrap());
+    assert!(pairs.0.iter().zip(&pairs.1).all(|(a, b)| (a - b).abs() < 1e-12), "{pairs:?}");
 }

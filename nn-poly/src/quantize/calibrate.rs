@@ -2,15 +2,16 @@
 
 use ndarray::{Array2, Axis, Slice};
 
-use super::blocks::{Block, Blocks};
+use super::blocks::{Block, Blocks, Opening, Part, Read, Ready};
 use super::clip::{Fit, Levels, best_step};
+use super::common_unit::commensurable;
 use super::weight_scales::{InputLevels, weight_scales};
 use super::{OutputGrid, QuantizationSpec, StageScales, input_grid, insert_quantizers};
 use crate::error::{Error, Result};
 use crate::import::Preprocessing;
 use crate::integer::require;
 use crate::model::Bits;
-use crate::network::Network;
+use crate::network::{Network, Source};
 use crate::tensor::{Tensor, check_finite};
 
 /// Samples used at most: the first ones of the data.
@@ -21,7 +22,8 @@ const VALUES: usize = 1 << 18;
 /// Find the grids of `network` (folded inside) for `bits`, from preprocessed `inputs`.
 ///
 /// Stages are calibrated in order, each on what the quantized stages before it produce.
-/// Deterministic. Cost: one forward pass per stage over [`CALIBRATION_SAMPLES`] samples, and some
+/// Values that meet, in an addition or under one layer that reads joined channels, get steps with a
+/// common unit. Deterministic. Cost: one forward pass per stage over [`CALIBRATION_SAMPLES`] samples, and some
 /// sixty error sums per scale.
 ///
 /// # Errors
@@ -48,23 +50,81 @@ pub fn calibrate(
     let parsed = Blocks::new(&folded)?;
     let input = input_grid(preprocessing, bits.input)?;
     let n_blocks = parsed.blocks.len();
+    let meeting = Meeting::new(&parsed);
     let mut spec = QuantizationSpec { bits, input, stages: Vec::with_capacity(n_blocks) };
-    let mut levels = InputLevels { step: input.step, min: input.min(), max: input.max() };
+    // The grid of every ready value so far.
+    let mut levels = vec![InputLevels { step: input.step, min: input.min(), max: input.max() }];
     for (idx, block) in parsed.blocks.iter().enumerate() {
         let is_last = idx + 1 == n_blocks;
-        let weight_scales = weight_scales(block, bits.weight, levels, is_last);
+        let of = |read: &Read| *levels.get(read.ready.position()).unwrap_or(&UNKNOWN);
+        let weight_scales = weight_scales(block, bits.weight, &of, is_last);
         spec.stages.push(StageScales { weight_scales, output: None });
         if is_last {
             break;
         }
         let values = block_values(&folded, &spec, &batch, block)?;
-        let output = output_grid(block, &values, bits.activation);
-        levels = InputLevels { step: output.step, min: output.min, max: output.max };
+        let partner = meeting.first_of(Ready::Block(idx));
+        let base = levels.get(partner.position()).map(|grid| grid.step);
+        let output = output_grid(block, &values, bits.activation, base);
+        levels.push(InputLevels { step: output.step, min: output.min, max: output.max });
         if let Some(stage) = spec.stages.last_mut() {
             stage.output = Some(output);
         }
     }
     Ok(spec)
+}
+
+/// Blocks read earlier ones only, so this is never met.
+const UNKNOWN: InputLevels = InputLevels { step: 1.0, min: 0, max: 1 };
+
+/// Which ready values must have a common unit: those added as they are, and those whose channels one
+/// linear layer reads together.
+struct Meeting {
+    /// For each ready value an earlier one that it meets, or itself.
+    earlier: Vec<usize>,
+}
+
+impl Meeting {
+    fn new(parsed: &Blocks<'_>) -> Self {
+        let mut meeting = Self { earlier: (0..=parsed.blocks.len()).collect() };
+        for block in &parsed.blocks {
+            let is_fixed =
+                |part: &&Part<'_>| matches!(part.opening, Opening::Identity | Opening::Pool2d(_));
+            let fixed = block.parts.iter().filter(is_fixed).flat_map(|part| &part.reads);
+            meeting.unite(fixed);
+            for part in &block.parts {
+                meeting.unite(part.reads.iter());
+            }
+        }
+        meeting
+    }
+
+    /// The first of all values that meet `ready`, directly or not.
+    fn first_of(&self, ready: Ready) -> Ready {
+        match self.root(ready.position()).checked_sub(1) {
+            None => Ready::Input,
+            Some(idx) => Ready::Block(idx),
+        }
+    }
+
+    fn root(&self, mut position: usize) -> usize {
+        while let Some(&earlier) = self.earlier.get(position)
+            && earlier != position
+        {
+            position = earlier;
+        }
+        position
+    }
+
+    fn unite<'a>(&mut self, reads: impl Iterator<Item = &'a Read>) {
+        let roots: Vec<usize> = reads.map(|read| self.root(read.ready.position())).collect();
+        let Some(&first) = roots.iter().min() else { return };
+        for root in roots {
+            if let Some(earlier) = self.earlier.get_mut(root) {
+                *earlier = first;
+            }
+        }
+    }
 }
 
 /// What `block` produces before clamp and quantization, all stages up to its weights quantized.
@@ -74,15 +134,12 @@ fn block_values(
     batch: &Tensor<f32>,
     block: &Block<'_>,
 ) -> Result<Vec<f32>> {
-    let quantized = insert_quantizers(folded, spec)?;
-    let parsed = Blocks::new(&quantized)?;
+    let (quantized, ends) = insert_quantizers(folded, spec)?;
     let position = spec.stages.len() - 1;
-    let n = parsed.blocks.len();
+    let n = ends.len();
     require("network", 0, "stage index", position, 0, n - 1)?;
-    let end = parsed.blocks.get(position).map_or(0, |block| block.value_idx + 1);
-    let layers = quantized.layers().iter().take(end).cloned().collect();
-    let outputs = Network::new(quantized.input_shape().clone(), layers)?
-        .outputs(&batch.values().to_owned())?;
+    let end = ends.get(position).copied().unwrap_or(Source::Input);
+    let outputs = quantized.upto(end)?.outputs(&batch.values().to_owned())?;
     let limit = block.clamp.unwrap_or(f32::INFINITY);
     let values = outputs.iter().map(|&v| v.min(limit));
     Ok(thin_out(&values.collect::<Vec<_>>()))
@@ -112,8 +169,9 @@ fn thin_out(values: &[f32]) -> Vec<f32> {
 /// The best grid for the values after a stage.
 ///
 /// Non-negative values get `0 ..= 2^bits − 1`. Others get the best of three positions of zero: at the
-/// lower end, in the middle, or where the observed range puts it.
-fn output_grid(block: &Block<'_>, values: &[f32], bits: u32) -> OutputGrid {
+/// lower end, in the middle, or where the observed range puts it. With a `base`, the step is a whole
+/// multiple or a whole fraction of it.
+fn output_grid(block: &Block<'_>, values: &[f32], bits: u32, base: Option<f32>) -> OutputGrid {
     let span = (1_i32 << bits) - 1;
     let mut candidates = vec![Levels { min: 0, max: span }];
     if !block.is_non_negative() {
@@ -139,6 +197,8 @@ fn output_grid(block: &Block<'_>, values: &[f32], bits: u32) -> OutputGrid {
     // Without any usable value the stage is constant zero, and any grid represents it.
     let (levels, step) =
         best.map_or((Levels { min: 0, max: span }, 1.0), |(levels, fit)| (levels, fit.step));
+    #[expect(clippy::cast_possible_truncation, reason = "rounds to nearest")]
+    let step = base.map_or(step, |base| commensurable(step.into(), base.into()) as f32);
     let max = block.clamp.map_or(levels.max, |limit| clamped(limit, step).min(levels.max));
     OutputGrid { step, min: levels.min, max: max.max(levels.min + 1) }
 }

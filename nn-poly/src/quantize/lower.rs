@@ -1,19 +1,21 @@
 //! From a network with quantizers to integers.
 
-use ndarray::{Array1, ArrayView1};
+use ndarray::Array1;
 
-use super::blocks::{Block, Blocks, Opening};
+use super::blocks::{Block, Blocks, Ready};
+use super::common_unit::common_unit;
 use super::quadratic::integer_quadratic;
 use super::refuse;
+use super::terms::{Term, terms};
+use super::weight_scales::pool_divisor;
 use crate::error::Result;
 use crate::integer::{
-    ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerNetwork, LinearGeometry, MAX_BIAS,
-    MAX_MULTIPLIER, MAX_REFRESHED, MAX_SHIFT, Quadratic, Refresh, StageStructure, StageWeights,
-    SumPool, ValueRef, Volume,
+    ActivationKind, InputGrid, IntegerNetwork, LinearGeometry, MAX_BIAS, MAX_MULTIPLIER,
+    MAX_REFRESHED, MAX_SHIFT, MAX_WEIGHT, Quadratic, Refresh, StageStructure, StageWeights,
+    SumGeometry, SumPool, SumTerm, ValueRef,
 };
-use crate::layer::{Activation, Pool2d, PoolKind, Quantize, WeightQuantizer, round_half_up};
+use crate::layer::{Activation, Quantize, round_half_up};
 use crate::network::Network;
-use crate::tensor::Shape;
 
 /// Significant bits of the largest multiplier of a refresh, at least.
 const LARGEST_MULTIPLIER_BITS: u32 = 16;
@@ -43,44 +45,35 @@ pub struct Quantized {
 pub fn quantize(network: &Network<f32>) -> Result<Quantized> {
     let parsed = Blocks::new(network)?;
     let input = input_grid(&parsed)?;
-    let mut step = f64::from(input.step);
-    let mut levels = (input.min(), input.max());
+    let mut grids = vec![Grid { step: f64::from(input.step), min: input.min(), max: input.max() }];
     let (mut structure, mut weights) = (Vec::new(), Vec::new());
     let n_blocks = parsed.blocks.len();
+    let mut score_step = 1.0;
     for (idx, block) in parsed.blocks.iter().enumerate() {
         let is_last = idx + 1 == n_blocks;
         let output = if is_last { None } else { Some(output_grid(block)?) };
-        let reach = f64::from(levels.0.abs().max(levels.1.abs()));
-        let resolution = output.map_or(step, |(step, ..)| step);
-        let stage = lower(block, Surroundings { step, reach, resolution, is_last })?;
-        let refresh = output.map(|(next, min, max)| refresh(&stage.units, next, min, max));
-        let source = match idx.checked_sub(1) {
-            Some(previous) => ValueRef::Stage(u32::try_from(previous).unwrap_or(u32::MAX)),
-            None => ValueRef::Input,
-        };
-        structure.push(StageStructure { sources: vec![source], refresh, ..stage.structure });
+        let stage = lower(block, &grids, output.map(|grid| grid.step), is_last)?;
+        let refresh = output.map(|grid| refresh(&stage.units, grid.step, grid.min, grid.max));
+        structure.push(StageStructure { refresh, ..stage.structure });
         weights.push(stage.weights);
         match output {
-            Some((next, min, max)) => (step, levels) = (next, (min, max)),
-            None => step = stage.units.first().copied().unwrap_or(1.0),
+            Some(grid) => grids.push(grid),
+            None => score_step = stage.units.first().copied().unwrap_or(1.0),
         }
     }
     let network = IntegerNetwork::new(input, network.input_shape().len(), structure, weights)?;
     #[expect(clippy::cast_possible_truncation, reason = "rounds to nearest")]
-    let score_step = step as f32;
+    let score_step = score_step as f32;
     Ok(Quantized { network, score_step })
 }
 
-/// What a block must know of its neighbors.
+/// The grid of a ready value.
 #[derive(Clone, Copy)]
-struct Surroundings {
-    /// What one unit of its inputs stands for.
+struct Grid {
+    /// What one unit stands for.
     step: f64,
-    /// Largest magnitude of its inputs.
-    reach: f64,
-    /// Step of the grid after it.
-    resolution: f64,
-    is_last: bool,
+    min: i32,
+    max: i32,
 }
 
 /// A stage, and per channel what one unit after activation and sum pool stands for.
@@ -105,7 +98,7 @@ fn input_grid(parsed: &Blocks<'_>) -> Result<InputGrid> {
 }
 
 /// Step and levels of the quantization that ends a block, after its clamp.
-fn output_grid(block: &Block<'_>) -> Result<(f64, i32, i32)> {
+fn output_grid(block: &Block<'_>) -> Result<Grid> {
     const MISSING: &str = "no quantization follows; calibrate and prepare the network first";
     let quantize = block.quantize.ok_or_else(|| refuse(block.value_idx, "network", MISSING))?;
     let step = single_step(block.value_idx + 1, quantize)?;
@@ -117,7 +110,7 @@ fn output_grid(block: &Block<'_>) -> Result<(f64, i32, i32)> {
     if quantize.min < -MAX_REFRESHED || max > MAX_REFRESHED {
         return Err(refuse(block.value_idx + 1, "quantize", "at most 16 bits between stages"));
     }
-    Ok((f64::from(step), quantize.min, max))
+    Ok(Grid { step: f64::from(step), min: quantize.min, max })
 }
 
 /// The only step of a quantization: linear layers need one step for all their inputs.
@@ -128,45 +121,38 @@ fn single_step(layer_idx: usize, quantize: &Quantize<f32>) -> Result<f32> {
     }
 }
 
-fn lower(block: &Block<'_>, around: Surroundings) -> Result<Lowered> {
-    let (linear, rows) = match block.opening {
-        Opening::Dense(dense) => {
-            let (n_out, n_in) = dense.weights.dim();
-            let rows = quantized_rows(
-                block,
-                dense.weight_quantizer.as_ref(),
-                dense.bias.view(),
-                |quantizer| quantizer.quantize(&dense.weights).into_iter().collect(),
-            )?;
-            (LinearGeometry::Dense { n_in, n_out }, rows)
-        }
-        Opening::Conv2d(conv) => {
-            let rows = quantized_rows(
-                block,
-                conv.weight_quantizer.as_ref(),
-                conv.bias.view(),
-                |quantizer| quantizer.quantize(&conv.weights).into_iter().collect(),
-            )?;
-            let geometry = ConvGeometry {
-                input: volume(block.input),
-                kernel: conv.kernel(),
-                stride: conv.stride,
-                padding: conv.padding,
-                out_channels: conv.out_channels(),
-                grouping: Grouping::Full,
-            };
-            (LinearGeometry::Conv2d(geometry), rows)
-        }
-        Opening::Pool2d(pool) => pool_stage(block.input, &pool),
+fn lower(
+    block: &Block<'_>,
+    grids: &[Grid],
+    output_step: Option<f64>,
+    is_last: bool,
+) -> Result<Lowered> {
+    let grid_of = |ready: Ready| {
+        let grid = grids.get(ready.position()).copied();
+        grid.expect("invariant: blocks read earlier ones only")
     };
-    let channels = rows
+    let (terms, biases) = terms(block, &|ready| grid_of(ready).step)?;
+    let aligned = align(block, &terms)?;
+    let (sources, linear) = geometry(&terms);
+    let channels = aligned
         .iter()
+        .zip(&biases)
         .enumerate()
-        .map(|(channel, row)| lower_channel(block, channel, row, around))
+        .map(|(channel, (row, &bias))| {
+            let reach = terms.iter().zip(&row.multiples).map(|(term, &multiple)| {
+                let Grid { min, max, .. } = grid_of(term.ready);
+                let largest = f64::from(min.abs().max(max.abs()));
+                let own = term.rows.get(channel).map_or(&[][..], Vec::as_slice);
+                let l1 = own.iter().map(|&w| f64::from(w).abs()).sum::<f64>();
+                l1 * f64::from(multiple) * largest
+            });
+            let input_step = terms.first().map_or(1.0, |term| grid_of(term.ready).step);
+            let resolution = output_step.unwrap_or(input_step);
+            lower_channel(block, channel, (row.unit, bias), (reach.sum(), resolution))
+        })
         .collect::<Result<Vec<_>>>()?;
     let structure = StageStructure {
-        sources: Vec::new(),
-        linear,
+        sources,
         activation: match block.activation {
             None => ActivationKind::Identity,
             Some(Activation::Relu) => ActivationKind::Relu,
@@ -178,88 +164,99 @@ fn lower(block: &Block<'_>, around: Surroundings) -> Result<Lowered> {
             window: pool.window,
             stride: pool.stride,
         }),
+        linear,
         refresh: None,
     };
-    let divisor = block.pool.map_or(1.0, |pool| divisor(&pool));
+    let divisor = block.pool.map_or(1.0, |pool| pool_divisor(&pool));
     let quadratic = (structure.activation == ActivationKind::Quadratic).then(|| Quadratic {
         a: channels.iter().map(|channel| channel.a).collect(),
         b: channels.iter().map(|channel| channel.b).collect(),
         c: channels.iter().map(|channel| channel.c).collect(),
     });
     let weights = StageWeights {
-        weights: rows.iter().flat_map(|row| row.weights.iter().copied()).collect(),
+        weights: aligned.into_iter().flat_map(|row| row.weights).collect(),
         bias: channels.iter().map(|channel| channel.bias).collect(),
         quadratic: quadratic.map(|all| if all.is_square() { Quadratic::square() } else { all }),
     };
     let units = channels.iter().map(|channel| channel.unit / divisor).collect::<Vec<_>>();
-    if around.is_last && units.iter().any(|&unit| Some(&unit) != units.first()) {
+    if is_last && units.iter().any(|&unit| Some(&unit) != units.first()) {
         const APART: &str = "scores need one unit: no polynomial activation, one weight scale";
         return Err(refuse(block.value_idx, "last layer", APART));
     }
     Ok(Lowered { structure, weights, units })
 }
 
-/// The integer weights of one channel, their scale and the float bias.
-struct Row {
+/// One channel of a stage: all terms in one unit.
+struct AlignedRow {
     weights: Vec<i16>,
-    scale: f64,
-    bias: f64,
+    /// What one unit of the sum stands for.
+    unit: f64,
+    /// By what the weights of each term were multiplied.
+    multiples: Vec<i32>,
 }
 
-/// Divide the rounded weights by their scales again: the integers that training used.
-fn quantized_rows(
-    block: &Block<'_>,
-    quantizer: Option<&WeightQuantizer<f32>>,
-    biases: ArrayView1<'_, f32>,
-    rounded: impl Fn(&WeightQuantizer<f32>) -> Vec<f32>,
-) -> Result<Vec<Row>> {
-    const MISSING: &str = "its weights have no quantizer; calibrate and prepare the network first";
-    let quantizer = quantizer.ok_or_else(|| refuse(block.first_idx, "network", MISSING))?;
-    let rounded = rounded(quantizer);
-    let taps = rounded.len() / biases.len().max(1);
-    Ok(rounded
-        .chunks(taps.max(1))
-        .zip(biases)
-        .enumerate()
-        .map(|(channel, (row, &bias))| {
-            let scale = quantizer.scale(channel);
-            #[expect(clippy::cast_possible_truncation, reason = "at most 15 bits")]
-            let weights = row.iter().map(|w| (w / scale).round() as i16).collect();
-            Row { weights, scale: f64::from(scale), bias: f64::from(bias) }
+/// Multiply the integers of every term by what its unit is of the common one, channel by channel.
+fn align(block: &Block<'_>, terms: &[Term]) -> Result<Vec<AlignedRow>> {
+    const APART: &str =
+        "the values that meet here have no common unit; calibrate and prepare the network again";
+    const WIDE: &str = "the values that meet here differ too much in size for 16-bit multipliers";
+    let refused = |reason| refuse(block.first_idx, "addition", reason);
+    let n_channels = terms.first().map_or(0, |term| term.rows.len());
+    (0..n_channels)
+        .map(|channel| {
+            let units: Vec<f64> = terms.iter().map(|term| term.unit(channel)).collect();
+            let unit = match units.as_slice() {
+                &[single] => single,
+                several => common_unit(several).ok_or_else(|| refused(APART))?,
+            };
+            let mut row = AlignedRow { weights: Vec::new(), unit, multiples: Vec::new() };
+            for (term, own) in terms.iter().zip(&units) {
+                let multiple = (own / unit).round();
+                if multiple > f64::from(MAX_WEIGHT) {
+                    return Err(refused(WIDE));
+                }
+                #[expect(clippy::cast_possible_truncation, reason = "1 ..= 2^15")]
+                let multiple = multiple as i32;
+                for &w in term.rows.get(channel).map_or(&[][..], Vec::as_slice) {
+                    let product = i32::from(w) * multiple;
+                    let weight = i16::try_from(product).ok().filter(|w| *w != i16::MIN);
+                    row.weights.push(weight.ok_or_else(|| refused(WIDE))?);
+                }
+                row.multiples.push(multiple);
+            }
+            Ok(row)
         })
-        .collect())
+        .collect()
 }
 
-/// A pool that is its own stage: one tap of weight 1 per member of the window.
-fn pool_stage(input: &Shape, pool: &Pool2d) -> (LinearGeometry, Vec<Row>) {
-    let input = volume(input);
-    let geometry = ConvGeometry {
-        input,
-        kernel: pool.window,
-        stride: pool.stride,
-        padding: crate::layer::Padding::NONE,
-        out_channels: input.channels,
-        grouping: Grouping::Depthwise,
+/// What a stage of these terms reads, and its linear map.
+fn geometry(terms: &[Term]) -> (Vec<ValueRef>, LinearGeometry) {
+    let mut read: Vec<(Ready, usize)> = Vec::new();
+    let mut n_in = 0;
+    let mut placed = Vec::with_capacity(terms.len());
+    for term in terms {
+        let first_input = match read.iter().find(|(ready, _)| *ready == term.ready) {
+            Some(&(_, first)) => first,
+            None => {
+                read.push((term.ready, n_in));
+                n_in += term.conv.input.len();
+                n_in - term.conv.input.len()
+            }
+        };
+        placed.push(SumTerm { first_input, conv: term.conv });
+    }
+    let source = |(ready, _): &(Ready, usize)| match *ready {
+        Ready::Input => ValueRef::Input,
+        Ready::Block(idx) => ValueRef::Stage(u32::try_from(idx).unwrap_or(u32::MAX)),
     };
-    let n = pool.window.0 * pool.window.1;
-    let row = || Row { weights: vec![1; n], scale: divisor(pool).recip(), bias: 0.0 };
-    (LinearGeometry::Conv2d(geometry), (0..input.channels).map(|_| row()).collect())
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a window size")]
-fn divisor(pool: &Pool2d) -> f64 {
-    match pool.kind {
-        PoolKind::Average => (pool.window.0 * pool.window.1) as f64,
-        // Blocks refuse maxima before they come here.
-        PoolKind::Sum | PoolKind::Max => 1.0,
-    }
-}
-
-fn volume(shape: &Shape) -> Volume {
-    match *shape.dims() {
-        [height, width, channels] => Volume { height, width, channels },
-        _ => Volume::vector(shape.len()),
-    }
+    let linear = match placed.as_slice() {
+        [SumTerm { conv, .. }] if terms.iter().any(|term| term.is_dense) => {
+            LinearGeometry::Dense { n_in, n_out: conv.out_channels }
+        }
+        [SumTerm { conv, .. }] => LinearGeometry::Conv2d(*conv),
+        _ => LinearGeometry::Sum(SumGeometry { n_in, terms: placed }),
+    };
+    (read.iter().map(source).collect(), linear)
 }
 
 /// Bias, activation coefficients and unit of one channel.
@@ -274,22 +271,20 @@ struct Channel {
 fn lower_channel(
     block: &Block<'_>,
     channel: usize,
-    row: &Row,
-    around: Surroundings,
+    (unit, bias): (f64, f64),
+    (reach, resolution): (f64, f64),
 ) -> Result<Channel> {
     const TOO_LARGE: &str = "a bias or coefficient is too large for the scale of its weights";
     let whole = |v| whole(v).ok_or_else(|| refuse(block.first_idx, "linear layer", TOO_LARGE));
-    let unit = around.step * row.scale;
-    let bias = row.bias / unit;
+    let bias = bias / unit;
     match block.activation {
         Some(Activation::Square) => {
             Ok(Channel { bias: whole(bias)?, a: 1, b: 0, c: 0, unit: unit * unit })
         }
         Some(Activation::Polynomial { a, b, c }) => {
             let at = |values: &Array1<f32>| values.get(channel).copied().map_or(0.0, f64::from);
-            let l1 = row.weights.iter().map(|&w| f64::from(w).abs()).sum::<f64>();
-            let z_max = l1 * around.reach + bias.abs();
-            let form = integer_quadratic((at(a), at(b), at(c)), unit, z_max, around.resolution);
+            let z_max = reach + bias.abs();
+            let form = integer_quadratic((at(a), at(b), at(c)), unit, z_max, resolution);
             let (b, c) = (whole(form.b)?, whole(form.c)?);
             let bias = whole(bias + form.offset)?;
             Ok(Channel { bias, a: form.a, b, c, unit: form.unit })

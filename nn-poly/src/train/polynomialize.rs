@@ -7,8 +7,8 @@ use crate::approximate::{
 };
 use crate::error::{Error, Result};
 use crate::layer::{Activation, BatchNorm, Blend, Clamp, Layer, PoolKind};
-use crate::network::Network;
-use crate::tensor::{Scalar, Shape};
+use crate::network::{Network, Rewriter, Source};
+use crate::tensor::Scalar;
 
 /// How the polynomials are found that a training starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,37 +103,45 @@ pub fn polynomialize(
     }
     let n_samples = inputs.nrows().min(SAMPLES);
     let inputs = inputs.slice_axis(Axis(0), Slice::from(..n_samples)).to_owned();
-    let prepared = normalized(without_quantizers(network)?, &inputs)?;
+    let prepared = normalized(&without_quantizers(network)?, &inputs)?;
     let observed = observe(&prepared, &inputs)?;
     let mut observed = observed.into_iter().filter(|layer| layer.activation() == "relu");
-    let mut layers = Vec::new();
     let mut replaced = Vec::new();
-    let (shape, old) = (prepared.input_shape().clone(), prepared.layers());
-    let mut pending = None;
-    for (idx, layer) in old.iter().enumerate() {
-        let next = old.get(idx + 1);
+    let mut rewriter = Rewriter::new(prepared.input_shape().clone());
+    // Limits that wait at a value for the pools behind it, as in an encrypted run.
+    let mut waiting: Vec<Option<f64>> = vec![None; prepared.layers().len() + 1];
+    let taken = |waiting: &mut Vec<Option<f64>>, source: Source| {
+        waiting.get_mut(source.value_idx()).and_then(Option::take)
+    };
+    for (idx, layer) in prepared.layers().iter().enumerate() {
+        let sources = prepared.sources(idx);
+        let mut limit = None;
         if !matches!(layer, Layer::Activation(Activation::Relu)) {
-            layers.push(layer.clone());
+            rewriter.keep(layer.clone(), sources)?;
+            limit = sources.iter().find_map(|&source| taken(&mut waiting, source));
         } else if let Some(observed) = observed.next() {
-            let channels = prepared.layer_shapes().get(idx).map_or(1, Shape::channels);
-            let (blend, entry) = replace(observed, layers.len(), channels, choice)?;
-            pending = (choice.limit == Limit::Interval).then(|| entry.interval.high());
-            layers.push(Layer::Activation(Activation::Blend(blend)));
+            let channels = prepared.layer_input_shape(idx)?.channels();
+            let (blend, entry) = replace(observed, rewriter.n_layers(), channels, choice)?;
+            limit = (choice.limit == Limit::Interval).then(|| entry.interval.high());
+            rewriter.keep(Layer::Activation(Activation::Blend(blend)), sources)?;
             replaced.push(entry);
         }
-        if matches!(next, Some(Layer::Clamp(_))) {
-            pending = None;
-        }
-        // A pool goes before the limit, as in an encrypted run.
-        if let Some(limit) = pending.filter(|_| !matches!(next, Some(Layer::Pool2d(_)))) {
-            pending = None;
-            layers.push(Layer::Clamp(Clamp { limit: f32::from_f64(limit * gain(layer)) }));
+        let Some(limit) = limit else { continue };
+        match prepared.sole_reader(Source::Layer(idx)) {
+            Some(Layer::Clamp(_)) => {}
+            Some(Layer::Pool2d(_)) => {
+                if let Some(slot) = waiting.get_mut(idx + 1) {
+                    *slot = Some(limit);
+                }
+            }
+            _ => rewriter
+                .insert(Layer::Clamp(Clamp { limit: f32::from_f64(limit * gain(layer)) }))?,
         }
     }
     if replaced.is_empty() {
         return Err(Error::NoActivation { what: "ReLU" });
     }
-    Ok(Polynomialized { network: Network::new(shape, layers)?, layers: replaced })
+    Ok(Polynomialized { network: rewriter.finish()?, layers: replaced })
 }
 
 /// The network with every blend replaced by its polynomial, whatever its share.
@@ -141,15 +149,14 @@ pub fn polynomialize(
 /// # Errors
 /// - [`Error::ParameterValue`] never for a network that was trained; it is passed on from the checks.
 pub fn finish_blending(network: &Network<f32>) -> Result<Network<f32>> {
-    let layers = network.layers().iter().map(|layer| {
-        if let Layer::Activation(Activation::Blend(Blend { a, b, c, .. })) = layer {
+    network.filter_map_layers(|_, layer| {
+        Some(if let Layer::Activation(Activation::Blend(Blend { a, b, c, .. })) = layer {
             let (a, b, c) = (a.clone(), b.clone(), c.clone());
             Layer::Activation(Activation::Polynomial { a, b, c })
         } else {
             layer.clone()
-        }
-    });
-    Network::new(network.input_shape().clone(), layers.collect())
+        })
+    })
 }
 
 /// The blend for one ReLU.
@@ -193,32 +200,35 @@ fn gain(layer: &Layer<f32>) -> f64 {
 }
 
 fn without_quantizers(network: &Network<f32>) -> Result<Network<f32>> {
-    let mut layers = network.layers().to_vec();
-    layers.retain(|layer| !matches!(layer, Layer::Quantize(_)));
-    for layer in &mut layers {
-        if let Layer::Dense(dense) = layer {
+    network.filter_map_layers(|_, layer| {
+        let mut layer = layer.clone();
+        if let Layer::Dense(dense) = &mut layer {
             dense.weight_quantizer = None;
-        } else if let Layer::Conv2d(conv) = layer {
+        } else if let Layer::Conv2d(conv) = &mut layer {
             conv.weight_quantizer = None;
         }
-    }
-    Network::new(network.input_shape().clone(), layers)
+        (!matches!(layer, Layer::Quantize(_))).then_some(layer)
+    })
 }
 
-/// Insert a batch normalization wherever a ReLU directly follows a linear layer.
-fn normalized(network: Network<f32>, inputs: &Array2<f32>) -> Result<Network<f32>> {
-    let shape = network.input_shape().clone();
-    let mut layers: Vec<Layer<f32>> = Vec::new();
-    for layer in network.into_layers() {
-        let follows_linear = matches!(layers.last(), Some(Layer::Dense(_) | Layer::Conv2d(_)));
-        if follows_linear && matches!(layer, Layer::Activation(Activation::Relu)) {
-            let so_far = Network::new(shape.clone(), layers.clone())?;
+/// Insert a batch normalization wherever a ReLU directly follows a linear layer, or a sum of such, that
+/// nothing else reads: there it can be folded.
+fn normalized(network: &Network<f32>, inputs: &Array2<f32>) -> Result<Network<f32>> {
+    let mut rewriter = Rewriter::new(network.input_shape().clone());
+    for (idx, layer) in network.layers().iter().enumerate() {
+        let sources = network.sources(idx);
+        let is_relu = matches!(layer, Layer::Activation(Activation::Relu));
+        if let Some(&source) = sources.first().filter(|_| is_relu)
+            && network.is_sum_of_linear(source)
+        {
+            let so_far = rewriter.upto(source)?;
             let values = so_far.outputs(inputs)?;
-            layers.push(Layer::BatchNorm(identity(so_far.output_shape().channels(), &values)));
+            let norm = identity(so_far.output_shape().channels(), &values);
+            rewriter.insert_at(source, Layer::BatchNorm(norm))?;
         }
-        layers.push(layer);
+        rewriter.keep(layer.clone(), sources)?;
     }
-    Network::new(shape, layers)
+    rewriter.finish()
 }
 
 /// The batch normalization with the statistics of `values` that changes nothing outside training:

@@ -221,7 +221,7 @@ impl Trainer {
         }
         // The running statistics are not part of the loss, so they are checked once more here.
         let network = &self.state.network;
-        Network::new(network.input_shape().clone(), network.layers().to_vec())?;
+        network.with_layers(network.layers().to_vec())?;
         Ok(Outcome::Finished)
     }
 

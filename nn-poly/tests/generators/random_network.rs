@@ -8,7 +8,8 @@
 use ndarray::Array2;
 use nn_poly::integer::{
     ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerMatrix, IntegerNetwork,
-    LinearGeometry, Quadratic, Refresh, StageStructure, StageWeights, SumPool, ValueRef, Volume,
+    LinearGeometry, Quadratic, Refresh, StageStructure, StageWeights, SumGeometry, SumPool,
+    SumTerm, ValueRef, Volume,
 };
 use nn_poly::layer::Padding;
 use rand::rngs::StdRng;
@@ -23,32 +24,38 @@ pub struct Choices {
     pub graph: bool,
     /// Weights of at most this magnitude; `i16::MAX` for the widest.
     pub max_weight: i16,
+    /// Fewest and most stages.
+    pub stages: (usize, usize),
 }
 
 impl Choices {
     /// Everything, with 4-bit weights.
-    pub const ALL: Self = Self { relu: true, graph: true, max_weight: 7 };
+    pub const ALL: Self = Self { relu: true, graph: true, max_weight: 7, stages: (1, 4) };
 }
 
-/// A network of 1 to 4 stages and a batch of inputs with values at the ends of the grid.
+/// A network and a batch of inputs with values at the ends of the grid.
 pub fn random_network(seed: u64, choices: Choices) -> (IntegerNetwork, IntegerMatrix) {
     let mut rng = StdRng::seed_from_u64(seed);
     let rng = &mut rng;
     let bits = rng.random_range(2..=5);
     let input = InputGrid { bits, signed: rng.random(), step: 0.5 };
     let shape = volume(rng);
-    let n_stages = rng.random_range(1..=4);
+    let n_stages = rng.random_range(choices.stages.0..=choices.stages.1);
     let (mut structure, mut weights) = (Vec::<StageStructure>::new(), Vec::new());
     for stage in 0..n_stages {
         let is_last = stage + 1 == n_stages;
-        let (sources, read) = sources(rng, choices, shape, &structure);
-        let linear = linear(rng, read, is_last);
+        let (sources, linear) = if choices.graph && rng.random_bool(0.4) {
+            sum(rng, shape, &structure, is_last)
+        } else {
+            let (sources, read) = sources(rng, choices, shape, &structure);
+            (sources, linear(rng, read, is_last))
+        };
         let activation = activation(rng, choices, is_last);
         let out = linear.output();
         let pool = (rng.random_bool(0.4) && !is_last).then(|| pool(rng, out));
         let refresh = (!is_last).then(|| refresh(rng, out.channels));
-        structure.push(StageStructure { sources, linear, activation, pool, refresh });
         weights.push(stage_weights(rng, &linear, activation, choices.max_weight));
+        structure.push(StageStructure { sources, linear, activation, pool, refresh });
     }
     let network = IntegerNetwork::new(input, shape.len(), structure, weights).unwrap();
     let n_samples = rng.random_range(1..=5);
@@ -110,13 +117,69 @@ fn linear(rng: &mut StdRng, input: Volume, is_last: bool) -> LinearGeometry {
         left: zeros(kernel.1),
         right: zeros(kernel.1),
     };
-    let grouping = if rng.random_bool(0.3) { Grouping::Depthwise } else { Grouping::Full };
+    let grouping = match rng.random_range(0..10) {
+        0..3 => Grouping::Depthwise,
+        3 | 4 => Grouping::Groups(input.channels),
+        _ => Grouping::Full,
+    };
     let out_channels = match grouping {
         Grouping::Full => rng.random_range(1..=3),
         Grouping::Depthwise => input.channels,
+        Grouping::Groups(n) => n * rng.random_range(1..=2),
     };
     let stride = (rng.random_range(1..=3), rng.random_range(1..=3));
     LinearGeometry::Conv2d(ConvGeometry { input, kernel, stride, padding, out_channels, grouping })
+}
+
+/// A stage that adds what 1 to 4 convolutions make of the input and of earlier stages: kernels that
+/// bring planes of different sizes to one, identities, joined channels, the same value twice.
+fn sum(
+    rng: &mut StdRng,
+    input: Volume,
+    earlier: &[StageStructure],
+    is_last: bool,
+) -> (Vec<ValueRef>, LinearGeometry) {
+    let all = (0..earlier.len())
+        .map(|k| (ValueRef::Stage(u32::try_from(k).unwrap()), earlier[k].output()))
+        .chain([(ValueRef::Input, input)])
+        .collect::<Vec<_>>();
+    let picked = (0..rng.random_range(1..=4))
+        .map(|_| all[rng.random_range(0..all.len())])
+        .collect::<Vec<_>>();
+    // The smallest plane all can be brought to; a last stage makes scores of whole values.
+    let least = |extent: fn(&Volume) -> usize| picked.iter().map(|(_, v)| extent(v)).min().unwrap();
+    let (height, width) = if is_last { (1, 1) } else { (least(|v| v.height), least(|v| v.width)) };
+    let out_channels = if rng.random() { picked[0].1.channels } else { rng.random_range(1..=4) };
+    let mut sources = Vec::<(ValueRef, usize)>::new();
+    let mut n_in = 0;
+    let mut terms = Vec::new();
+    for (source, volume) in picked {
+        let known = sources.iter().find(|(known, _)| *known == source).map(|&(_, first)| first);
+        let first_input = known.unwrap_or(n_in);
+        if known.is_none() {
+            sources.push((source, n_in));
+            n_in += volume.len();
+        }
+        let kernel = (volume.height - height + 1, volume.width - width + 1);
+        let grouping = match rng.random_range(0..4) {
+            0 | 1 if volume.channels == out_channels => Grouping::Depthwise,
+            2 if out_channels.is_multiple_of(volume.channels) => Grouping::Groups(volume.channels),
+            _ => Grouping::Full,
+        };
+        // One more row above and kernel row below see the same positions.
+        let grown = usize::from(rng.random_bool(0.5));
+        let conv = ConvGeometry {
+            input: volume,
+            kernel: (kernel.0 + grown, kernel.1),
+            stride: (1, 1),
+            padding: Padding { top: grown, bottom: 0, left: 0, right: 0 },
+            out_channels,
+            grouping,
+        };
+        terms.push(SumTerm { first_input, conv });
+    }
+    let sources = sources.into_iter().map(|(source, _)| source).collect();
+    (sources, LinearGeometry::Sum(SumGeometry { n_in, terms }))
 }
 
 fn activation(rng: &mut StdRng, choices: Choices, is_last: bool) -> ActivationKind {

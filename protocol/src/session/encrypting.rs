@@ -192,14 +192,16 @@ impl BatchSession {
         structure
             .sources
             .iter()
-            .map(|source| {
-                let position = match *source {
-                    ValueRef::Input => 0,
-                    ValueRef::Stage(stage) => stage as usize + 1,
-                };
-                self.values.get(position).ok_or(INVARIANT)
-            })
+            .map(|source| self.values.get(value_position(source)).ok_or(INVARIANT))
             .collect()
+    }
+}
+
+/// Where a source stands among the session's values: the input, then each stage's.
+pub(super) const fn value_position(source: &ValueRef) -> usize {
+    match *source {
+        ValueRef::Input => 0,
+        ValueRef::Stage(stage) => stage as usize + 1,
     }
 }
 

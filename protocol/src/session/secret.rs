@@ -44,7 +44,8 @@ impl Drop for SecretRng {
     }
 }
 
-/// The network's inputs, then the refreshed values of every finished stage; overwritten on drop.
+/// The network's inputs, then the refreshed values of every finished stage; overwritten on drop, or
+/// once no later stage reads them.
 pub(super) struct SecretValues(Vec<IntegerMatrix>);
 
 impl SecretValues {
@@ -56,23 +57,45 @@ impl SecretValues {
         self.0.push(values);
     }
 
+    /// The values at a position, while they are kept.
     pub(super) fn get(&self, position: usize) -> Option<&IntegerMatrix> {
-        self.0.get(position)
+        self.0.get(position).filter(|values| !values.is_empty())
+    }
+
+    /// Overwrite and free everything at positions for which `is_needed` does not hold.
+    pub(super) fn keep(&mut self, is_needed: impl Fn(usize) -> bool) {
+        for (position, values) in self.0.iter_mut().enumerate() {
+            if !is_needed(position) {
+                overwrite(values);
+                *values = IntegerMatrix::zeros((0, 0));
+            }
+        }
     }
 }
 
 impl Drop for SecretValues {
     fn drop(&mut self) {
-        for matrix in &mut self.0 {
-            matrix.par_mapv_inplace(|_| 0);
-            black_box(&*matrix);
-        }
+        self.0.iter_mut().for_each(overwrite);
     }
+}
+
+fn overwrite(values: &mut IntegerMatrix) {
+    values.par_mapv_inplace(|_| 0);
+    black_box(&*values);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_nobody_reads_any_more_are_gone() {
+        let mut values = SecretValues::new(IntegerMatrix::from_elem((2, 3), 7));
+        values.push(IntegerMatrix::from_elem((1, 3), 5));
+        values.keep(|position| position == 1);
+        assert_eq!(values.get(0), None);
+        assert_eq!(values.get(1), Some(&IntegerMatrix::from_elem((1, 3), 5)));
+    }
 
     #[test]
     fn forks_differ_and_are_reproducible() {

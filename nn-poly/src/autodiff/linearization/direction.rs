@@ -70,7 +70,9 @@ impl<'a, A: Scalar> Direction<'a, A> {
             | Layer::Flatten
             | Layer::Clamp(_)
             | Layer::Quantize(_)
-            | Layer::Dropout(_) => Self::Nothing,
+            | Layer::Dropout(_)
+            | Layer::Add
+            | Layer::Concat => Self::Nothing,
         }
     }
 

@@ -121,7 +121,7 @@ fn one_score_becomes_two_of_opposite_sign() {
         let network = Network::new(Shape::vector(2).unwrap(), layers).unwrap();
         let single = outputs(&network, 1);
         let n_layers = network.layers().len();
-        let pairs = mirrored(network).unwrap();
+        let pairs = mirrored(&network).unwrap();
         assert_eq!(pairs.layers().len(), if n_layers == 1 { 1 } else { 3 });
         for (pair, z) in outputs(&pairs, 1).chunks(2).zip(single) {
             assert_eq!(pair, [-z, z]);

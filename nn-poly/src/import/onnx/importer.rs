@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use ndarray::{Array1, ArrayD};
 
-use super::super::assemble::{Budget, Step, entry, single};
+use super::super::assemble::{Budget, Link, Step, entry, single};
 use super::super::{Ending, ImportError, ImportedNode, Treatment};
 use super::graph::{Graph, GraphInput};
 use super::node::Node;
@@ -28,14 +28,18 @@ pub(super) struct Importer<'a> {
     pub(super) batch: Option<i64>,
     pub(super) input_shape: Shape,
     values: BTreeMap<&'a str, Value>,
-    /// Every step with the step it reads (0 is the input).
-    steps: Vec<(usize, Step)>,
+    /// Every step with the steps it reads (0 is the input).
+    steps: Vec<Link>,
+    /// The step that computes a polynomial (kept, so that its address stays its own) of the channels
+    /// of a base: all that read it share one.
+    settled: BTreeMap<(usize, usize, *const Polynomial), (Rc<Polynomial>, usize)>,
     pub(super) nodes: Vec<ImportedNode>,
 }
 
 /// The scores of a graph and how they end.
 pub(super) struct Finished {
-    pub(super) steps: Vec<Step>,
+    /// All lead to the last.
+    pub(super) links: Vec<Link>,
     pub(super) input_shape: Shape,
     pub(super) nodes: Vec<ImportedNode>,
     pub(super) ending: Option<Ending>,
@@ -68,6 +72,7 @@ impl<'a> Importer<'a> {
             input_shape: shape,
             values: BTreeMap::from([(input.name, Value::Flow(flow))]),
             steps: Vec::new(),
+            settled: BTreeMap::new(),
             nodes: Vec::new(),
         };
         for node in graph.order(output)? {
@@ -151,17 +156,28 @@ impl<'a> Importer<'a> {
         }
     }
 
-    /// Write down `step`, which reads the result of step `source`; the number of its own result.
-    pub(super) fn push(&mut self, source: usize, step: Step) -> usize {
-        self.steps.push((source, step));
+    /// Write down `step`, which reads the results of steps `sources`; the number of its own result.
+    fn push(&mut self, sources: Vec<usize>, step: Step) -> usize {
+        self.steps.push(Link { sources, step });
         self.steps.len()
     }
 
     /// Let `flow` go through `layer`.
     pub(super) fn apply(&mut self, node: Node<'a>, flow: &Flow, layer: Layer<f32>) -> Result<Flow> {
-        let flow = self.settle(node, flow)?;
-        let shape = layer.output_shape(&flow.shape).map_err(|fault| match fault {
-            Fault::Input(reason) => {
+        self.join(node, std::slice::from_ref(flow), layer)
+    }
+
+    /// Let flows of one view, at least one, go through `layer` together.
+    pub(super) fn join(
+        &mut self,
+        node: Node<'a>,
+        flows: &[Flow],
+        layer: Layer<f32>,
+    ) -> Result<Flow> {
+        let flows = flows.iter().map(|flow| self.settle(node, flow)).collect::<Result<Vec<_>>>()?;
+        let shapes: Vec<&Shape> = flows.iter().map(|flow| &flow.shape).collect();
+        let shape = layer.output_shape(&shapes).map_err(|fault| match fault {
+            Fault::Input(reason) | Fault::Inputs { reason, .. } => {
                 node.unsupported(reason, "check that the file describes the network you mean")
             }
             Fault::ParameterShape { field, expected, actual } => {
@@ -171,8 +187,9 @@ impl<'a> Importer<'a> {
                 ImportError::NonFinite { name: field.to_owned(), position, value }
             }
         })?;
-        let base = self.push(flow.base, Step::Layer(layer));
-        Ok(Flow { base, shape, ..flow })
+        let base = self.push(flows.iter().map(|flow| flow.base).collect(), Step::Layer(layer));
+        let first = flows.into_iter().next().expect("invariant: every layer reads something");
+        Ok(Flow { base, shape, ..first })
     }
 
     /// Turn the polynomial of a flow into steps, so that its base is the values themselves.
@@ -184,17 +201,21 @@ impl<'a> Importer<'a> {
         if flow.polynomial.is_identity() {
             return Ok(flow.clone());
         }
+        let settled = Rc::new(Polynomial::identity());
+        let key = (flow.base, flow.shape.channels(), Rc::as_ptr(&flow.polynomial));
+        if let Some(&(_, base)) = self.settled.get(&key) {
+            return Ok(Flow { base, polynomial: settled, ..flow.clone() });
+        }
         let mut base = flow.base;
-        // A flow may be settled once for each of its readers.
         let n_coefficients = flow.polynomial.len();
         self.budget.take(|| node.site().to_string(), n_coefficients.saturating_mul(4))?;
         if let Some(affine) = flow.polynomial.as_affine() {
-            base = self.push(base, Step::Affine(affine));
+            base = self.push(vec![base], Step::Affine(affine));
         } else if let Some(root) = flow.polynomial.square_root() {
             if !root.is_identity() {
-                base = self.push(base, Step::Affine(root));
+                base = self.push(vec![base], Step::Affine(root));
             }
-            base = self.push(base, Step::Layer(Layer::Activation(Activation::Square)));
+            base = self.push(vec![base], Step::Layer(Layer::Activation(Activation::Square)));
         } else {
             let n = flow.shape.channels();
             self.budget.take(|| node.site().to_string(), n.saturating_mul(3))?;
@@ -203,9 +224,10 @@ impl<'a> Importer<'a> {
             };
             let Polynomial { a, b, c } = flow.polynomial.as_ref();
             let activation = Activation::Polynomial { a: spread(a), b: spread(b), c: spread(c) };
-            base = self.push(base, Step::Layer(Layer::Activation(activation)));
+            base = self.push(vec![base], Step::Layer(Layer::Activation(activation)));
         }
-        Ok(Flow { base, polynomial: Rc::new(Polynomial::identity()), ..flow.clone() })
+        self.settled.insert(key, (Rc::clone(&flow.polynomial), base));
+        Ok(Flow { base, polynomial: settled, ..flow.clone() })
     }
 
     /// A flow as a vector: flattened unless it is one.
@@ -255,23 +277,39 @@ impl<'a> Importer<'a> {
             return Err(not_scores("the softmax of a single score is always 1"));
         }
         let (input_shape, nodes) = (self.input_shape.clone(), self.nodes.clone());
-        Ok(Finished { steps: self.chain(flow.base), input_shape, nodes, ending, is_binary })
+        Ok(Finished { links: self.links(flow.base), input_shape, nodes, ending, is_binary })
     }
 
     /// The steps that lead to step `base`, in order.
-    fn chain(self, base: usize) -> Vec<Step> {
-        let mut steps = self.steps.into_iter().map(Some).collect::<Vec<_>>();
-        let mut chain = Vec::new();
-        let mut position = base;
-        // A step reads an earlier one: this ends.
-        while let Some((source, step)) =
-            position.checked_sub(1).and_then(|idx| steps.get_mut(idx)).and_then(Option::take)
-        {
-            chain.push(step);
-            position = source;
+    fn links(self, base: usize) -> Vec<Link> {
+        let mut is_needed = vec![false; self.steps.len() + 1];
+        let mark = |marks: &mut [bool], value: usize| {
+            if let Some(mark) = marks.get_mut(value) {
+                *mark = true;
+            }
+        };
+        mark(&mut is_needed, base);
+        for (idx, link) in self.steps.iter().enumerate().rev() {
+            if is_needed.get(idx + 1) == Some(&true) {
+                link.sources.iter().for_each(|&source| mark(&mut is_needed, source));
+            }
         }
-        chain.reverse();
-        chain
+        // The new number of every value that is kept.
+        let mut numbers = vec![0; self.steps.len() + 1];
+        let mut links = Vec::new();
+        for (idx, mut link) in self.steps.into_iter().enumerate() {
+            if is_needed.get(idx + 1) != Some(&true) {
+                continue;
+            }
+            for source in &mut link.sources {
+                *source = numbers.get(*source).copied().unwrap_or(0);
+            }
+            links.push(link);
+            if let Some(number) = numbers.get_mut(idx + 1) {
+                *number = links.len();
+            }
+        }
+        links
     }
 
     /// Decide what an operator means. The order is that of the tables in [`super`].
@@ -327,7 +365,7 @@ fn refuse(node: Node<'_>) -> ImportError {
             ("networks that enlarge images are not read", "use a classifier")
         }
         "LSTM" | "GRU" | "RNN" | "Loop" | "Scan" | "If" => {
-            ("networks with state or branches are not read", "use a feed-forward classifier")
+            ("networks with state or choices are not read", "use a feed-forward classifier")
         }
         "LayerNormalization"
         | "InstanceNormalization"

@@ -49,6 +49,11 @@ fn ints(mut node: NodeProto, name: &str, ints: &[i64]) -> NodeProto {
     node
 }
 
+fn int(mut node: NodeProto, name: &str, i: i64) -> NodeProto {
+    node.attribute.push(AttributeProto { name: name.into(), i, ..AttributeProto::default() });
+    node
+}
+
 fn word(mut node: NodeProto, name: &str, word: &'static str) -> NodeProto {
     node.attribute.push(AttributeProto {
         name: name.into(),
@@ -202,10 +207,12 @@ fn operators_without_a_layer_are_named_with_what_to_do() {
     check("Mul `p` (opset 17) is not supported: it multiplies two branches", |m| {
         graph(m).node[2] = node("Mul", &["c1", "r1"], "p");
     });
-    check("(a residual connection)", |m| {
-        graph(m).node[2] = node("Add", &["c1", "r1"], "p");
+    check("joins two branches of different shapes", |m| {
+        graph(m).node[2] = node("Add", &["c1", "x"], "p");
     });
-    check("joins two branches", |m| graph(m).node[2] = node("Concat", &["c1", "r1"], "p"));
+    check("`axis` must be that of the channels", |m| {
+        graph(m).node[2] = node("Concat", &["c1", "r1"], "p");
+    });
 }
 
 #[test]
@@ -287,14 +294,18 @@ fn weights_must_be_finite_and_complete() {
     });
 }
 
-/// A depthwise convolution of many channels would become a full one of very many weights.
+/// A dilated kernel of few weights becomes one of very many zeros.
 #[test]
 fn small_files_do_not_make_large_networks() {
     let n = 8192;
     let conv = ints(node("Conv", &["x", "w"], "c"), "group", &[n]);
     let nodes = vec![conv, node("GlobalAveragePool", &["c"], "p"), node("Flatten", &["p"], "y")];
-    let model = model(&[n, 1, 1], nodes, vec![tensor("w", &[n, 1, 1, 1], 1.0)]);
-    assert!(matches!(fault(&model), ImportError::TooLarge { .. }));
+    let depthwise = model(&[n, 1, 1], nodes.clone(), vec![tensor("w", &[n, 1, 1, 1], 1.0)]);
+    assert_eq!(read(&depthwise).unwrap().network.n_parameters(), 2 * 8192);
+    let conv = ints(node("Conv", &["x", "w"], "c"), "dilations", &[5000, 5000]);
+    let nodes = [vec![conv], nodes.into_iter().skip(1).collect()].concat();
+    let dilated = model(&[1, 8, 8], nodes, vec![tensor("w", &[1, 1, 2, 2], 1.0)]);
+    assert!(matches!(fault(&dilated), ImportError::TooLarge { .. }));
     let mut huge = valid();
     graph(&mut huge).input[0] = value("x", &[1, 1 << 40, 1 << 40]);
     assert!(matches!(read(&huge), Err(Error::InvalidShape { .. })));
@@ -327,14 +338,18 @@ fn sharing_weights_does_not_evade_the_budget() {
     assert!(matches!(fault(&model), ImportError::TooLarge { .. }));
 }
 
-/// A wide normalization read by many nodes becomes a step for each; all are charged.
+/// Many wide normalizations of one value are steps of their own; all are charged.
 #[test]
 fn branches_do_not_evade_the_budget() {
     let n = 16_384;
-    let mut nodes = vec![node("Mul", &["x", "a"], "b")];
     let names = (0..200).map(|i| format!("r{i}")).collect::<Vec<_>>();
-    nodes.extend(names.iter().map(|name| node("Relu", &["b"], name)));
-    nodes.push(node("Concat", &names.iter().map(String::as_str).collect::<Vec<_>>(), "y"));
+    let mut nodes = Vec::new();
+    for name in &names {
+        nodes.push(node("Mul", &["x", "a"], &format!("b{name}")));
+        nodes.push(node("Relu", &[&format!("b{name}")], name));
+    }
+    let joined = node("Concat", &names.iter().map(String::as_str).collect::<Vec<_>>(), "y");
+    nodes.push(int(joined, "axis", 1));
     let model = model(&[n], nodes, vec![tensor("a", &[n], 2.0)]);
     assert!(matches!(fault(&model), ImportError::TooLarge { .. }));
 }

@@ -13,7 +13,7 @@ use crate::import::{Ending, Treatment};
 use crate::layer::{Conv2d, Dense, Layer, Padding};
 
 impl<'a> Importer<'a> {
-    /// `Conv`: groups become a full convolution with zeros, dilation a larger kernel with zeros.
+    /// `Conv`; dilation becomes a larger kernel with zeros.
     pub(in super::super) fn convolution(&mut self, node: Node<'a>) -> Read {
         let mut flow = self.flow(node, 0)?;
         let kernels = self.array(node, 1)?;
@@ -34,12 +34,11 @@ impl<'a> Importer<'a> {
         }
         let windows = Windows::read(node, [kernel_h, kernel_w], 1)?;
         let [extent_h, extent_w] = windows.extents(node)?;
-        let n_weights = total(&[maps, extent_h, extent_w, channels]);
+        let n_weights = total(&[maps, extent_h, extent_w, per_group]);
         self.budget.take(|| node.site().to_string(), n_weights)?;
-        let mut weights = Array4::zeros((maps, extent_h, extent_w, channels));
+        let mut weights = Array4::zeros((maps, extent_h, extent_w, per_group));
         let [step_h, step_w] = windows.dilation;
         for ((map, channel, u, v), &weight) in kernels.indexed_iter() {
-            let channel = map / (maps / groups) * per_group + channel;
             if let Some(target) = weights.get_mut((map, u * step_h, v * step_w, channel)) {
                 *target = weight;
             }
@@ -57,7 +56,7 @@ impl<'a> Importer<'a> {
         };
         flow.padding = Padding::NONE;
         let [stride_h, stride_w] = windows.stride;
-        let conv = Conv2d::new(weights, bias, (stride_h, stride_w), padding);
+        let conv = Conv2d::new(weights, bias, (stride_h, stride_w), padding).with_groups(groups);
         let flow = self.apply(node, &flow, Layer::Conv2d(conv))?;
         Ok((Value::Flow(flow), Treatment::Layer("conv2d")))
     }

@@ -1,13 +1,10 @@
 //! Pools, padding, and the geometry of windows.
 
-use ndarray::{Array1, Array4, Axis};
-
 use super::super::importer::{Importer, Read};
 use super::super::node::{MAX_EXTENT, Node, Outcome};
 use super::super::value::{Flow, Order, Value, View};
 use crate::error::Result;
 use crate::import::Treatment;
-use crate::import::assemble::single;
 use crate::layer::{Conv2d, Layer, Padding, Pool2d, PoolKind};
 
 /// Kernel, stride, dilation and padding along both axes of an image.
@@ -148,7 +145,7 @@ impl<'a> Importer<'a> {
         Ok((Value::Flow(flow), Treatment::Layer(pool.name())))
     }
 
-    /// An average pool whose windows all divide by the same number: a convolution with constant weights.
+    /// An average pool whose windows all divide by the same number: a depthwise convolution.
     fn padded_average(
         &mut self,
         node: Node<'a>,
@@ -162,14 +159,9 @@ impl<'a> Importer<'a> {
             return Err(node.unsupported(reason, advice).into());
         }
         let ([window_h, window_w], [stride_h, stride_w]) = (windows.kernel, windows.stride);
-        let dims = [channels, window_h, window_w, channels];
-        self.budget.take(|| node.site().to_string(), total(&dims))?;
-        let weight = single(1.0 / count(total(&windows.kernel)));
-        let mut weights = Array4::zeros((channels, window_h, window_w, channels));
-        for (channel, mut kernel) in weights.outer_iter_mut().enumerate() {
-            kernel.index_axis_mut(Axis(2), channel).fill(weight);
-        }
-        let conv = Conv2d::new(weights, Array1::zeros(channels), (stride_h, stride_w), padding);
+        self.budget.take(|| node.site().to_string(), total(&[channels, window_h, window_w]))?;
+        let (window, stride) = ((window_h, window_w), (stride_h, stride_w));
+        let conv = Conv2d::average_pool(channels, window, stride, padding);
         let flow = self.apply(node, flow, Layer::Conv2d(conv))?;
         Ok((Value::Flow(flow), Treatment::Layer("conv2d")))
     }
@@ -270,10 +262,4 @@ impl<'a> Importer<'a> {
         let padding = Padding { top, bottom, left, right };
         Ok((Value::Flow(Flow { padding, ..flow }), Treatment::Folded))
     }
-}
-
-/// A number of values; exact below 2^53.
-#[expect(clippy::cast_precision_loss, reason = "windows are smaller than 2^53")]
-fn count(n: usize) -> f64 {
-    n as f64
 }
