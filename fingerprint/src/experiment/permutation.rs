@@ -26,6 +26,7 @@ pub(super) fn permuted(network: &Network<f32>, seed: u64) -> Result<Network<f32>
     for (idx, layer) in network.layers().iter().enumerate() {
         let read: Vec<&[usize]> =
             network.sources(idx).iter().map(|source| order_of(&orders, *source)).collect();
+        #[expect(clippy::wildcard_enum_match_arm, reason = "foreign and growing")]
         let order = match layer {
             Layer::Dense(_) | Layer::Conv2d(_) => {
                 let n = network.layer_shapes().get(idx + 1).map_or(0, nn_poly::Shape::channels);
@@ -142,7 +143,8 @@ impl Bundles {
                 .filter_map(|source| origins.get(source.value_idx()).cloned())
                 .collect();
             let all = || read.iter().flat_map(|from| from.values.iter().copied()).collect();
-            origins.push(match layer {
+            #[expect(clippy::wildcard_enum_match_arm, reason = "foreign and growing")]
+            let origin = match layer {
                 Layer::Dense(_) => Origins { values: vec![idx + 1], is_plain: true },
                 Layer::Conv2d(conv) => {
                     if conv.groups > 1 {
@@ -160,7 +162,8 @@ impl Bundles {
                 }
                 Layer::Flatten | Layer::Concat => Origins { values: all(), is_plain: false },
                 _ => read.first().cloned().unwrap_or(Origins { values: vec![0], is_plain: true }),
-            });
+            };
+            origins.push(origin);
         }
         bundles.unite_all(0, origins.last().map_or(&[], std::slice::from_ref));
         bundles
@@ -209,9 +212,9 @@ impl Bundles {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use ndarray::Array2;
-    use nn_poly::Shape;
     use nn_poly::layer::{Conv2d, Dense, Padding, Pool2d, PoolKind};
     use nn_poly::network::NetworkBuilder;
+    use nn_poly::{Predictor, Shape};
     use rand::{Rng, SeedableRng};
     use rand_chacha::ChaCha8Rng;
 
