@@ -137,7 +137,7 @@ fn a_relu_model_is_fine_tuned_in_small_integers() {
     }
     let finished = succeed(&["inspect", tuned, "--json"]);
     let model: Value = serde_json::from_str(&finished.stdout).unwrap();
-    assert_eq!(model["bits"], serde_json::json!({ "input": 5, "weight": 4, "activation": 4 }));
+    assert_eq!(model["bits"], "5/4/4");
     let compile = ["--expected-samples", "24", "--out", plan];
     let finished = succeed(&[&["compile", tuned, "--calibrate", data], &compile[..]].concat());
     assert!(finished.stdout.contains("at the client"), "{}", finished.stdout);
