@@ -21,7 +21,7 @@ use nn_poly::train::{
 };
 
 use super::source::DataSource;
-use crate::args::{AugmentationArguments, TrainingRunArguments};
+use crate::args::TrainingRunArguments;
 use crate::failure::Hint;
 use crate::options::BitsChoice;
 use crate::output::OutputFile;
@@ -76,12 +76,12 @@ impl TrainingRun {
     ///
     /// # Errors
     /// A checkpoint that cannot be written.
-    pub(crate) fn new(run: &TrainingRunArguments, changes: AugmentationArguments) -> Result<Self> {
+    pub(crate) fn new(run: &TrainingRunArguments) -> Result<Self> {
         if let Some(checkpoint) = &run.checkpoint {
             OutputFile::check(checkpoint)?;
         }
-        let AugmentationArguments { shift, flip } = changes;
-        let (seed, checkpoint, resume) = (run.seed, run.checkpoint.clone(), run.resume);
+        let TrainingRunArguments { shift, flip, seed, resume, .. } = *run;
+        let checkpoint = run.checkpoint.clone();
         Ok(Self { seed, shift, flip, checkpoint, resume })
     }
 
