@@ -30,7 +30,8 @@ pub(crate) use polynomial::{
     PolynomializeArguments,
 };
 pub(crate) use training::{
-    FineTuneArguments, TrainArguments, TrainedModelArguments, TrainingRunArguments,
+    ArchitectureArguments, CrossValidateArguments, FineTuneArguments, TrainArguments,
+    TrainedModelArguments, TrainingRunArguments,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -79,6 +80,7 @@ pub(crate) struct Arguments {
 pub(crate) enum Command {
     Demo(DemoArguments),
     Train(TrainArguments),
+    CrossValidate(CrossValidateArguments),
     Approximate(ApproximateArguments),
     Polynomialize(PolynomializeArguments),
     FineTune(FineTuneArguments),

@@ -4,6 +4,7 @@ pub(crate) mod approximate;
 pub(crate) mod attack;
 pub(crate) mod bench;
 pub(crate) mod compile;
+pub(crate) mod cross_validate;
 pub(crate) mod demo;
 pub(crate) mod fine_tune;
 pub(crate) mod fingerprint;

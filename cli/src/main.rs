@@ -44,6 +44,7 @@ fn run(command: Command) -> Result<Outcome> {
     match command {
         Command::Demo(arguments) => commands::demo::run(&arguments),
         Command::Train(arguments) => commands::train::run(&arguments),
+        Command::CrossValidate(arguments) => commands::cross_validate::run(&arguments),
         Command::Approximate(arguments) => commands::approximate::run(&arguments),
         Command::Polynomialize(arguments) => commands::polynomialize::run(&arguments),
         Command::FineTune(arguments) => commands::fine_tune::run(&arguments),

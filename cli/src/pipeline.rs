@@ -1,8 +1,10 @@
-//! The steps behind the commands: train, make polynomial, fine-tune, compile, run encrypted, attack.
+//! The steps behind the commands: train, make polynomial, fine-tune, compile, cross-validate, run
+//! encrypted, attack.
 
 pub(crate) mod assessing;
 pub(crate) mod attacking;
 pub(crate) mod compiling;
+pub(crate) mod cross_validating;
 pub(crate) mod fine_tuning;
 pub(crate) mod fingerprinting;
 pub(crate) mod inference;

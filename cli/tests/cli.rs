@@ -19,6 +19,8 @@ mod bad_input;
 mod bench;
 #[path = "cli/cheating.rs"]
 mod cheating;
+#[path = "cli/cross_validation.rs"]
+mod cross_validation;
 #[path = "cli/fingerprint.rs"]
 mod fingerprint;
 #[path = "cli/fixture.rs"]

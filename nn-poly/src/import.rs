@@ -66,7 +66,7 @@ pub use fault::{ImportError, NodeSite};
 pub use input_scale::InputScale;
 pub use locate::{DEFAULT_DATA_FOLDER, resolve_data_path};
 pub use preprocessing::{Preprocessing, PreprocessingKind};
-pub use split::{Split, SplitSpec};
+pub use split::{Split, SplitSpec, stratified_folds};
 pub use trained::{
     Ending, ImportedNetwork, ImportedNode, InputAffine, ModelOptions, Treatment, read_network,
 };

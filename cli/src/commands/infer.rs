@@ -135,9 +135,7 @@ fn evaluate(
                 inference::check_server(&endpoint, plan, &settings.retry).await?;
                 endpoint
             }
-            Venue::Local | Venue::Simulation => {
-                Endpoint::in_process(inference::server(inference::shelf(plan)?)?)
-            }
+            Venue::Local | Venue::Simulation => inference::in_process(plan)?,
         };
         let remote = inference::client(endpoint, settings.retry.clone())?;
         let run =

@@ -11,7 +11,6 @@ use nn_poly::train::{Optimizer, TrainSpec};
 use crate::args::{TrainArguments, TrainedModelArguments};
 use crate::failure::Outcome;
 use crate::kind::FileKind;
-use crate::options::BitsChoice;
 use crate::output::OutputFile;
 use crate::pipeline::source::DataSource;
 use crate::pipeline::training::{
@@ -23,13 +22,8 @@ use crate::report::{Console, layers, units};
 /// Train and write the model.
 pub(crate) fn run(arguments: &TrainArguments) -> Result<Outcome> {
     let Console { screen, progress } = Console::new(None);
-    let settings = TrainingSettings {
-        kind: arguments.network.into(),
-        activation: arguments.activation.into(),
-        bits: BitsChoice::new(arguments.bits)?,
-        epochs: arguments.epochs,
-        run: TrainingRun::new(&arguments.run)?,
-    };
+    let run = TrainingRun::new(&arguments.run)?;
+    let settings = TrainingSettings::new(&arguments.architecture, run)?;
     let out = OutputFile::check(&arguments.run.out)?;
     let bar = progress.spinner("reading data");
     let source = DataSource::new(&arguments.data, &arguments.reading);

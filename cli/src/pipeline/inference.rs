@@ -161,6 +161,14 @@ pub(crate) fn server(host: Arc<dyn PlanHost>) -> Result<Server> {
     Ok(Server::new(host, Identity::generate(&mut generator), options)?)
 }
 
+/// A server inside this process that holds a plan.
+///
+/// # Errors
+/// A plan whose parameters cannot be used; no random numbers.
+pub(crate) fn in_process(plan: &Plan) -> Result<Endpoint> {
+    Ok(Endpoint::in_process(server(shelf(plan)?)?))
+}
+
 /// A shelf with one plan.
 ///
 /// # Errors

@@ -21,7 +21,7 @@ use nn_poly::train::{
 };
 
 use super::source::DataSource;
-use crate::args::TrainingRunArguments;
+use crate::args::{ArchitectureArguments, TrainingRunArguments};
 use crate::failure::Hint;
 use crate::options::BitsChoice;
 use crate::output::OutputFile;
@@ -54,6 +54,18 @@ pub(crate) struct TrainingSettings {
     pub(crate) epochs: Option<u32>,
     /// Seed, changes of samples and checkpoints.
     pub(crate) run: TrainingRun,
+}
+
+impl TrainingSettings {
+    /// What the flags say.
+    ///
+    /// # Errors
+    /// Bits out of range.
+    pub(crate) fn new(architecture: &ArchitectureArguments, run: TrainingRun) -> Result<Self> {
+        let ArchitectureArguments { network, activation, bits, epochs } = *architecture;
+        let (kind, activation) = (network.into(), activation.into());
+        Ok(Self { kind, activation, bits: BitsChoice::new(bits)?, epochs, run })
+    }
 }
 
 /// What a person decides about any training.

@@ -92,13 +92,9 @@ impl SplitSpec {
         if split == Split::All {
             return Ok((0..labels.len()).collect());
         }
-        let mut by_class: Vec<(u32, usize)> =
-            labels.iter().enumerate().map(|(position, &label)| (label, position)).collect();
-        by_class.sort_unstable();
-        let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+        let by_class = shuffled_by_class(labels, self.seed);
         let mut chosen = Vec::new();
-        for class in by_class.chunk_by_mut(|left, right| left.0 == right.0) {
-            class.shuffle(&mut rng);
+        for class in by_class.chunk_by(|left, right| left.0 == right.0) {
             let (test, train) = class.split_at(self.n_test(class.len()));
             let part = if split == Split::Test { test } else { train };
             chosen.extend(part.iter().map(|&(_, position)| position));
@@ -117,6 +113,49 @@ impl SplitSpec {
         let wanted = (self.test_fraction * n as f64).round() as usize;
         wanted.clamp(usize::from(n > 1), n.saturating_sub(1))
     }
+}
+
+/// Positions of the samples of each of `n_folds` parts, ascending; `labels` are the strata.
+///
+/// Every sample is in one part. Parts differ by at most one sample, and by at most one in each class.
+/// The same labels and seed always give the same parts.
+///
+/// # Errors
+/// - [`Error::InvalidSetting`] unless there are two folds at least, and not more than samples.
+pub fn stratified_folds(labels: &[u32], n_folds: usize, seed: u64) -> Result<Vec<Vec<usize>>> {
+    if n_folds < 2 || n_folds > labels.len() {
+        #[expect(clippy::cast_precision_loss, reason = "for an error message")]
+        let value = n_folds as f64;
+        return Err(Error::InvalidSetting {
+            setting: "number of folds",
+            value,
+            requirement: "at least 2, and not more than the samples",
+        });
+    }
+    let mut dealt = shuffled_by_class(labels, seed);
+    let mut folds = vec![Vec::with_capacity(labels.len().div_ceil(n_folds)); n_folds];
+    // Classes follow one another, so dealing on from one to the next balances the totals, too.
+    for (fold, (_, position)) in (0..n_folds).cycle().zip(dealt.drain(..)) {
+        if let Some(fold) = folds.get_mut(fold) {
+            fold.push(position);
+        }
+    }
+    for fold in &mut folds {
+        fold.sort_unstable();
+    }
+    Ok(folds)
+}
+
+/// Labels and positions, class by class, in random order within each.
+fn shuffled_by_class(labels: &[u32], seed: u64) -> Vec<(u32, usize)> {
+    let mut by_class: Vec<(u32, usize)> =
+        labels.iter().enumerate().map(|(position, &label)| (label, position)).collect();
+    by_class.sort_unstable();
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    for class in by_class.chunk_by_mut(|left, right| left.0 == right.0) {
+        class.shuffle(&mut rng);
+    }
+    by_class
 }
 
 #[cfg(test)]
@@ -150,6 +189,40 @@ mod tests {
                 prop_assert!(n < 2 || n_test > 0);
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn folds_are_disjoint_complete_and_stratified(
+            labels in prop::collection::vec(0_u32..5, 2..200),
+            seed in any::<u64>(),
+            n_folds in 2_usize..12,
+        ) {
+            prop_assume!(n_folds <= labels.len());
+            let folds = stratified_folds(&labels, n_folds, seed).unwrap();
+            prop_assert_eq!(folds.len(), n_folds);
+            prop_assert_eq!(&folds, &stratified_folds(&labels, n_folds, seed).unwrap());
+            let mut together = folds.concat();
+            together.sort_unstable();
+            prop_assert_eq!(together, (0..labels.len()).collect::<Vec<_>>());
+            let spread = |counts: Vec<usize>| counts.iter().max().unwrap() - counts.iter().min().unwrap();
+            prop_assert!(spread(folds.iter().map(Vec::len).collect()) <= 1);
+            for class in 0..5 {
+                let count = |fold: &Vec<usize>| fold.iter().filter(|&&p| labels[p] == class).count();
+                prop_assert!(spread(folds.iter().map(count).collect()) <= 1);
+            }
+        }
+    }
+
+    #[test]
+    fn folds_are_refused_that_would_be_empty_or_one() {
+        for n_folds in [0, 1, 4] {
+            let refused = stratified_folds(&[0, 0, 1], n_folds, 0);
+            assert!(matches!(refused, Err(Error::InvalidSetting { .. })), "{n_folds} folds");
+        }
+        let labels = [0; 50];
+        let folds = |seed| stratified_folds(&labels, 5, seed).unwrap();
+        assert_ne!(folds(1), folds(2));
     }
 
     #[test]
