@@ -255,7 +255,8 @@ fn activation(network: &Network<f32>) -> ActivationChoice {
     let needs_client = |layer: &Layer<f32>| {
         matches!(
             layer,
-            Layer::Activation(Activation::Relu) | Layer::Pool2d(Pool2d { kind: PoolKind::Max, .. })
+            Layer::Activation(Activation::Relu | Activation::Function(_))
+                | Layer::Pool2d(Pool2d { kind: PoolKind::Max, .. })
         )
     };
     if has(needs_client) {

@@ -1,11 +1,14 @@
 //! The public shape of a stage: where its inputs come from and what is done to them.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use super::check::require;
 use super::geometry::{LinearGeometry, Volume};
 use super::refresh::Refresh;
-use crate::error::Result;
+use super::table::LookupTable;
+use crate::error::{Error, Result};
 
 /// Most stages of a network.
 pub const MAX_STAGES: usize = 256;
@@ -30,7 +33,7 @@ pub enum ValueRef {
 }
 
 /// What happens to each output of the linear map.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ActivationKind {
     /// Nothing.
     Identity,
@@ -38,13 +41,58 @@ pub enum ActivationKind {
     Relu,
     /// `a z² + b z + c` per channel, coefficients in the private part.
     Quadratic,
+    /// The value of a table, which is public; at the key holder only.
+    Table(LookupTable),
 }
 
-/// Sums over rectangular windows of each channel, without padding.
-///
-/// The divisor of an average pool is part of the refresh that follows.
+/// A step of a stage that is no polynomial of degree 2: only the key holder can take it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum NonPolynomial {
+    /// [`ActivationKind::Relu`].
+    Relu,
+    /// [`ActivationKind::Table`].
+    Table,
+    /// [`Reduction::Max`].
+    MaxPool,
+}
+
+impl NonPolynomial {
+    /// What else than the activation at the client would help.
+    #[must_use]
+    pub const fn advice(self) -> &'static str {
+        match self {
+            Self::Relu => "replace it by a polynomial with `securedl polynomialize`",
+            Self::Table => "train with a square or a polynomial instead",
+            Self::MaxPool => "train with average pools instead",
+        }
+    }
+}
+
+/// `a ReLU`, `a look-up table`, `a maximum pool`.
+impl fmt::Display for NonPolynomial {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Relu => "a ReLU",
+            Self::Table => "a look-up table",
+            Self::MaxPool => "a maximum pool",
+        })
+    }
+}
+
+/// What a pooling window is reduced to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct SumPool {
+pub enum Reduction {
+    /// Its sum. The divisor of an average pool is part of the refresh that follows.
+    Sum,
+    /// Its largest value; at the key holder only.
+    Max,
+}
+
+/// Sums or maxima of rectangular windows of each channel, without padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Pool {
+    /// Sum or maximum.
+    pub reduction: Reduction,
     /// What it reads: the output of the linear map.
     pub input: Volume,
     /// Window height and width.
@@ -53,7 +101,7 @@ pub struct SumPool {
     pub stride: (usize, usize),
 }
 
-impl SumPool {
+impl Pool {
     /// What it produces; meaningful after the stage was checked.
     #[must_use]
     pub fn output(&self) -> Volume {
@@ -67,7 +115,7 @@ impl SumPool {
         }
     }
 
-    /// Values summed into one output.
+    /// Values reduced to one output.
     #[must_use]
     pub const fn n_terms(&self) -> usize {
         self.window.0.saturating_mul(self.window.1)
@@ -116,7 +164,7 @@ impl SumPool {
     }
 }
 
-/// Everything public about one stage: `linear → activation → sum pool → refresh`.
+/// Everything public about one stage: `linear → activation → pool → refresh`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageStructure {
     /// What it reads, concatenated in this order.
@@ -125,8 +173,8 @@ pub struct StageStructure {
     pub linear: LinearGeometry,
     /// The activation.
     pub activation: ActivationKind,
-    /// The sum pool after the activation.
-    pub pool: Option<SumPool>,
+    /// The pool after the activation.
+    pub pool: Option<Pool>,
     /// How its outputs become the integers later stages read; `None` on the last stage only.
     pub refresh: Option<Refresh>,
 }
@@ -156,10 +204,40 @@ impl StageStructure {
         self.linear.n_channels()
     }
 
-    /// Values one pool window sums, 1 without a pool.
+    /// Values one pool window sums, 1 without a sum pool.
     #[must_use]
     pub fn pool_terms(&self) -> usize {
-        self.pool.map_or(1, |pool| pool.n_terms())
+        self.pool.filter(|pool| pool.reduction == Reduction::Sum).map_or(1, |pool| pool.n_terms())
+    }
+
+    /// The table of the activation, if it is one.
+    #[must_use]
+    pub const fn table(&self) -> Option<&LookupTable> {
+        match &self.activation {
+            ActivationKind::Table(table) => Some(table),
+            ActivationKind::Identity | ActivationKind::Relu | ActivationKind::Quadratic => None,
+        }
+    }
+
+    /// The first step after the linear map that only the key holder can take.
+    #[must_use]
+    pub fn non_polynomial(&self) -> Option<NonPolynomial> {
+        let is_max = self.pool.is_some_and(|pool| pool.reduction == Reduction::Max);
+        match self.activation {
+            ActivationKind::Relu => Some(NonPolynomial::Relu),
+            ActivationKind::Table(_) => Some(NonPolynomial::Table),
+            ActivationKind::Identity | ActivationKind::Quadratic => {
+                is_max.then_some(NonPolynomial::MaxPool)
+            }
+        }
+    }
+
+    /// Refuse a stage of which a server could not evaluate everything.
+    pub(crate) fn check_polynomial(&self, stage: usize) -> Result<()> {
+        match self.non_polynomial() {
+            Some(step) => Err(Error::NotAtServer { stage, step }),
+            None => Ok(()),
+        }
     }
 
     /// Check the stage on its own (sources need the others).
@@ -170,6 +248,13 @@ impl StageStructure {
         self.linear.check(stage)?;
         if let Some(pool) = &self.pool {
             pool.check(stage, self.linear.output())?;
+        }
+        if let Some(table) = self.table() {
+            table.check(stage, self.n_channels())?;
+            // Bounds the work of range proofs, which read a table once per output.
+            let positions = self.linear.n_outputs() / self.n_channels().max(1);
+            let n_reads = positions.saturating_mul(table.n_runs());
+            require("stage", stage, "runs times positions", n_reads, 1, MAX_NETWORK_PRODUCTS)?;
         }
         require("stage", stage, "number of sources", self.sources.len(), 1, MAX_STAGES)?;
         self.refresh.as_ref().map_or(Ok(()), |refresh| refresh.check(stage, self.n_channels()))
