@@ -8,6 +8,7 @@
 )]
 
 use ndarray::{Array, Array1, Array2, Dimension, ShapeBuilder, array};
+use nn_poly::approximate::{Function, SampledFunction};
 use nn_poly::autodiff::{Gradients, InputGradient, Mode, Tape};
 use nn_poly::layer::{
     Activation, BatchNorm, Blend, Clamp, Conv2d, Dense, Dropout, Layer, Padding, Pool2d, PoolKind,
@@ -165,6 +166,16 @@ fn polynomial(rng: &mut ChaCha8Rng, n_channels: usize) -> Layer<f64> {
     Layer::Activation(Activation::Polynomial { a, b, c })
 }
 
+/// Every function that is no polynomial; the table has its knots off the grid of the inputs.
+fn functions() -> Vec<Function> {
+    let points = vec![(-0.71, 0.3), (-0.13, -0.4), (0.39, 0.8), (0.83, 0.2)];
+    let mut all = Function::NAMED.to_vec();
+    all.retain(|function| *function != Function::Relu);
+    all.push(Function::LeakyRelu { slope: -0.3 });
+    all.push(Function::Sampled(SampledFunction::new(points).unwrap()));
+    all
+}
+
 fn blend(rng: &mut ChaCha8Rng, n_channels: usize) -> Layer<f64> {
     let (a, b, c) = (random(rng, n_channels), random(rng, n_channels), random(rng, n_channels));
     Layer::Activation(Activation::Blend(Blend { share: 0.3, low: -0.5, high: 0.75, a, b, c }))
@@ -198,7 +209,12 @@ fn every_layer_alone() {
         ("clamp", &image, Layer::Clamp(Clamp { limit: 0.3 })),
         ("dropout", &vector, Layer::Dropout(Dropout { rate: 0.4 })),
     ];
-    for (name, shape, layer) in cases {
+    let of_function = |function: Function| {
+        let activation = Activation::Function(function);
+        (activation.name(), &image, Layer::Activation(activation))
+    };
+    let functions = functions().into_iter().map(of_function);
+    for (name, shape, layer) in cases.into_iter().chain(functions) {
         for mode in [TRAINING, Mode::Inference] {
             // More samples than one chunk of the data-parallel kernels, and not a multiple of it.
             check(name, &Subject::new(shape, vec![layer.clone()], 13, mode));

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use ndarray::{Array, Array1, Array2, Axis, Dimension, ShapeBuilder, array};
+use nn_poly::approximate::Function;
 use nn_poly::autodiff::{InputGradient, Linearization, Mode, ParameterSelection, Tape};
 use nn_poly::layer::{
     Activation, BatchNorm, Blend, Clamp, Conv2d, Dense, Dropout, Layer, Padding, ParameterKind,
@@ -195,7 +196,12 @@ fn every_layer_between_others() {
         ("clamp", Layer::Clamp(Clamp { limit: 0.3 })),
         ("dropout", Layer::Dropout(Dropout { rate: 0.4 })),
     ];
-    for (name, layer) in cases {
+    let functions = Function::NAMED.into_iter().filter(|function| *function != Function::Relu);
+    let functions = functions.map(|function| {
+        let activation = Activation::Function(function);
+        (activation.name(), Layer::Activation(activation))
+    });
+    for (name, layer) in cases.into_iter().chain(functions) {
         let mut layers = vec![convolution(rng, [3, 2, 2, 2], (1, 1), pad), layer];
         layers.push(convolution(rng, [2, 1, 1, 3], (1, 1), Padding::NONE));
         layers.extend([Layer::Activation(Activation::Square), Layer::Flatten]);

@@ -13,8 +13,9 @@ mod random_network;
 use ndarray::{Array2, array};
 use nn_poly::import::{Preprocessing, SplitSpec};
 use nn_poly::integer::{
-    ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerNetwork, LinearGeometry, Quadratic,
-    Refresh, StageStructure, StageWeights, SumGeometry, SumPool, SumTerm, ValueRef, Volume, Window,
+    ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerNetwork, LinearGeometry, LookupTable,
+    NonPolynomial, Pool, Quadratic, Reduction, Refresh, StageStructure, StageWeights, StepFunction,
+    SumGeometry, SumTerm, ValueRef, Volume, Window,
 };
 use nn_poly::layer::Padding;
 use nn_poly::plan::{
@@ -110,7 +111,12 @@ fn tiny() -> IntegerNetwork {
             sources: vec![ValueRef::Input],
             linear: LinearGeometry::Conv2d(conv),
             activation: ActivationKind::Quadratic,
-            pool: Some(SumPool { input: plane, window: (2, 2), stride: (2, 2) }),
+            pool: Some(Pool {
+                reduction: Reduction::Sum,
+                input: plane,
+                window: (2, 2),
+                stride: (2, 2),
+            }),
             refresh: Some(Refresh { multipliers: vec![3, 200], shift: 8, min: 0, max: 15 }),
         },
         StageStructure {
@@ -155,19 +161,52 @@ fn the_planner_follows_the_proven_ranges() {
     assert_eq!(client.private_digest(), server.private_digest());
 }
 
-#[test]
-fn a_relu_at_the_server_is_refused_with_a_reason() {
+/// The network with another activation and another kind of pool in its first stage.
+fn altered(activation: ActivationKind, reduction: Reduction) -> IntegerNetwork {
     let mut structure = tiny().structure().to_vec();
     let mut weights = tiny().weights().to_vec();
-    structure[0].activation = ActivationKind::Relu;
-    weights[0].quadratic = None;
-    let network = IntegerNetwork::new(*tiny().input(), 4, structure, weights).unwrap();
-    let options = PlanOptions::default();
-    let error = compile_with(&network, &[], facts(&network), &options, choose).unwrap_err();
-    assert!(matches!(error, Error::ReluAtServer { stage: 0 }));
-    assert!(error.to_string().contains("client"), "{error}");
-    let plan = compiled(&network, ActivationSide::Client);
-    assert!(plan.public().segments.iter().all(|segment| !segment.evaluates_activation));
+    if activation != ActivationKind::Quadratic {
+        weights[0].quadratic = None;
+    }
+    structure[0].activation = activation;
+    if let Some(pool) = &mut structure[0].pool {
+        pool.reduction = reduction;
+    }
+    IntegerNetwork::new(*tiny().input(), 4, structure, weights).unwrap()
+}
+
+/// A table with another step function for each of two channels.
+fn table() -> ActivationKind {
+    let first = StepFunction::new(vec![-3, 0, 9], vec![0, -2, 5, 3]).unwrap();
+    let second = StepFunction::new(vec![1], vec![4, 11]).unwrap();
+    ActivationKind::Table(LookupTable::new(vec![first, second]).unwrap())
+}
+
+#[test]
+fn what_a_server_cannot_evaluate_is_refused_with_a_reason() {
+    let cases = [
+        (ActivationKind::Relu, Reduction::Sum, NonPolynomial::Relu, "securedl polynomialize"),
+        (table(), Reduction::Sum, NonPolynomial::Table, "a square or a polynomial"),
+        (table(), Reduction::Max, NonPolynomial::Table, "a square or a polynomial"),
+        (ActivationKind::Quadratic, Reduction::Max, NonPolynomial::MaxPool, "average pools"),
+        (ActivationKind::Identity, Reduction::Max, NonPolynomial::MaxPool, "average pools"),
+    ];
+    for (activation, reduction, expected, advice) in cases {
+        let network = altered(activation, reduction);
+        let options = PlanOptions::default();
+        let error = compile_with(&network, &[], facts(&network), &options, choose).unwrap_err();
+        assert!(matches!(error, Error::NotAtServer { stage: 0, step } if step == expected));
+        let message = error.to_string();
+        for part in ["stage 0", &expected.to_string(), "`--activation client`", advice] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        let plan = compiled(&network, ActivationSide::Client);
+        assert!(plan.public().segments.iter().all(|segment| !segment.evaluates_activation));
+        // Nor does a plan that somebody altered afterwards pass.
+        let mut spec = plan.public().spec().clone();
+        spec.activation_side = ActivationSide::Server;
+        assert!(matches!(PublicPlan::new(spec), Err(Error::NotAtServer { .. })));
+    }
 }
 
 #[test]
@@ -307,7 +346,7 @@ proptest! {
 
     #[test]
     fn simulation_equals_the_definition(seed in any::<u64>(), at_server in any::<bool>()) {
-        let choices = Choices { relu: !at_server, ..Choices::ALL };
+        let choices = Choices { client: !at_server, ..Choices::ALL };
         let (network, inputs) = random_network(seed, choices);
         let side = if at_server { ActivationSide::Server } else { ActivationSide::Client };
         let plan = compiled(&network, side);
@@ -323,7 +362,7 @@ proptest! {
 
     #[test]
     fn plans_survive_their_encoding(seed in any::<u64>()) {
-        let (network, _) = random_network(seed, Choices { relu: false, ..Choices::ALL });
+        let (network, _) = random_network(seed, Choices { client: false, ..Choices::ALL });
         let plan = compiled(&network, ActivationSide::Server);
         let bytes = plan.to_bytes().unwrap();
         let decoded = Plan::from_bytes(&bytes).unwrap();
@@ -338,7 +377,7 @@ proptest! {
     fn hostile_plans_never_panic(
         seed in 0_u64..50, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
-        let (network, _) = random_network(seed, Choices { relu: false, ..Choices::ALL });
+        let (network, _) = random_network(seed, Choices { client: false, ..Choices::ALL });
         let plan = compiled(&network, ActivationSide::Server);
         let mut bytes = plan.to_bytes().unwrap();
         for (at, byte) in edits {

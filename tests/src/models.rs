@@ -12,8 +12,8 @@ use nn_poly::Shape;
 use nn_poly::import::{Preprocessing, SplitSpec};
 use nn_poly::integer::{
     ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerMatrix, IntegerNetwork,
-    LinearGeometry, Quadratic, Refresh, StageOutput, StageStructure, StageWeights, SumGeometry,
-    SumPool, SumTerm, ValueRef, Volume,
+    LinearGeometry, Pool, Quadratic, Reduction, Refresh, StageOutput, StageStructure, StageWeights,
+    SumGeometry, SumTerm, ValueRef, Volume,
 };
 use nn_poly::layer::Padding;
 use nn_poly::plan::{ActivationSide, ModelFacts, Plan, PlanOptions, compile};
@@ -392,8 +392,9 @@ impl TinyModel {
     }
 }
 
-fn pool_of(input: Volume, window: usize, stride: usize) -> SumPool {
-    SumPool { input, window: (window, window), stride: (stride, stride) }
+fn pool_of(input: Volume, window: usize, stride: usize) -> Pool {
+    let (window, stride) = ((window, window), (stride, stride));
+    Pool { reduction: Reduction::Sum, input, window, stride }
 }
 
 fn random_conv(input: Volume, rng: &mut StdRng) -> ConvGeometry {

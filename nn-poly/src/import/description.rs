@@ -22,7 +22,8 @@
 //! epsilon = 1e-5                   # default 1e-5
 //!
 //! [[layers]]
-//! kind = "relu"                    # also: square, flatten; clamp with limit
+//! kind = "relu"                    # also: square, flatten, sigmoid, tanh, softplus, gelu, silu, abs;
+//!                                  # clamp with limit, leaky_relu with slope
 //!
 //! [[layers]]
 //! kind = "average_pool"            # also: max_pool; stride defaults to the window
@@ -51,6 +52,7 @@ use super::assemble::{Affine, Budget, Order, Step, assemble, mirrored};
 use super::fault::NodeSite;
 use super::trained::{ImportedNetwork, ImportedNode, InputAffine, Treatment};
 use super::weights::WeightFile;
+use crate::approximate::Function;
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::layer::{Activation, Clamp, Conv2d, Dense, Layer, Padding, Pool2d, PoolKind};
@@ -102,6 +104,15 @@ enum LayerSpec {
     },
     Relu {},
     Square {},
+    Sigmoid {},
+    Tanh {},
+    Softplus {},
+    Gelu {},
+    Silu {},
+    Abs {},
+    LeakyRelu {
+        slope: f64,
+    },
     Clamp {
         limit: f32,
     },
@@ -124,6 +135,13 @@ impl LayerSpec {
             Self::BatchNorm { .. } => "batch_norm",
             Self::Relu {} => "relu",
             Self::Square {} => "square",
+            Self::Sigmoid {} => "sigmoid",
+            Self::Tanh {} => "tanh",
+            Self::Softplus {} => "softplus",
+            Self::Gelu {} => "gelu",
+            Self::Silu {} => "silu",
+            Self::Abs {} => "abs",
+            Self::LeakyRelu { .. } => "leaky_relu",
             Self::Clamp { .. } => "clamp",
             Self::AveragePool { .. } => "average_pool",
             Self::MaxPool { .. } => "max_pool",
@@ -135,9 +153,16 @@ impl LayerSpec {
         match self {
             Self::BatchNorm { .. } => Treatment::Folded,
             Self::Flatten {} => Treatment::Layout,
-            Self::Relu {} | Self::Square {} | Self::Clamp { .. } => {
-                Treatment::Activation(self.kind())
-            }
+            Self::Relu {}
+            | Self::Square {}
+            | Self::Sigmoid {}
+            | Self::Tanh {}
+            | Self::Softplus {}
+            | Self::Gelu {}
+            | Self::Silu {}
+            | Self::Abs {}
+            | Self::LeakyRelu { .. }
+            | Self::Clamp { .. } => Treatment::Activation(self.kind()),
             Self::Dense { .. }
             | Self::Conv2d { .. }
             | Self::AveragePool { .. }
@@ -250,6 +275,13 @@ impl Reader<'_> {
             }
             LayerSpec::Relu {} => Layer::Activation(Activation::Relu),
             LayerSpec::Square {} => Layer::Activation(Activation::Square),
+            LayerSpec::Sigmoid {} => function(Function::Sigmoid),
+            LayerSpec::Tanh {} => function(Function::Tanh),
+            LayerSpec::Softplus {} => function(Function::Softplus),
+            LayerSpec::Gelu {} => function(Function::Gelu),
+            LayerSpec::Silu {} => function(Function::Silu),
+            LayerSpec::Abs {} => function(Function::Abs),
+            LayerSpec::LeakyRelu { slope } => function(Function::LeakyRelu { slope: *slope }),
             LayerSpec::Clamp { limit } => Layer::Clamp(Clamp { limit: *limit }),
             LayerSpec::AveragePool { window, stride } => pool(PoolKind::Average, *window, *stride),
             LayerSpec::MaxPool { window, stride } => pool(PoolKind::Max, *window, *stride),
@@ -369,6 +401,10 @@ impl Reader<'_> {
         let bias = self.bias(bias, maps)?;
         Ok(Layer::Conv2d(Conv2d::new(weights, bias, stride, padding)))
     }
+}
+
+fn function(function: Function) -> Layer<f32> {
+    Layer::Activation(Activation::Function(function))
 }
 
 fn pool(kind: PoolKind, window: (usize, usize), stride: Option<(usize, usize)>) -> Layer<f32> {
