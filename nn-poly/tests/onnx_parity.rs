@@ -183,6 +183,35 @@ fn residual_blocks_have_an_integer_form() {
     }
 }
 
+/// Every activation is kept, and the whole has an integer form in which each is a table.
+#[test]
+fn activations_that_are_no_polynomials_stay() {
+    let imported = read_network(&fixtures().join("activations.onnx"), None).unwrap();
+    let kinds: Vec<&str> = imported.network.layers().iter().map(|layer| layer.name()).collect();
+    for (kind, n) in [
+        ("silu", 1),
+        ("leaky_relu", 2),
+        ("sigmoid", 1),
+        ("gelu", 1),
+        ("tanh", 1),
+        ("softplus", 1),
+        ("abs", 1),
+        ("max_pool", 2),
+    ] {
+        assert_eq!(kinds.iter().filter(|k| **k == kind).count(), n, "{kind}: {kinds:?}");
+    }
+    assert_eq!(imported.ending, Some(Ending::Sigmoid));
+    assert!(imported.network.needs_client());
+    let n = imported.network.input_shape().len();
+    let inputs = Array2::from_shape_fn((40, n), |(i, j)| ((7 * i + 3 * j) % 17) as f32 / 16.0);
+    let model = imported.into_model(options()).unwrap();
+    let bits = Bits { input: 8, weight: 8, activation: 8 };
+    let integers = quantize_model(&model, bits, &inputs).unwrap();
+    let stages = integers.network.structure();
+    assert_eq!(stages.iter().filter(|stage| stage.table().is_some()).count(), 8);
+    assert_eq!(stages.len(), 9, "maxima belong to the stages before them");
+}
+
 #[test]
 fn groups_stay_groups_and_branches_meet() {
     let squares = read_network(&fixtures().join("depthwise_squares.onnx"), None).unwrap();

@@ -361,9 +361,10 @@ proptest! {
     }
 
     #[test]
-    fn plans_survive_their_encoding(seed in any::<u64>()) {
-        let (network, _) = random_network(seed, Choices { client: false, ..Choices::ALL });
-        let plan = compiled(&network, ActivationSide::Server);
+    fn plans_survive_their_encoding(seed in any::<u64>(), at_client in any::<bool>()) {
+        let (network, _) = random_network(seed, Choices { client: at_client, ..Choices::ALL });
+        let side = if at_client { ActivationSide::Client } else { ActivationSide::Server };
+        let plan = compiled(&network, side);
         let bytes = plan.to_bytes().unwrap();
         let decoded = Plan::from_bytes(&bytes).unwrap();
         prop_assert_eq!(decoded.digest(), plan.digest());
@@ -375,10 +376,11 @@ proptest! {
 
     #[test]
     fn hostile_plans_never_panic(
-        seed in 0_u64..50, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        seed in 0_u64..50, at_client in any::<bool>(), edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
-        let (network, _) = random_network(seed, Choices { client: false, ..Choices::ALL });
-        let plan = compiled(&network, ActivationSide::Server);
+        let (network, _) = random_network(seed, Choices { client: at_client, ..Choices::ALL });
+        let side = if at_client { ActivationSide::Client } else { ActivationSide::Server };
+        let plan = compiled(&network, side);
         let mut bytes = plan.to_bytes().unwrap();
         for (at, byte) in edits {
             let n = bytes.len() - 32 - 20;
@@ -560,4 +562,67 @@ fn golden_bytes_of_a_plan_with_branches() {
         "f44e89ddaca46198b003ba43c5cba64c585cb96979aaaf9834076499d7ee5faa",
     ];
     assert_eq!([plan.digest(), file].map(|digest| digest.to_string()), expected);
+}
+
+/// The bytes of a plan with a look-up table and maxima.
+#[test]
+fn golden_bytes_of_a_plan_with_a_table() {
+    let network = altered(table(), Reduction::Max);
+    // Inputs 1, 0, 2, 3: z = (4, 1, 7, 10) and (3, 5, 1, −1). The tables give (5, 5, 5, 3) and
+    // (11, 11, 11, 4), maxima 5 and 11; the refresh divides to 0 and (11·200 + 128)/256 = 9.
+    let inputs = ndarray::array![[1], [0], [2], [3]];
+    let scores = network.evaluate(&inputs).unwrap().scores;
+    assert_eq!(scores, ndarray::array![[18], [45], [-72]]);
+    let plan = compiled(&network, ActivationSide::Client);
+    check_simulation(&plan, &inputs);
+    let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
+    let expected = ["", ""];
+    assert_eq!([plan.digest(), file].map(|digest| digest.to_string()), expected);
+}
+
+/// Tables in files are checked like tables from code.
+#[test]
+fn tables_that_are_none_are_refused_in_files() {
+    let plan = compiled(&altered(table(), Reduction::Sum), ActivationSide::Client);
+    let bytes = plan.public().to_bytes().unwrap();
+    let position =
+        |pattern: &[u8]| bytes.windows(pattern.len()).position(|window| window == pattern).unwrap();
+    let starts: Vec<u8> = [-3_i64, 0, 9].iter().flat_map(|start| start.to_le_bytes()).collect();
+    let at = position(&starts);
+    let altered = |at: usize, with: &[u8]| {
+        let mut bytes = bytes.clone();
+        bytes[at..at + with.len()].copy_from_slice(with);
+        let n = bytes.len() - 32;
+        let digest = blake3::hash(&bytes[..n]);
+        bytes[n..].copy_from_slice(digest.as_bytes());
+        PublicPlan::from_bytes(&bytes)
+    };
+    assert_eq!(&altered(at, &(-3_i64).to_le_bytes()).unwrap(), plan.public());
+    assert!(altered(at, &(-4_i64).to_le_bytes()).is_ok(), "another table");
+    let values = at + starts.len() + 8;
+    for (what, at, with) in [
+        ("not ascending", at, 0_i64.to_le_bytes().to_vec()),
+        ("beyond 2^62", at, i64::MIN.to_le_bytes().to_vec()),
+        ("equal neighbors", values, (-2_i32).to_le_bytes().to_vec()),
+        ("value out of range", values, i32::MAX.to_le_bytes().to_vec()),
+        ("more starts than bytes", at - 8, u64::MAX.to_le_bytes().to_vec()),
+        ("fewer values than runs", values - 8, 3_u64.to_le_bytes().to_vec()),
+    ] {
+        let refused = altered(at, &with);
+        assert!(
+            matches!(refused, Err(Error::Decode { .. } | Error::TrailingBytes { .. })),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn plans_of_version_1_are_refused_by_name() {
+    let mut bytes = compiled(&tiny(), ActivationSide::Server).to_bytes().unwrap();
+    bytes[8] = 1;
+    let n = bytes.len() - 32;
+    let digest = blake3::hash(&bytes[..n]);
+    bytes[n..].copy_from_slice(digest.as_bytes());
+    let refused = Plan::from_bytes(&bytes);
+    assert!(matches!(refused, Err(Error::UnsupportedVersion { supported: 2, actual: 1 })));
 }
