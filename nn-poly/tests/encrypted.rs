@@ -255,7 +255,7 @@ proptest! {
 
     #[test]
     fn random_networks_with_the_activation_at_the_server(sketch in sketches()) {
-        let activation = if sketch.seed % 3 == 0 {
+        let activation = if sketch.seed.is_multiple_of(3) {
             ActivationKind::Identity
         } else {
             ActivationKind::Quadratic
