@@ -94,7 +94,8 @@ fn check(path: &Path) -> f64 {
         worst = worst.max((actual - expected).abs() / (1.0 + expected.abs()));
     }
     println!("{}: {worst:.1e}", path.display());
-    assert!(worst < 1e-5, "{}: off by {worst}", path.display());
+    // Single precision there and here, in another order; steep networks amplify it.
+    assert!(worst < 3e-5, "{}: off by {worst}", path.display());
     worst
 }
 
