@@ -94,8 +94,8 @@ fn check(path: &Path) -> f64 {
         worst = worst.max((actual - expected).abs() / (1.0 + expected.abs()));
     }
     println!("{}: {worst:.1e}", path.display());
-    // Single precision there and here, in another order; steep networks amplify it.
-    assert!(worst < 3e-5, "{}: off by {worst}", path.display());
+    // Both compute in 32 bits: where squares cancel, four digits fewer than they have agree.
+    assert!(worst < 1e-4, "{}: off by {worst}", path.display());
     worst
 }
 
