@@ -37,7 +37,13 @@ fn network(seed: u64) -> IntegerNetwork {
         grouping: Grouping::Full,
     };
     let (window, stride) = ((2, 2), (1, 2));
-    let pool = Pool { reduction: Reduction::Sum, input: conv.output(), window, stride };
+    let pool = Pool {
+        reduction: Reduction::Sum,
+        input: conv.output(),
+        window,
+        stride,
+        padding: Padding::NONE,
+    };
     let n_pooled = pool.output().len();
     let linear = [LinearGeometry::Conv2d(conv), LinearGeometry::Dense { n_in: n_pooled, n_out: 4 }];
     let refresh = Refresh { multipliers: vec![1], shift: 6, min: 0, max: 15 };

@@ -69,7 +69,13 @@ impl Sketch {
         let fits = out.height >= 2 && out.width >= 2;
         let (window, stride) = ((2, 2), (2, 2));
         let pool = self.pool.filter(|_| fits);
-        let pool = pool.map(|reduction| Pool { reduction, input: out, window, stride });
+        let pool = pool.map(|reduction| {
+            let padding = match reduction {
+                Reduction::Sum => Padding::NONE,
+                Reduction::Max => Padding { top: 1, right: 1, ..Padding::NONE },
+            };
+            Pool { reduction, input: out, window, stride, padding }
+        });
         let first = StageStructure {
             sources: vec![ValueRef::Input],
             linear: LinearGeometry::Conv2d(conv),

@@ -187,7 +187,7 @@ fn every_layer_alone() {
     let image = Shape::image(5, 4, 3).unwrap();
     let vector = Shape::vector(6).unwrap();
     let pad = Padding { top: 1, bottom: 0, left: 2, right: 1 };
-    let overlapping = Pool2d { kind: PoolKind::Average, window: (3, 2), stride: (1, 2) };
+    let overlapping = Pool2d { stride: (1, 2), ..Pool2d::tiles(PoolKind::Average, (3, 2)) };
     let cases: Vec<(&str, &Shape, Layer<f64>)> = vec![
         ("dense", &vector, dense(rng, 4, 6)),
         ("conv", &image, conv(rng, [2, 3, 3, 3], (1, 1), Padding::NONE)),
@@ -303,11 +303,8 @@ fn any_stack() -> impl Strategy<Value = (Shape, Vec<Layer<f64>>)> {
                 polynomial(rng, maps),
             ];
             if pools {
-                layers.push(Layer::Pool2d(Pool2d {
-                    kind: PoolKind::Average,
-                    window: (2, 1),
-                    stride: (1, 1),
-                }));
+                let pool = Pool2d::tiles(PoolKind::Average, (2, 1));
+                layers.push(Layer::Pool2d(Pool2d { stride: (1, 1), ..pool }));
             }
             layers.push(Layer::Flatten);
             let Ok(network) = Network::new(input.clone(), layers.clone()) else {

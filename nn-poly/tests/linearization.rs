@@ -182,7 +182,7 @@ fn every_layer_between_others() {
     let rng = &mut ChaCha8Rng::seed_from_u64(1);
     let image = Shape::image(6, 5, 2).unwrap();
     let pad = Padding { top: 1, bottom: 0, left: 1, right: 1 };
-    let overlapping = Pool2d { kind: PoolKind::Average, window: (3, 2), stride: (1, 2) };
+    let overlapping = Pool2d { stride: (1, 2), ..Pool2d::tiles(PoolKind::Average, (3, 2)) };
     let cases: Vec<(&str, Layer<f64>)> = vec![
         ("conv", convolution(rng, [3, 2, 3, 3], (2, 1), pad)),
         ("norm", batch_norm(rng, 3)),
@@ -330,7 +330,7 @@ proptest! {
                 4 => Layer::Activation(Activation::Square),
                 5 => Layer::Activation(Activation::Relu),
                 _ => {
-                    let pool = Pool2d { kind: PoolKind::Sum, window: (2, 1), stride: (1, 1) };
+                    let pool = Pool2d { stride: (1, 1), ..Pool2d::tiles(PoolKind::Sum, (2, 1)) };
                     match layers.iter().filter(|l| matches!(l, Layer::Pool2d(_))).count() {
                         0 => Layer::Pool2d(pool),
                         _ => Layer::Clamp(Clamp { limit: 0.5 }),

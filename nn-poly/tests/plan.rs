@@ -116,6 +116,7 @@ fn tiny() -> IntegerNetwork {
                 input: plane,
                 window: (2, 2),
                 stride: (2, 2),
+                padding: Padding::NONE,
             }),
             refresh: Some(Refresh { multipliers: vec![3, 200], shift: 8, min: 0, max: 15 }),
         },

@@ -253,7 +253,13 @@ fn tables_hold_on_the_whole_window() {
             out_channels: 1,
             grouping: nn_poly::integer::Grouping::Full,
         }),
-        pool: Some(Pool { reduction: Reduction::Max, input: plane, window, stride }),
+        pool: Some(Pool {
+            reduction: Reduction::Max,
+            input: plane,
+            window,
+            stride,
+            padding: Padding::NONE,
+        }),
         ..structure.clone()
     };
     let mut refresher = Refresher::new(0, &pooled, None, arrivals, 3).unwrap();

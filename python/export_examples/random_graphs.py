@@ -62,10 +62,13 @@ class Builder:
         c, height, width = self.shape
         window = [int(self.rng.integers(1, min(3, n) + 1)) for n in (height, width)]
         steps = [int(self.rng.integers(1, 3)) for _ in "hw"]
-        if self.rng.random() < 0.3:
+        if self.rng.random() < 0.4:
             pads = [int(self.rng.integers(0, w)) for w in window + window]
-            self.add("AveragePool", [self.last], kernel_shape=window, strides=steps, pads=pads,
-                     count_include_pad=1)
+            if self.rng.random() < 0.5:
+                self.add("AveragePool", [self.last], kernel_shape=window, strides=steps, pads=pads,
+                         count_include_pad=1)
+            else:
+                self.add("MaxPool", [self.last], kernel_shape=window, strides=steps, pads=pads)
             height, width = height + pads[0] + pads[2], width + pads[1] + pads[3]
         else:
             self.add(str(self.rng.choice(["AveragePool", "MaxPool"])), [self.last],

@@ -394,7 +394,7 @@ impl TinyModel {
 
 fn pool_of(input: Volume, window: usize, stride: usize) -> Pool {
     let (window, stride) = ((window, window), (stride, stride));
-    Pool { reduction: Reduction::Sum, input, window, stride }
+    Pool { reduction: Reduction::Sum, input, window, stride, padding: Padding::NONE }
 }
 
 fn random_conv(input: Volume, rng: &mut StdRng) -> ConvGeometry {

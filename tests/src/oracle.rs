@@ -249,11 +249,11 @@ fn activate(structure: &StageStructure, weights: &StageWeights, linear: &[BigInt
 }
 
 fn pooled(structure: &StageStructure, values: &[BigInt]) -> Vec<BigInt> {
-    let Some(Pool { reduction, input, window, stride }) = structure.pool else {
+    let Some(Pool { reduction, input, window, stride, padding }) = structure.pool else {
         return values.to_vec();
     };
-    let out_height = (input.height - window.0) / stride.0 + 1;
-    let out_width = (input.width - window.1) / stride.1 + 1;
+    let out_height = (input.height + padding.top + padding.bottom - window.0) / stride.0 + 1;
+    let out_width = (input.width + padding.left + padding.right - window.1) / stride.1 + 1;
     let mut results = Vec::new();
     for row in 0..out_height {
         for column in 0..out_width {
@@ -262,6 +262,15 @@ fn pooled(structure: &StageStructure, values: &[BigInt]) -> Vec<BigInt> {
                 for dy in 0..window.0 {
                     for dx in 0..window.1 {
                         let (y, x) = (row * stride.0 + dy, column * stride.1 + dx);
+                        let inside = |at: usize, before: usize, n: usize| {
+                            at.checked_sub(before).filter(|&at| at < n)
+                        };
+                        let (Some(y), Some(x)) = (
+                            inside(y, padding.top, input.height),
+                            inside(x, padding.left, input.width),
+                        ) else {
+                            continue;
+                        };
                         members
                             .push(values[(y * input.width + x) * input.channels + channel].clone());
                     }

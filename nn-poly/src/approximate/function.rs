@@ -218,7 +218,7 @@ fn sigmoid_bend(x: f64) -> f64 {
 /// Where `x Φ(x)` is least.
 const GELU_LEAST: f64 = -0.751_791_524_693_564_5;
 /// Where `x/(1 + e^(−x))` is least: `−1 − W(1/e)`.
-const SILU_LEAST: f64 = -1.278_464_542_761_073_8;
+const SILU_LEAST: f64 = -1.278_464_542_761_074;
 
 impl TryFrom<Vec<(f64, f64)>> for SampledFunction {
     type Error = Error;

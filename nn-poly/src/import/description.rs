@@ -26,7 +26,7 @@
 //!                                  # clamp with limit, leaky_relu with slope
 //!
 //! [[layers]]
-//! kind = "average_pool"            # also: max_pool; stride defaults to the window
+//! kind = "average_pool"            # also: max_pool, which takes padding; stride defaults to the window
 //! window = [2, 2]
 //!
 //! [[layers]]
@@ -121,6 +121,7 @@ enum LayerSpec {
         stride: Option<(usize, usize)>,
     },
     MaxPool {
+        padding: Option<(usize, usize, usize, usize)>,
         window: (usize, usize),
         stride: Option<(usize, usize)>,
     },
@@ -283,8 +284,12 @@ impl Reader<'_> {
             LayerSpec::Abs {} => function(Function::Abs),
             LayerSpec::LeakyRelu { slope } => function(Function::LeakyRelu { slope: *slope }),
             LayerSpec::Clamp { limit } => Layer::Clamp(Clamp { limit: *limit }),
-            LayerSpec::AveragePool { window, stride } => pool(PoolKind::Average, *window, *stride),
-            LayerSpec::MaxPool { window, stride } => pool(PoolKind::Max, *window, *stride),
+            LayerSpec::AveragePool { window, stride } => {
+                pool(PoolKind::Average, *window, *stride, None)
+            }
+            LayerSpec::MaxPool { window, stride, padding } => {
+                pool(PoolKind::Max, *window, *stride, *padding)
+            }
             LayerSpec::Flatten {} => {
                 if let (Storage::ChannelsFirst, Some((height, width, channels))) =
                     (self.storage, self.shape.as_image())
@@ -407,8 +412,15 @@ fn function(function: Function) -> Layer<f32> {
     Layer::Activation(Activation::Function(function))
 }
 
-fn pool(kind: PoolKind, window: (usize, usize), stride: Option<(usize, usize)>) -> Layer<f32> {
-    Layer::Pool2d(Pool2d { kind, window, stride: stride.unwrap_or(window) })
+fn pool(
+    kind: PoolKind,
+    window: (usize, usize),
+    stride: Option<(usize, usize)>,
+    padding: Option<(usize, usize, usize, usize)>,
+) -> Layer<f32> {
+    let (top, bottom, left, right) = padding.unwrap_or_default();
+    let padding = Padding { top, bottom, left, right };
+    Layer::Pool2d(Pool2d { kind, window, stride: stride.unwrap_or(window), padding })
 }
 
 #[cfg(test)]

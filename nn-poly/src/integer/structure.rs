@@ -1,6 +1,7 @@
 //! The public shape of a stage: where its inputs come from and what is done to them.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +10,7 @@ use super::geometry::{LinearGeometry, Volume};
 use super::refresh::Refresh;
 use super::table::LookupTable;
 use crate::error::{Error, Result};
+use crate::layer::Padding;
 
 /// Most stages of a network.
 pub const MAX_STAGES: usize = 256;
@@ -88,7 +90,7 @@ pub enum Reduction {
     Max,
 }
 
-/// Sums or maxima of rectangular windows of each channel, without padding.
+/// Sums or maxima of rectangular windows of each channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pool {
     /// Sum or maximum.
@@ -99,6 +101,9 @@ pub struct Pool {
     pub window: (usize, usize),
     /// Steps down and right.
     pub stride: (usize, usize),
+    /// By how much windows of maxima reach beyond the volume, on each side less than a window; sums
+    /// have none. What is outside is no term.
+    pub padding: Padding,
 }
 
 impl Pool {
@@ -108,30 +113,56 @@ impl Pool {
         let extent = |n: usize, window: usize, stride: usize| {
             n.checked_sub(window).and_then(|free| free.checked_div(stride)).map_or(0, |s| s + 1)
         };
+        let (height, width) = self.padded();
         Volume {
-            height: extent(self.input.height, self.window.0, self.stride.0),
-            width: extent(self.input.width, self.window.1, self.stride.1),
+            height: extent(height, self.window.0, self.stride.0),
+            width: extent(width, self.window.1, self.stride.1),
             channels: self.input.channels,
         }
     }
 
-    /// Values reduced to one output.
+    /// Height and width of the input with its padding.
+    const fn padded(&self) -> (usize, usize) {
+        let Padding { top, bottom, left, right } = self.padding;
+        let height = self.input.height.saturating_add(top).saturating_add(bottom);
+        (height, self.input.width.saturating_add(left).saturating_add(right))
+    }
+
+    /// Values reduced to one output, those outside the volume included.
     #[must_use]
     pub const fn n_terms(&self) -> usize {
         self.window.0.saturating_mul(self.window.1)
     }
 
+    /// Values reduced to output `output_idx`: fewer than [`Self::n_terms`] where it meets padding.
+    #[must_use]
+    pub fn n_terms_of(&self, output_idx: usize) -> usize {
+        let (rows, columns) = self.terms(output_idx);
+        rows.len() * columns.len()
+    }
+
     /// Call `visit(input_idx)` for every term of output `output_idx`.
     pub fn for_each_term(&self, output_idx: usize, mut visit: impl FnMut(usize)) {
-        let out = self.output();
-        let (position, channel) = (output_idx / out.channels, output_idx % out.channels);
-        let (row, column) = (position / out.width, position % out.width);
-        for dy in 0..self.window.0 {
-            for dx in 0..self.window.1 {
-                let (y, x) = (row * self.stride.0 + dy, column * self.stride.1 + dx);
-                visit(self.input.index(y, x, channel));
-            }
+        let channel = output_idx % self.input.channels;
+        let (rows, columns) = self.terms(output_idx);
+        for y in rows {
+            columns.clone().for_each(|x| visit(self.input.index(y, x, channel)));
         }
+    }
+
+    /// Rows and columns of the input that a window covers.
+    fn terms(&self, output_idx: usize) -> (Range<usize>, Range<usize>) {
+        let out = self.output();
+        let position = output_idx / out.channels;
+        let clipped = |first: usize, window: usize, before: usize, n: usize| {
+            first.saturating_sub(before)..(first + window).saturating_sub(before).min(n)
+        };
+        let (row, column) = (position / out.width, position % out.width);
+        let (top, left) = (self.padding.top, self.padding.left);
+        (
+            clipped(row * self.stride.0, self.window.0, top, self.input.height),
+            clipped(column * self.stride.1, self.window.1, left, self.input.width),
+        )
     }
 
     /// Call `visit(output_idx)` for every window that contains input `input_idx`.
@@ -143,6 +174,7 @@ impl Pool {
         let windows = |at: usize, window: usize, stride: usize, n: usize| {
             (at + 1).saturating_sub(window).div_ceil(stride)..n.min(at / stride + 1)
         };
+        let (y, x) = (y + self.padding.top, x + self.padding.left);
         for row in windows(y, self.window.0, self.stride.0, out.height) {
             for column in windows(x, self.window.1, self.stride.1, out.width) {
                 visit(out.index(row, column, channel));
@@ -157,8 +189,17 @@ impl Pool {
         same("pool input height", self.input.height, linear.height)?;
         same("pool input width", self.input.width, linear.width)?;
         same("pool input channels", self.input.channels, linear.channels)?;
-        require("stage", stage, "pool window height", self.window.0, 1, linear.height)?;
-        require("stage", stage, "pool window width", self.window.1, 1, linear.width)?;
+        let (height, width) = self.padded();
+        require("stage", stage, "pool window height", self.window.0, 1, height)?;
+        require("stage", stage, "pool window width", self.window.1, 1, width)?;
+        let Padding { top, bottom, left, right } = self.padding;
+        let (most_rows, most_columns) = match self.reduction {
+            Reduction::Sum => (0, 0),
+            // Then no window lies outside.
+            Reduction::Max => (self.window.0 - 1, self.window.1 - 1),
+        };
+        require("stage", stage, "rows of pool padding", top.max(bottom), 0, most_rows)?;
+        require("stage", stage, "columns of pool padding", left.max(right), 0, most_columns)?;
         require("stage", stage, "vertical pool stride", self.stride.0, 1, MAX_STAGE_VALUES)?;
         require("stage", stage, "horizontal pool stride", self.stride.1, 1, MAX_STAGE_VALUES)
     }

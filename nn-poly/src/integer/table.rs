@@ -149,6 +149,7 @@ impl LookupTable {
 
     /// The function of channel `channel`; the first for a channel that does not exist.
     #[must_use]
+    #[expect(clippy::missing_panics_doc, reason = "there is a first channel")]
     pub fn channel(&self, channel: usize) -> &StepFunction {
         let position = if self.channels.len() == 1 { 0 } else { channel };
         let function = self.channels.get(position).or_else(|| self.channels.first());

@@ -69,7 +69,7 @@ impl Tail {
             let mut entry = slot.take().unwrap_or_else(|| {
                 let mut reduced = spare.pop().unwrap_or_else(|| vec![0; activated.len()]);
                 reduced.fill(neutral);
-                PartialWindow { reduced, n_missing: pool.n_terms() }
+                PartialWindow { reduced, n_missing: pool.n_terms_of(window) }
             });
             let values = entry.reduced.iter_mut().zip(activated);
             match pool.reduction {

@@ -183,6 +183,7 @@ fn lower(
             input: linear.output(),
             window: pool.window,
             stride: pool.stride,
+            padding: pool.padding,
         }),
         linear,
         refresh: None,

@@ -164,7 +164,9 @@ impl<A: Scalar> Draft<A> {
             return value;
         }
         let window = (self.rng.random_range(1..=2), 2);
-        let pool = Pool2d { kind: PoolKind::Max, window, stride: (1, 1) };
+        let right = self.rng.random_range(0..=1);
+        let padding = Padding { right, ..Padding::NONE };
+        let pool = Pool2d { kind: PoolKind::Max, window, stride: (1, 1), padding };
         self.push(Layer::Pool2d(pool), &[value])
     }
 
@@ -211,7 +213,7 @@ impl<A: Scalar> Draft<A> {
         let shape = self.shape(value);
         let (height, width, _) = shape.as_image().unwrap();
         if height > 3 && width > 3 && self.rng.random_bool(0.2) {
-            let pool = Pool2d { kind: PoolKind::Average, window: (2, 2), stride: (1, 1) };
+            let pool = Pool2d { stride: (1, 1), ..Pool2d::tiles(PoolKind::Average, (2, 2)) };
             value = self.push(Layer::Pool2d(pool), &[value]);
         }
         if self.choices.tables && self.rng.random_bool(0.15) {

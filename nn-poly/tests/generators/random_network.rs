@@ -223,7 +223,13 @@ fn pool(rng: &mut StdRng, choices: Choices, input: Volume) -> Pool {
     let window =
         (rng.random_range(1..=input.height.min(3)), rng.random_range(1..=input.width.min(3)));
     let stride = (rng.random_range(1..=3), rng.random_range(1..=3));
-    Pool { reduction, input, window, stride }
+    let mut side = |window: usize| match reduction {
+        Reduction::Sum => 0,
+        Reduction::Max => rng.random_range(0..window),
+    };
+    let (top, bottom) = (side(window.0), side(window.0));
+    let padding = Padding { top, bottom, left: side(window.1), right: side(window.1) };
+    Pool { reduction, input, window, stride, padding }
 }
 
 fn refresh(rng: &mut StdRng, n_channels: usize) -> Refresh {

@@ -257,6 +257,16 @@ fn faults_are_named() {
     check("damaged weight file", "w.npz", "damaged.npz");
     check("unknown field `strides`", "stride =", "strides =");
     check("unknown variant", "\"square\"", "\"elu\"");
+    check(
+        "smaller than its window",
+        "kind = \"max_pool\"",
+        "kind = \"max_pool\"\npadding = [2, 0, 0, 0]",
+    );
+    check(
+        "unknown field `padding`",
+        "kind = \"max_pool\"",
+        "kind = \"average_pool\"\npadding = [1, 0, 0, 0]",
+    );
     check("missing field `slope`", "\"square\"", "\"leaky_relu\"");
     check("slope[0] is NaN", "\"square\"", "\"leaky_relu\"\nslope = nan");
     check("layer 0: `c.w` has axes [4, 1, 2, 3]", "groups = 2", "groups = 3");

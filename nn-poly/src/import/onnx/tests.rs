@@ -9,7 +9,7 @@ use super::*;
 use crate::approximate::Function;
 use crate::error::Error;
 use crate::import::ImportedNode;
-use crate::layer::{Activation, Layer};
+use crate::layer::{Activation, Layer, Padding, Pool2d, PoolKind};
 
 fn tensor(name: &str, dims: &[i64], value: f32) -> TensorProto {
     let n: i64 = dims.iter().product();
@@ -240,9 +240,9 @@ fn operators_without_a_layer_are_named_with_what_to_do() {
 /// The activations of a graph, and what the report says of its nodes.
 fn activations(model: &ModelProto) -> (Vec<Function>, Vec<String>) {
     let imported = read(model).unwrap();
-    let function = |layer: &Layer<f32>| match layer {
-        Layer::Activation(Activation::Function(function)) => Some(function.clone()),
-        _ => None,
+    let function = |layer: &Layer<f32>| {
+        let Layer::Activation(Activation::Function(function)) = layer else { return None };
+        Some(function.clone())
     };
     let functions = imported.network.layers().iter().filter_map(function).collect();
     let told = |node: &ImportedNode| format!("{}: {}", node.site.operator, node.treatment);
@@ -363,6 +363,26 @@ fn forms_without_a_layer_are_named() {
     check("it reads an image padded by Pad", |m| {
         graph(m).initializer.push(integers("pads", &[0, 0, 1, 1, 0, 0, 1, 1]));
         graph(m).node[2] = node("Pad", &["r1", "pads"], "p");
+    });
+}
+
+#[test]
+fn padding_of_maxima_is_kept() {
+    for (operator, kind) in [("MaxPool", PoolKind::Max), ("AveragePool", PoolKind::Average)] {
+        let pool = ints(node(operator, &["r1"], "p"), "kernel_shape", &[2, 2]);
+        let pool = ints(ints(pool, "strides", &[1, 2]), "pads", &[1, 0, 0, 1]);
+        let mut model = valid();
+        graph(&mut model).node[2] = int(pool, "count_include_pad", 1);
+        graph(&mut model).initializer[1] = tensor("w2", &[6, 2], 0.25);
+        let padding = Padding { top: 1, bottom: 0, left: 0, right: 1 };
+        let pool = Pool2d { kind, window: (2, 2), stride: (1, 2), padding };
+        let imported = read(&model).unwrap();
+        let is_kept = imported.network.layers().contains(&Layer::Pool2d(pool));
+        assert_eq!(is_kept, kind == PoolKind::Max, "averages with padding are convolutions");
+    }
+    check("smaller than its window", |m| {
+        let pool = ints(node("MaxPool", &["r1"], "p"), "kernel_shape", &[2, 2]);
+        graph(m).node[2] = ints(pool, "pads", &[2, 0, 0, 1]);
     });
 }
 

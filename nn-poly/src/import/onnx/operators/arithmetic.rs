@@ -67,7 +67,7 @@ impl<'a> Importer<'a> {
             (left @ Value::Scores(_), right) | (left, right @ Value::Scores(_)) => {
                 let finished = |importer: &mut Self, value| match value {
                     Value::Scores(scores) => importer.unfinished(node, &scores).map(Value::Flow),
-                    other => Ok(other),
+                    value @ (Value::Flow(_) | Value::Array(_) | Value::Integers(_)) => Ok(value),
                 };
                 let (left, right) = (finished(self, left)?, finished(self, right)?);
                 self.combine(node, left, right)

@@ -220,7 +220,7 @@ impl<'a> Importer<'a> {
         let permutation = node.ints("perm");
         let value = match self.value(node, 0)? {
             Value::Scores(scores) => Value::Flow(self.unfinished(node, &scores)?),
-            value => value,
+            value @ (Value::Flow(_) | Value::Array(_) | Value::Integers(_)) => value,
         };
         match value {
             Value::Array(array) => {
