@@ -176,9 +176,17 @@ fn functions() -> Vec<Function> {
     all
 }
 
-fn blend(rng: &mut ChaCha8Rng, n_channels: usize) -> Layer<f64> {
+fn blend(rng: &mut ChaCha8Rng, n_channels: usize, function: Function) -> Layer<f64> {
     let (a, b, c) = (random(rng, n_channels), random(rng, n_channels), random(rng, n_channels));
-    Layer::Activation(Activation::Blend(Blend { share: 0.3, low: -0.5, high: 0.75, a, b, c }))
+    Layer::Activation(Activation::Blend(Blend {
+        share: 0.3,
+        low: -0.5,
+        high: 0.75,
+        a,
+        b,
+        c,
+        function,
+    }))
 }
 
 #[test]
@@ -200,8 +208,9 @@ fn every_layer_alone() {
         ("relu", &image, Layer::Activation(Activation::Relu)),
         ("polynomial on images", &image, polynomial(rng, 3)),
         ("polynomial on vectors", &vector, polynomial(rng, 6)),
-        ("blend on images", &image, blend(rng, 3)),
-        ("blend on vectors", &vector, blend(rng, 6)),
+        ("blend on images", &image, blend(rng, 3, Function::Relu)),
+        ("blend on vectors", &vector, blend(rng, 6, Function::Relu)),
+        ("blend from gelu", &image, blend(rng, 3, Function::Gelu)),
         ("sum pool", &image, Layer::Pool2d(Pool2d::tiles(PoolKind::Sum, (2, 2)))),
         ("overlapping average pool", &image, Layer::Pool2d(overlapping)),
         ("global pool", &image, Layer::Pool2d(Pool2d::global(PoolKind::Average, &image).unwrap())),

@@ -161,9 +161,17 @@ fn polynomial(rng: &mut ChaCha8Rng, n_channels: usize) -> Layer<f64> {
     Layer::Activation(Activation::Polynomial { a, b, c })
 }
 
-fn blend(rng: &mut ChaCha8Rng, n_channels: usize) -> Layer<f64> {
+fn blend(rng: &mut ChaCha8Rng, n_channels: usize, function: Function) -> Layer<f64> {
     let (a, b, c) = (random(rng, n_channels), random(rng, n_channels), random(rng, n_channels));
-    Layer::Activation(Activation::Blend(Blend { share: 0.3, low: -1.0, high: 1.0, a, b, c }))
+    Layer::Activation(Activation::Blend(Blend {
+        share: 0.3,
+        low: -1.0,
+        high: 1.0,
+        a,
+        b,
+        c,
+        function,
+    }))
 }
 
 fn convolution(
@@ -189,7 +197,8 @@ fn every_layer_between_others() {
         ("square", Layer::Activation(Activation::Square)),
         ("relu", Layer::Activation(Activation::Relu)),
         ("polynomial", polynomial(rng, 3)),
-        ("blend", blend(rng, 3)),
+        ("blend", blend(rng, 3, Function::Relu)),
+        ("blend from gelu", blend(rng, 3, Function::Gelu)),
         ("sum pool", Layer::Pool2d(Pool2d::tiles(PoolKind::Sum, (2, 2)))),
         ("average pool", Layer::Pool2d(overlapping)),
         ("max pool", Layer::Pool2d(Pool2d { kind: PoolKind::Max, ..overlapping })),

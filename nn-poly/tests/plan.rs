@@ -187,8 +187,8 @@ fn table() -> ActivationKind {
 fn what_a_server_cannot_evaluate_is_refused_with_a_reason() {
     let cases = [
         (ActivationKind::Relu, Reduction::Sum, NonPolynomial::Relu, "securedl polynomialize"),
-        (table(), Reduction::Sum, NonPolynomial::Table, "a square or a polynomial"),
-        (table(), Reduction::Max, NonPolynomial::Table, "a square or a polynomial"),
+        (table(), Reduction::Sum, NonPolynomial::Table, "securedl polynomialize"),
+        (table(), Reduction::Max, NonPolynomial::Table, "securedl polynomialize"),
         (ActivationKind::Quadratic, Reduction::Max, NonPolynomial::MaxPool, "average pools"),
         (ActivationKind::Identity, Reduction::Max, NonPolynomial::MaxPool, "average pools"),
     ];

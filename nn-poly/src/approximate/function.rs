@@ -138,6 +138,14 @@ impl Function {
         }
     }
 
+    /// Largest value on `interval`.
+    #[must_use]
+    pub fn largest_on(&self, interval: Interval) -> f64 {
+        let inside = self.turning_points().into_iter().filter(|&x| interval.contains(x));
+        let ends = [interval.low(), interval.high()];
+        inside.chain(ends).map(|x| self.value(x)).fold(f64::NEG_INFINITY, f64::max)
+    }
+
     /// Name of the kind of function as the names of layers are written, such as `leaky_relu`.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
@@ -393,6 +401,12 @@ mod tests {
                     "{function} {x:?}"
                 );
             }
+        }
+        for function in functions() {
+            let interval = Interval::new(-9.0, 3.0).unwrap();
+            let largest = function.largest_on(interval);
+            let values = grid().filter(|&x| interval.contains(x)).map(|x| function.value(x));
+            assert_eq!(values.fold(f64::NEG_INFINITY, f64::max), largest, "{function}");
         }
         for (function, least) in [(Function::Gelu, GELU_LEAST), (Function::Silu, SILU_LEAST)] {
             assert!(function.derivative(least).abs() < 1e-12);

@@ -63,8 +63,7 @@ impl NonPolynomial {
     #[must_use]
     pub const fn advice(self) -> &'static str {
         match self {
-            Self::Relu => "replace it by a polynomial with `securedl polynomialize`",
-            Self::Table => "train with a square or a polynomial instead",
+            Self::Relu | Self::Table => "replace it by a polynomial with `securedl polynomialize`",
             Self::MaxPool => "train with average pools instead",
         }
     }

@@ -27,7 +27,7 @@ pub enum Activation<A> {
     },
     /// `max(x, 0)`; evaluated by the key holder in an encrypted run.
     Relu,
-    /// Between ReLU and a polynomial, during training.
+    /// Between another function and a polynomial, during training.
     Blend(Blend<A>),
     /// Any other function of one variable, in double precision; a look-up table of the key holder in
     /// an encrypted run. ReLU has its own variant.
@@ -81,13 +81,19 @@ impl<A: Scalar> Activation<A> {
                 Ok(())
             }
             Self::Blend(blend) => blend.check(input),
-            Self::Function(Function::LeakyRelu { slope }) => {
-                check_parameter("slope", (&[], &[]), [slope], FINITE)
-            }
             Self::Function(Function::Relu) => {
                 Err(Fault::Input("as an activation, ReLU is a kind of its own"))
             }
-            Self::Function(_) => Ok(()),
+            Self::Function(function) => check_function(function),
+        }
+    }
+
+    /// The function, if this is no polynomial, nor on the way to one.
+    pub(crate) fn as_function(&self) -> Option<Function> {
+        match self {
+            Self::Relu => Some(Function::Relu),
+            Self::Function(function) => Some(function.clone()),
+            Self::Square | Self::Polynomial { .. } | Self::Blend(_) => None,
         }
     }
 
@@ -228,6 +234,14 @@ impl<A: Scalar> Activation<A> {
             }
         }
     }
+}
+
+/// Refuse a function whose own numbers are not finite.
+pub(super) fn check_function(function: &Function) -> Result<(), Fault> {
+    if let Function::LeakyRelu { slope } = function {
+        return check_parameter("slope", (&[], &[]), [slope], FINITE);
+    }
+    Ok(())
 }
 
 pub(super) fn triples<A: Scalar>(a: &Array1<A>, b: &Array1<A>, c: &Array1<A>) -> Vec<[A; 3]> {
