@@ -513,10 +513,10 @@ fn golden_bytes_of_a_tiny_plan() {
     let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
     let found = [plan.public_digest(), plan.private_digest(), plan.digest(), file];
     let expected = [
-        "2a9b913ef95456e75a851b92c6555f035e0299a57cdd7bebc3707bb000bc9e62",
+        "cbc0fbdaedc55e336c21ddd800402dea48dafe7a997a45da9d0a399db6758149",
         "bfea65f979c14c0a9a74cd68d68f03394842255ce62afa460aadfd09d69d9ff7",
-        "afd761b26943e239802ed6e6b3cd7e81c2fdbcbd8877eec821bbb54beb89962f",
-        "c1d69a65df2d5a0a65c4b2cbc9a342f560060785de20474ee87ad99f35b03cfa",
+        "069ae8193971a117c341e5c1170f9a64ce124251095794d84a386c3b8365bcb8",
+        "31ce010b5620330acb9d34cd392a28a91871daf29a171546c0f3e582ae832d59",
     ];
     assert_eq!(found.map(|digest| digest.to_string()), expected);
 }
@@ -559,8 +559,8 @@ fn golden_bytes_of_a_plan_with_branches() {
     let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
     assert_eq!(Plan::from_bytes(&plan.to_bytes().unwrap()).unwrap().digest(), plan.digest());
     let expected = [
-        "c1d983c07b260cc9efe5442a5bccff01b8d7902a424696f72b1fb24717831595",
-        "788d0fdee869e0a1b5a9da56ce75ea008c57f3e422aea88159a78a0d20c6ccf6",
+        "98c0330303ec13bd1b5b69df835754f25fa987a776242ce745f5bd5752b51415",
+        "b4f3c8991a715541539e491b6d574bd508ab954df827deed8b4227cf377aa531",
     ];
     assert_eq!([plan.digest(), file].map(|digest| digest.to_string()), expected);
 }
@@ -578,8 +578,8 @@ fn golden_bytes_of_a_plan_with_a_table() {
     check_simulation(&plan, &inputs);
     let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
     let expected = [
-        "ee2c70824e43dc719dfa1d45e313c3d8e7604fdac232eb7c47892791392329ad",
-        "2aa7921db64e9b118d438768dff58963965b35d4f7cc5527fad9634454f0e052",
+        "019d7cd0165d197a9fdb5aa4b2b472dcbca4ba51225a79653428c20028f8b747",
+        "c542dfb4d1efe6638e28e209f9316471229e2998276def917368bf2dfedfb04e",
     ];
     assert_eq!([plan.digest(), file].map(|digest| digest.to_string()), expected);
 }

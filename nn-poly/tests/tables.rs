@@ -321,3 +321,39 @@ fn a_network_with_gelu_and_maxima_keeps_its_accuracy_in_integers() {
     assert!(accuracy > 0.8, "{accuracy}");
     assert!(as_trained > accuracy - 0.03 && fine_tuned > accuracy - 0.03, "{fine_tuned}");
 }
+
+#[test]
+fn padding_that_could_win_or_overflow_is_refused() {
+    let plane = nn_poly::integer::Volume { height: 3, width: 4, channels: 2 };
+    let stage = |reduction, window, padding| StageStructure {
+        sources: vec![ValueRef::Input],
+        linear: LinearGeometry::Conv2d(nn_poly::integer::ConvGeometry {
+            input: plane,
+            kernel: (1, 1),
+            stride: (1, 1),
+            padding: Padding::NONE,
+            out_channels: 2,
+            grouping: nn_poly::integer::Grouping::Full,
+        }),
+        activation: ActivationKind::Identity,
+        pool: Some(Pool { reduction, input: plane, window, stride: (1, 1), padding }),
+        refresh: None,
+    };
+    let top = |top| Padding { top, ..Padding::NONE };
+    let right = |right| Padding { right, ..Padding::NONE };
+    assert!(stage(Reduction::Max, (3, 2), top(2)).check(0).is_ok());
+    // A window may be larger than the volume, if padding makes room for it.
+    assert!(stage(Reduction::Max, (4, 2), top(1)).check(0).is_ok());
+    for (expected, reduction, window, padding) in [
+        ("rows of pool padding is 1, it must be 0", Reduction::Sum, (2, 2), top(1)),
+        ("rows of pool padding is 2, it must be between 0 and 1", Reduction::Max, (2, 2), top(2)),
+        ("columns of pool padding is 2", Reduction::Max, (2, 2), right(2)),
+        ("columns of pool padding", Reduction::Max, (2, usize::MAX), right(usize::MAX - 1)),
+        ("pool window height is 5", Reduction::Max, (5, 2), top(1)),
+        ("pool window height is 0", Reduction::Max, (0, 2), Padding::NONE),
+        ("outputs of a pool is", Reduction::Max, (2048, 2048), Padding::uniform(2047)),
+    ] {
+        let error = stage(reduction, window, padding).check(3).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+    }
+}

@@ -188,19 +188,24 @@ impl Pool {
         same("pool input height", self.input.height, linear.height)?;
         same("pool input width", self.input.width, linear.width)?;
         same("pool input channels", self.input.channels, linear.channels)?;
+        // Less than a window, so that no window lies outside; sums have none.
+        let most = |window: usize| match self.reduction {
+            Reduction::Sum => 0,
+            Reduction::Max => window.saturating_sub(1).min(MAX_STAGE_VALUES),
+        };
+        let Padding { top, bottom, left, right } = self.padding;
+        let (most_rows, most_columns) = (most(self.window.0), most(self.window.1));
+        require("stage", stage, "rows of pool padding", top.max(bottom), 0, most_rows)?;
+        require("stage", stage, "columns of pool padding", left.max(right), 0, most_columns)?;
         let (height, width) = self.padded();
         require("stage", stage, "pool window height", self.window.0, 1, height)?;
         require("stage", stage, "pool window width", self.window.1, 1, width)?;
-        let Padding { top, bottom, left, right } = self.padding;
-        let (most_rows, most_columns) = match self.reduction {
-            Reduction::Sum => (0, 0),
-            // Then no window lies outside.
-            Reduction::Max => (self.window.0 - 1, self.window.1 - 1),
-        };
-        require("stage", stage, "rows of pool padding", top.max(bottom), 0, most_rows)?;
-        require("stage", stage, "columns of pool padding", left.max(right), 0, most_columns)?;
         require("stage", stage, "vertical pool stride", self.stride.0, 1, MAX_STAGE_VALUES)?;
-        require("stage", stage, "horizontal pool stride", self.stride.1, 1, MAX_STAGE_VALUES)
+        require("stage", stage, "horizontal pool stride", self.stride.1, 1, MAX_STAGE_VALUES)?;
+        // Padding can make more windows than there are values.
+        let Volume { height, width, channels } = self.output();
+        let n_outputs = height.saturating_mul(width).saturating_mul(channels);
+        require("stage", stage, "outputs of a pool", n_outputs, 1, MAX_STAGE_VALUES)
     }
 }
 
