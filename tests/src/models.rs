@@ -346,9 +346,9 @@ impl TinyModel {
     #[must_use]
     pub fn suits(&self, side: ActivationSide) -> bool {
         side == ActivationSide::Client
-            || self.stages.iter().all(|stage| {
-                !matches!(stage.activation, Activation::Relu | Activation::Table)
-                    && !(stage.maxima && stage.pool.is_some())
+            || !self.stages.iter().any(|stage| {
+                matches!(stage.activation, Activation::Relu | Activation::Table)
+                    || (stage.maxima && stage.pool.is_some())
             })
     }
 
