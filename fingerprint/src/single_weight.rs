@@ -7,9 +7,7 @@
 //! The trials favour the server. Network canaries, which are compared as well, are left out; and of
 //! the thousands of columns of a reply, all of which must pass the word check, only one is looked at.
 
-use nn_poly::integer::{
-    ActivationKind, IntegerNetwork, LinearGeometry, StageOutput, StageStructure, StageWeights,
-};
+use nn_poly::integer::{IntegerNetwork, LinearGeometry, StageOutput, StageStructure, StageWeights};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
@@ -181,9 +179,7 @@ impl<'a> Trial<'a> {
                     modulus,
                     StageOutput::Linear,
                 )?;
-                if output == StageOutput::Pooled
-                    && self.structure.activation == ActivationKind::Relu
-                {
+                if output == StageOutput::Pooled && self.structure.non_polynomial().is_some() {
                     // Says which stage and why.
                     self.network.evaluate_stage_modular(stage, &points, modulus, output)?;
                 }

@@ -14,8 +14,8 @@ use fingerprint::Error;
 use fingerprint::attack::integer::Edit;
 use fingerprint::single_weight::{StageCheck, StageTrials, TrialSpec, single_weight_trials};
 use nn_poly::integer::{
-    ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerNetwork, LinearGeometry, Quadratic,
-    Refresh, StageOutput, StageStructure, StageWeights, SumPool, ValueRef, Volume,
+    ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerNetwork, LinearGeometry, Pool,
+    Quadratic, Reduction, Refresh, StageOutput, StageStructure, StageWeights, ValueRef, Volume,
 };
 use nn_poly::layer::Padding;
 use rand::{Rng, SeedableRng};
@@ -36,7 +36,14 @@ fn network(seed: u64) -> IntegerNetwork {
         out_channels: 3,
         grouping: Grouping::Full,
     };
-    let pool = SumPool { input: conv.output(), window: (2, 2), stride: (1, 2) };
+    let (window, stride) = ((2, 2), (1, 2));
+    let pool = Pool {
+        reduction: Reduction::Sum,
+        input: conv.output(),
+        window,
+        stride,
+        padding: Padding::NONE,
+    };
     let n_pooled = pool.output().len();
     let linear = [LinearGeometry::Conv2d(conv), LinearGeometry::Dense { n_in: n_pooled, n_out: 4 }];
     let refresh = Refresh { multipliers: vec![1], shift: 6, min: 0, max: 15 };

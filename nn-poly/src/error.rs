@@ -179,20 +179,25 @@ pub enum Error {
         magnitude: i128,
     },
     /// A polynomial evaluation of something that is not a polynomial.
-    #[error("stage {stage} applies a ReLU, which is not a polynomial; stop at its linear outputs")]
+    #[error("stage {stage} applies {step}, which is not a polynomial; stop at its linear outputs")]
     NotPolynomial {
         /// The stage, from 0.
         stage: usize,
+        /// What it applies.
+        step: crate::integer::NonPolynomial,
     },
 
-    /// A plan whose server would have to evaluate a ReLU.
+    /// A plan whose server would have to evaluate something that is no polynomial.
     #[error(
-        "stage {stage} applies a ReLU, which a server cannot evaluate on encrypted values; compile with \
-         the activation at the client, or train with a square activation"
+        "stage {stage} applies {step}, which a server cannot evaluate on encrypted values; leave it to \
+         the client (`--activation client`), or {}",
+        step.advice()
     )]
-    ReluAtServer {
+    NotAtServer {
         /// The stage, from 0.
         stage: usize,
+        /// What it applies.
+        step: crate::integer::NonPolynomial,
     },
     /// No encryption parameters for a segment.
     #[error("segment {segment} has no parameters with {evidence} ranges: {cause}")]

@@ -3,7 +3,7 @@
 //! ```text
 //!  inputs (grid) ─► stage 0 ─► stage 1 ─► … ─► last stage ─► scores
 //!                   │
-//!                   └ W·x + b ─► activation ─► sum pool ─► refresh: clamp(⌊(v·m + 2^(s−1))/2^s⌋)
+//!                   └ W·x + b ─► activation ─► pool ─► refresh: clamp(⌊(v·m + 2^(s−1))/2^s⌋)
 //! ```
 //!
 //! A stage reads the input and the outputs of any earlier refreshes ([`ValueRef`]), as one vector or
@@ -19,6 +19,7 @@
 //! | `reference` | the definition: one sample, 128-bit, loops one can read |
 //! | `evaluate` | the fast path for many samples; equal to the reference |
 //! | `modular` | one segment over `Z_t` at arbitrary points, for random-point canaries |
+//! | `table` | look-up tables of the key holder, for activations that are no polynomials |
 //! | `refresher` | the key holder's tail of a stage, neuron by neuron |
 //! | `ranges` | proofs of ranges, row norms |
 //! | `geometry` | dense maps, convolutions in groups, sums of convolutions |
@@ -64,6 +65,7 @@ mod reference;
 mod refresh;
 mod refresher;
 mod structure;
+mod table;
 mod tail;
 mod weights;
 mod window;
@@ -80,7 +82,10 @@ pub use refresh::{MAX_MULTIPLIER, MAX_REFRESHED, MAX_SHIFT, Refresh};
 pub use refresher::{Arrivals, Refreshed, RefreshedScores, Refresher};
 pub use structure::{
     ActivationKind, MAX_NETWORK_PRODUCTS, MAX_NETWORK_VALUES, MAX_STAGE_GATHERS, MAX_STAGE_VALUES,
-    MAX_STAGE_WEIGHTS, MAX_STAGES, StageStructure, SumPool, ValueRef,
+    MAX_STAGE_WEIGHTS, MAX_STAGES, NonPolynomial, Pool, Reduction, StageStructure, ValueRef,
+};
+pub use table::{
+    LookupTable, MAX_NETWORK_TABLE_RUNS, MAX_TABLE_RUNS, MAX_TABLE_VALUE, StepFunction,
 };
 pub use weights::{MAX_BIAS, MAX_LEADING, MAX_WEIGHT, Quadratic, StageWeights};
 pub use window::Window;
@@ -106,7 +111,7 @@ pub const MAX_MAGNITUDE: i64 = 1 << 62;
 pub enum StageOutput {
     /// After the linear map; activation and pool follow at the key holder.
     Linear,
-    /// After activation and sum pool.
+    /// After activation and pool.
     Pooled,
 }
 
@@ -270,11 +275,12 @@ pub(crate) fn check_structure(
     input.check()?;
     require("network", 0, "number of inputs", n_inputs, 1, MAX_STAGE_VALUES)?;
     require("network", 0, "number of stages", structure.len(), 1, MAX_STAGES)?;
-    let (mut n_values, mut n_products) = (0_usize, 0_usize);
+    let (mut n_values, mut n_products, mut n_runs) = (0_usize, 0_usize, 0_usize);
     for (stage, shape) in structure.iter().enumerate() {
         shape.check(stage)?;
         n_values = n_values.saturating_add(shape.n_inputs() + shape.linear.n_outputs());
         n_products = n_products.saturating_add(shape.linear.n_products());
+        n_runs += shape.table().map_or(0, LookupTable::n_runs);
         let mut n_source_values = 0_usize;
         for source in &shape.sources {
             if let ValueRef::Stage(source) = *source {
@@ -290,6 +296,7 @@ pub(crate) fn check_structure(
         require("stage", stage, "number of refreshes", has, wanted, wanted)?;
     }
     require("network", 0, "number of values", n_values, 1, MAX_NETWORK_VALUES)?;
+    require("network", 0, "number of runs of its tables", n_runs, 0, MAX_NETWORK_TABLE_RUNS)?;
     require("network", 0, "number of products", n_products, 1, MAX_NETWORK_PRODUCTS)
 }
 

@@ -5,7 +5,7 @@
 //! | [`Dense`] | `y = W x + b` | `weights`, `bias` |
 //! | [`Conv2d`] | correlation with zero padding, plus bias | `weights`, `bias` |
 //! | [`BatchNorm`] | `γ (x − μ)/√(σ² + ε) + β` per channel | `gamma`, `beta` |
-//! | [`Activation`] | square, `a x² + b x + c`, ReLU, or a blend of the last two | `a`, `b`, `c` |
+//! | [`Activation`] | square, `a x² + b x + c`, ReLU, a blend of the last two, or another function | `a`, `b`, `c` |
 //! | [`Pool2d`] | average, sum or maximum of a window | |
 //! | [`Clamp`] | `min(x, limit)` | |
 //! | [`Quantize`] | nearest point of an integer grid | |
@@ -243,7 +243,7 @@ impl<A: Scalar> Layer<A> {
                 parameter("b", Offset, b),
                 parameter("c", Offset, c),
             ],
-            Self::Activation(Activation::Square | Activation::Relu)
+            Self::Activation(Activation::Square | Activation::Relu | Activation::Function(_))
             | Self::Pool2d(_)
             | Self::Flatten
             | Self::Clamp(_)
@@ -271,7 +271,7 @@ impl<A: Scalar> Layer<A> {
             ) => {
                 vec![a.view_mut().into_dyn(), b.view_mut().into_dyn(), c.view_mut().into_dyn()]
             }
-            Self::Activation(Activation::Square | Activation::Relu)
+            Self::Activation(Activation::Square | Activation::Relu | Activation::Function(_))
             | Self::Pool2d(_)
             | Self::Flatten
             | Self::Clamp(_)

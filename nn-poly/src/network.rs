@@ -19,7 +19,7 @@ pub use graph::{NetworkBuilder, Node, Source};
 use crate::autodiff::{self, Mode};
 use crate::error::{Error, Result};
 use crate::integer::require;
-use crate::layer::Layer;
+use crate::layer::{Activation, Layer, PoolKind};
 use crate::tensor::{Scalar, Shape, Tensor};
 
 /// Anything that maps inputs to class scores, seen only through its answers.
@@ -251,6 +251,28 @@ impl<A: Scalar> Network<A> {
             .iter()
             .enumerate()
             .all(|(layer_idx, sources)| *sources == [Source::of_value(layer_idx)])
+    }
+
+    /// Whether a layer is no polynomial (ReLU and other functions, maximum pools): in an encrypted run,
+    /// such layers are for the client.
+    #[must_use]
+    pub fn needs_client(&self) -> bool {
+        self.layers.iter().any(|layer| match layer {
+            Layer::Activation(
+                Activation::Relu | Activation::Function(_) | Activation::Blend(_),
+            ) => true,
+            Layer::Pool2d(pool) => pool.kind == PoolKind::Max,
+            Layer::Activation(Activation::Square | Activation::Polynomial { .. })
+            | Layer::Dense(_)
+            | Layer::Conv2d(_)
+            | Layer::BatchNorm(_)
+            | Layer::Flatten
+            | Layer::Clamp(_)
+            | Layer::Quantize(_)
+            | Layer::Dropout(_)
+            | Layer::Add
+            | Layer::Concat => false,
+        })
     }
 
     /// The shape of every value: the input, then the output of each layer.

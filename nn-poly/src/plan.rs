@@ -57,8 +57,8 @@ pub const PLAN_MAGIC: artifact::Magic = *b"SDLPLAN\0";
 pub const MAX_PLAN_BYTES: usize = 1 << 30;
 
 const PRIVATE_MAGIC: artifact::Magic = *b"SDLPRVPL";
-const PRIVATE_CONTEXT: &str = "SecureDL plan 1 private part";
-const PLAN_CONTEXT: &str = "SecureDL plan 1";
+const PRIVATE_CONTEXT: &str = "SecureDL plan 2 private part";
+const PLAN_CONTEXT: &str = "SecureDL plan 2";
 
 /// A compiled model: the public part and the weights, checked against each other.
 ///

@@ -19,7 +19,10 @@
 //! `a u² + b u + c` has its leading coefficient in the unit too (`|a| (s w)²`), and its linear term in
 //! the bias or, where that would widen the range, in an integer coefficient. The refresh divides by the
 //! next step, per channel, with a multiplier of at least 11 significant bits; an average pool is a sum
-//! pool whose divisor is part of it.
+//! pool whose divisor is part of it. Any other function becomes a table that the key holder looks up: from
+//! `z` to the nearest point of the next grid, so that nothing is rounded twice, or before a sum pool of one
+//! 16 times finer. Maximum pools are maxima of integers; functions that never fall may stand on either side
+//! of them.
 //!
 //! **Branches.** An addition is one stage that reads all its branches: `z = Σ k (W x)`, each branch
 //! with an integer multiplier `k` that brings its unit to the common one, so that the sum is exact. A
@@ -38,6 +41,7 @@ mod lower;
 mod quadratic;
 mod report;
 mod search;
+mod tabulate;
 mod terms;
 mod weight_scales;
 

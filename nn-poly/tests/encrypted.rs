@@ -23,7 +23,8 @@ use nn_poly::encrypted::{
 use nn_poly::import::{Preprocessing, SplitSpec};
 use nn_poly::integer::{
     ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerMatrix, IntegerNetwork,
-    LinearGeometry, Quadratic, Refresh, StageStructure, StageWeights, SumPool, ValueRef, Volume,
+    LinearGeometry, LookupTable, Pool, Quadratic, Reduction, Refresh, StageStructure, StageWeights,
+    StepFunction, ValueRef, Volume,
 };
 use nn_poly::layer::Padding;
 use nn_poly::plan::{
@@ -44,7 +45,7 @@ struct Sketch {
     stride: usize,
     padding: usize,
     depthwise: bool,
-    pool: bool,
+    pool: Option<Reduction>,
     activation: ActivationKind,
     weight_bits: u32,
     classes: usize,
@@ -65,15 +66,20 @@ impl Sketch {
             grouping: if self.depthwise { Grouping::Depthwise } else { Grouping::Full },
         };
         let out = conv.output();
-        let pool = (self.pool && out.height >= 2 && out.width >= 2).then_some(SumPool {
-            input: out,
-            window: (2, 2),
-            stride: (2, 2),
+        let fits = out.height >= 2 && out.width >= 2;
+        let (window, stride) = ((2, 2), (2, 2));
+        let pool = self.pool.filter(|_| fits);
+        let pool = pool.map(|reduction| {
+            let padding = match reduction {
+                Reduction::Sum => Padding::NONE,
+                Reduction::Max => Padding { top: 1, right: 1, ..Padding::NONE },
+            };
+            Pool { reduction, input: out, window, stride, padding }
         });
         let first = StageStructure {
             sources: vec![ValueRef::Input],
             linear: LinearGeometry::Conv2d(conv),
-            activation: self.activation,
+            activation: self.activation.clone(),
             pool,
             refresh: Some(Refresh { multipliers: vec![37], shift: 11, min: 0, max: 15 }),
         };
@@ -199,16 +205,31 @@ fn evaluate(server: &SegmentEvaluator, seed: [u8; 32], payload: &[u8]) -> Vec<u8
     reply
 }
 
+/// A table that rises and falls, for all channels.
+fn wave() -> LookupTable {
+    let starts = (-30..30).map(|i| i * 11).collect();
+    let values = (0..61).map(|i: i32| (i * 17) % 61 * 7 - 200).collect();
+    LookupTable::new(vec![StepFunction::new(starts, values).unwrap()]).unwrap()
+}
+
 fn sketches() -> impl Strategy<Value = Sketch> {
     let activation = prop_oneof![
         Just(ActivationKind::Quadratic),
         Just(ActivationKind::Quadratic),
         Just(ActivationKind::Relu),
         Just(ActivationKind::Identity),
+        Just(ActivationKind::Table(wave())),
+        Just(ActivationKind::Table(wave())),
+    ];
+    let pool = prop_oneof![
+        Just(None),
+        Just(Some(Reduction::Sum)),
+        Just(Some(Reduction::Sum)),
+        Just(Some(Reduction::Max)),
     ];
     (
         (3_usize..7, 1_usize..3, 1_usize..5, 1_usize..4, 1_usize..3, 0_usize..2),
-        (any::<bool>(), any::<bool>(), activation, 2_u32..6, 1_usize..6, any::<u64>()),
+        (any::<bool>(), pool, activation, 2_u32..6, 1_usize..6, any::<u64>()),
     )
         .prop_map(|((size, channels, maps, kernel, stride, padding), rest)| {
             let (depthwise, pool, activation, weight_bits, classes, seed) = rest;
@@ -240,7 +261,13 @@ proptest! {
 
     #[test]
     fn random_networks_with_the_activation_at_the_server(sketch in sketches()) {
-        prop_assume!(sketch.activation != ActivationKind::Relu);
+        let activation = if sketch.seed.is_multiple_of(3) {
+            ActivationKind::Identity
+        } else {
+            ActivationKind::Quadratic
+        };
+        let pool = sketch.pool.map(|_| Reduction::Sum);
+        let sketch = Sketch { activation, pool, ..sketch };
         let plan = sketch.plan(ActivationSide::Server, 1000);
         check(&plan, 70, sketch.seed);
     }
@@ -248,8 +275,8 @@ proptest! {
 
 /// A plan of a random network with branches; `None` where no parameters prove its ranges.
 fn random_plan(seed: u64, side: ActivationSide) -> Option<Plan> {
-    let relu = side == ActivationSide::Client;
-    let choices = Choices { relu, max_weight: 5, stages: (3, 6), ..Choices::ALL };
+    let client = side == ActivationSide::Client;
+    let choices = Choices { client, max_weight: 5, stages: (3, 6), ..Choices::ALL };
     let (network, _) = random_network(seed, choices);
     let facts = ModelFacts {
         name: "graph".into(),
@@ -294,12 +321,23 @@ fn example() -> Sketch {
         stride: 1,
         padding: 1,
         depthwise: false,
-        pool: true,
+        pool: Some(Reduction::Sum),
         activation: ActivationKind::Quadratic,
         weight_bits: 4,
         classes: 4,
         seed: 4,
     }
+}
+
+#[test]
+fn a_server_refuses_what_it_cannot_evaluate() {
+    let sketch = Sketch { pool: Some(Reduction::Max), ..example() };
+    let server = example().plan(ActivationSide::Server, 100);
+    let network = sketch.network();
+    let (structure, weights) = network.stage(0).unwrap();
+    let refused = SegmentEvaluator::new(0, &server.public().segments[0], structure, weights);
+    let message = refused.unwrap_err().to_string();
+    assert!(message.contains("steps that are no polynomials"), "{message}");
 }
 
 #[test]

@@ -8,6 +8,7 @@
 )]
 
 use ndarray::{Array, Array1, Array2, Dimension, ShapeBuilder, array};
+use nn_poly::approximate::{Function, SampledFunction};
 use nn_poly::autodiff::{Gradients, InputGradient, Mode, Tape};
 use nn_poly::layer::{
     Activation, BatchNorm, Blend, Clamp, Conv2d, Dense, Dropout, Layer, Padding, Pool2d, PoolKind,
@@ -165,9 +166,27 @@ fn polynomial(rng: &mut ChaCha8Rng, n_channels: usize) -> Layer<f64> {
     Layer::Activation(Activation::Polynomial { a, b, c })
 }
 
-fn blend(rng: &mut ChaCha8Rng, n_channels: usize) -> Layer<f64> {
+/// Every function that is no polynomial; the table has its knots off the grid of the inputs.
+fn functions() -> Vec<Function> {
+    let points = vec![(-0.71, 0.3), (-0.13, -0.4), (0.39, 0.8), (0.83, 0.2)];
+    let mut all = Function::NAMED.to_vec();
+    all.retain(|function| *function != Function::Relu);
+    all.push(Function::LeakyRelu { slope: -0.3 });
+    all.push(Function::Sampled(SampledFunction::new(points).unwrap()));
+    all
+}
+
+fn blend(rng: &mut ChaCha8Rng, n_channels: usize, function: Function) -> Layer<f64> {
     let (a, b, c) = (random(rng, n_channels), random(rng, n_channels), random(rng, n_channels));
-    Layer::Activation(Activation::Blend(Blend { share: 0.3, low: -0.5, high: 0.75, a, b, c }))
+    Layer::Activation(Activation::Blend(Blend {
+        share: 0.3,
+        low: -0.5,
+        high: 0.75,
+        a,
+        b,
+        c,
+        function,
+    }))
 }
 
 #[test]
@@ -176,7 +195,7 @@ fn every_layer_alone() {
     let image = Shape::image(5, 4, 3).unwrap();
     let vector = Shape::vector(6).unwrap();
     let pad = Padding { top: 1, bottom: 0, left: 2, right: 1 };
-    let overlapping = Pool2d { kind: PoolKind::Average, window: (3, 2), stride: (1, 2) };
+    let overlapping = Pool2d { stride: (1, 2), ..Pool2d::tiles(PoolKind::Average, (3, 2)) };
     let cases: Vec<(&str, &Shape, Layer<f64>)> = vec![
         ("dense", &vector, dense(rng, 4, 6)),
         ("conv", &image, conv(rng, [2, 3, 3, 3], (1, 1), Padding::NONE)),
@@ -189,8 +208,9 @@ fn every_layer_alone() {
         ("relu", &image, Layer::Activation(Activation::Relu)),
         ("polynomial on images", &image, polynomial(rng, 3)),
         ("polynomial on vectors", &vector, polynomial(rng, 6)),
-        ("blend on images", &image, blend(rng, 3)),
-        ("blend on vectors", &vector, blend(rng, 6)),
+        ("blend on images", &image, blend(rng, 3, Function::Relu)),
+        ("blend on vectors", &vector, blend(rng, 6, Function::Relu)),
+        ("blend from gelu", &image, blend(rng, 3, Function::Gelu)),
         ("sum pool", &image, Layer::Pool2d(Pool2d::tiles(PoolKind::Sum, (2, 2)))),
         ("overlapping average pool", &image, Layer::Pool2d(overlapping)),
         ("global pool", &image, Layer::Pool2d(Pool2d::global(PoolKind::Average, &image).unwrap())),
@@ -198,7 +218,12 @@ fn every_layer_alone() {
         ("clamp", &image, Layer::Clamp(Clamp { limit: 0.3 })),
         ("dropout", &vector, Layer::Dropout(Dropout { rate: 0.4 })),
     ];
-    for (name, shape, layer) in cases {
+    let of_function = |function: Function| {
+        let activation = Activation::Function(function);
+        (activation.name(), &image, Layer::Activation(activation))
+    };
+    let functions = functions().into_iter().map(of_function);
+    for (name, shape, layer) in cases.into_iter().chain(functions) {
         for mode in [TRAINING, Mode::Inference] {
             // More samples than one chunk of the data-parallel kernels, and not a multiple of it.
             check(name, &Subject::new(shape, vec![layer.clone()], 13, mode));
@@ -287,11 +312,8 @@ fn any_stack() -> impl Strategy<Value = (Shape, Vec<Layer<f64>>)> {
                 polynomial(rng, maps),
             ];
             if pools {
-                layers.push(Layer::Pool2d(Pool2d {
-                    kind: PoolKind::Average,
-                    window: (2, 1),
-                    stride: (1, 1),
-                }));
+                let pool = Pool2d::tiles(PoolKind::Average, (2, 1));
+                layers.push(Layer::Pool2d(Pool2d { stride: (1, 1), ..pool }));
             }
             layers.push(Layer::Flatten);
             let Ok(network) = Network::new(input.clone(), layers.clone()) else {

@@ -183,7 +183,8 @@ fn activations_of_a_shared_sum_are_stages_of_their_own() {
     builder.push(Layer::Activation(Activation::Relu), &[sum]).unwrap();
     builder.append(dense(2, 4, 3)).unwrap();
     let quantized = check(&builder.finish().unwrap(), bits(8)).unwrap();
-    let kinds: Vec<_> = quantized.network.structure().iter().map(|s| s.activation).collect();
+    let kinds: Vec<_> =
+        quantized.network.structure().iter().map(|s| s.activation.clone()).collect();
     use ActivationKind::{Identity, Quadratic, Relu};
     assert_eq!(kinds, [Identity, Quadratic, Relu, Identity]);
     assert_eq!(quantized.network.structure()[2].sources, [ValueRef::Stage(0), ValueRef::Stage(1)]);

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 
 use ndarray::{Array, Array1, Array2, Axis, Dimension, ShapeBuilder, array};
+use nn_poly::approximate::Function;
 use nn_poly::autodiff::{InputGradient, Linearization, Mode, ParameterSelection, Tape};
 use nn_poly::layer::{
     Activation, BatchNorm, Blend, Clamp, Conv2d, Dense, Dropout, Layer, Padding, ParameterKind,
@@ -160,9 +161,17 @@ fn polynomial(rng: &mut ChaCha8Rng, n_channels: usize) -> Layer<f64> {
     Layer::Activation(Activation::Polynomial { a, b, c })
 }
 
-fn blend(rng: &mut ChaCha8Rng, n_channels: usize) -> Layer<f64> {
+fn blend(rng: &mut ChaCha8Rng, n_channels: usize, function: Function) -> Layer<f64> {
     let (a, b, c) = (random(rng, n_channels), random(rng, n_channels), random(rng, n_channels));
-    Layer::Activation(Activation::Blend(Blend { share: 0.3, low: -1.0, high: 1.0, a, b, c }))
+    Layer::Activation(Activation::Blend(Blend {
+        share: 0.3,
+        low: -1.0,
+        high: 1.0,
+        a,
+        b,
+        c,
+        function,
+    }))
 }
 
 fn convolution(
@@ -181,21 +190,27 @@ fn every_layer_between_others() {
     let rng = &mut ChaCha8Rng::seed_from_u64(1);
     let image = Shape::image(6, 5, 2).unwrap();
     let pad = Padding { top: 1, bottom: 0, left: 1, right: 1 };
-    let overlapping = Pool2d { kind: PoolKind::Average, window: (3, 2), stride: (1, 2) };
+    let overlapping = Pool2d { stride: (1, 2), ..Pool2d::tiles(PoolKind::Average, (3, 2)) };
     let cases: Vec<(&str, Layer<f64>)> = vec![
         ("conv", convolution(rng, [3, 2, 3, 3], (2, 1), pad)),
         ("norm", batch_norm(rng, 3)),
         ("square", Layer::Activation(Activation::Square)),
         ("relu", Layer::Activation(Activation::Relu)),
         ("polynomial", polynomial(rng, 3)),
-        ("blend", blend(rng, 3)),
+        ("blend", blend(rng, 3, Function::Relu)),
+        ("blend from gelu", blend(rng, 3, Function::Gelu)),
         ("sum pool", Layer::Pool2d(Pool2d::tiles(PoolKind::Sum, (2, 2)))),
         ("average pool", Layer::Pool2d(overlapping)),
         ("max pool", Layer::Pool2d(Pool2d { kind: PoolKind::Max, ..overlapping })),
         ("clamp", Layer::Clamp(Clamp { limit: 0.3 })),
         ("dropout", Layer::Dropout(Dropout { rate: 0.4 })),
     ];
-    for (name, layer) in cases {
+    let functions = Function::NAMED.into_iter().filter(|function| *function != Function::Relu);
+    let functions = functions.map(|function| {
+        let activation = Activation::Function(function);
+        (activation.name(), Layer::Activation(activation))
+    });
+    for (name, layer) in cases.into_iter().chain(functions) {
         let mut layers = vec![convolution(rng, [3, 2, 2, 2], (1, 1), pad), layer];
         layers.push(convolution(rng, [2, 1, 1, 3], (1, 1), Padding::NONE));
         layers.extend([Layer::Activation(Activation::Square), Layer::Flatten]);
@@ -324,7 +339,7 @@ proptest! {
                 4 => Layer::Activation(Activation::Square),
                 5 => Layer::Activation(Activation::Relu),
                 _ => {
-                    let pool = Pool2d { kind: PoolKind::Sum, window: (2, 1), stride: (1, 1) };
+                    let pool = Pool2d { stride: (1, 1), ..Pool2d::tiles(PoolKind::Sum, (2, 1)) };
                     match layers.iter().filter(|l| matches!(l, Layer::Pool2d(_))).count() {
                         0 => Layer::Pool2d(pool),
                         _ => Layer::Clamp(Clamp { limit: 0.5 }),

@@ -13,8 +13,9 @@ mod random_network;
 use ndarray::{Array2, array};
 use nn_poly::import::{Preprocessing, SplitSpec};
 use nn_poly::integer::{
-    ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerNetwork, LinearGeometry, Quadratic,
-    Refresh, StageStructure, StageWeights, SumGeometry, SumPool, SumTerm, ValueRef, Volume, Window,
+    ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerNetwork, LinearGeometry, LookupTable,
+    NonPolynomial, Pool, Quadratic, Reduction, Refresh, StageStructure, StageWeights, StepFunction,
+    SumGeometry, SumTerm, ValueRef, Volume, Window,
 };
 use nn_poly::layer::Padding;
 use nn_poly::plan::{
@@ -110,7 +111,13 @@ fn tiny() -> IntegerNetwork {
             sources: vec![ValueRef::Input],
             linear: LinearGeometry::Conv2d(conv),
             activation: ActivationKind::Quadratic,
-            pool: Some(SumPool { input: plane, window: (2, 2), stride: (2, 2) }),
+            pool: Some(Pool {
+                reduction: Reduction::Sum,
+                input: plane,
+                window: (2, 2),
+                stride: (2, 2),
+                padding: Padding::NONE,
+            }),
             refresh: Some(Refresh { multipliers: vec![3, 200], shift: 8, min: 0, max: 15 }),
         },
         StageStructure {
@@ -155,19 +162,52 @@ fn the_planner_follows_the_proven_ranges() {
     assert_eq!(client.private_digest(), server.private_digest());
 }
 
-#[test]
-fn a_relu_at_the_server_is_refused_with_a_reason() {
+/// The network with another activation and another kind of pool in its first stage.
+fn altered(activation: ActivationKind, reduction: Reduction) -> IntegerNetwork {
     let mut structure = tiny().structure().to_vec();
     let mut weights = tiny().weights().to_vec();
-    structure[0].activation = ActivationKind::Relu;
-    weights[0].quadratic = None;
-    let network = IntegerNetwork::new(*tiny().input(), 4, structure, weights).unwrap();
-    let options = PlanOptions::default();
-    let error = compile_with(&network, &[], facts(&network), &options, choose).unwrap_err();
-    assert!(matches!(error, Error::ReluAtServer { stage: 0 }));
-    assert!(error.to_string().contains("client"), "{error}");
-    let plan = compiled(&network, ActivationSide::Client);
-    assert!(plan.public().segments.iter().all(|segment| !segment.evaluates_activation));
+    if activation != ActivationKind::Quadratic {
+        weights[0].quadratic = None;
+    }
+    structure[0].activation = activation;
+    if let Some(pool) = &mut structure[0].pool {
+        pool.reduction = reduction;
+    }
+    IntegerNetwork::new(*tiny().input(), 4, structure, weights).unwrap()
+}
+
+/// A table with another step function for each of two channels.
+fn table() -> ActivationKind {
+    let first = StepFunction::new(vec![-3, 0, 9], vec![0, -2, 5, 3]).unwrap();
+    let second = StepFunction::new(vec![1], vec![4, 11]).unwrap();
+    ActivationKind::Table(LookupTable::new(vec![first, second]).unwrap())
+}
+
+#[test]
+fn what_a_server_cannot_evaluate_is_refused_with_a_reason() {
+    let cases = [
+        (ActivationKind::Relu, Reduction::Sum, NonPolynomial::Relu, "securedl polynomialize"),
+        (table(), Reduction::Sum, NonPolynomial::Table, "securedl polynomialize"),
+        (table(), Reduction::Max, NonPolynomial::Table, "securedl polynomialize"),
+        (ActivationKind::Quadratic, Reduction::Max, NonPolynomial::MaxPool, "average pools"),
+        (ActivationKind::Identity, Reduction::Max, NonPolynomial::MaxPool, "average pools"),
+    ];
+    for (activation, reduction, expected, advice) in cases {
+        let network = altered(activation, reduction);
+        let options = PlanOptions::default();
+        let error = compile_with(&network, &[], facts(&network), &options, choose).unwrap_err();
+        assert!(matches!(error, Error::NotAtServer { stage: 0, step } if step == expected));
+        let message = error.to_string();
+        for part in ["stage 0", expected.to_string().as_str(), "`--activation client`", advice] {
+            assert!(message.contains(part), "{part}: {message}");
+        }
+        let plan = compiled(&network, ActivationSide::Client);
+        assert!(plan.public().segments.iter().all(|segment| !segment.evaluates_activation));
+        // Nor does a plan that somebody altered afterwards pass.
+        let mut spec = plan.public().spec().clone();
+        spec.activation_side = ActivationSide::Server;
+        assert!(matches!(PublicPlan::new(spec), Err(Error::NotAtServer { .. })));
+    }
 }
 
 #[test]
@@ -307,7 +347,7 @@ proptest! {
 
     #[test]
     fn simulation_equals_the_definition(seed in any::<u64>(), at_server in any::<bool>()) {
-        let choices = Choices { relu: !at_server, ..Choices::ALL };
+        let choices = Choices { client: !at_server, ..Choices::ALL };
         let (network, inputs) = random_network(seed, choices);
         let side = if at_server { ActivationSide::Server } else { ActivationSide::Client };
         let plan = compiled(&network, side);
@@ -322,9 +362,10 @@ proptest! {
     }
 
     #[test]
-    fn plans_survive_their_encoding(seed in any::<u64>()) {
-        let (network, _) = random_network(seed, Choices { relu: false, ..Choices::ALL });
-        let plan = compiled(&network, ActivationSide::Server);
+    fn plans_survive_their_encoding(seed in any::<u64>(), at_client in any::<bool>()) {
+        let (network, _) = random_network(seed, Choices { client: at_client, ..Choices::ALL });
+        let side = if at_client { ActivationSide::Client } else { ActivationSide::Server };
+        let plan = compiled(&network, side);
         let bytes = plan.to_bytes().unwrap();
         let decoded = Plan::from_bytes(&bytes).unwrap();
         prop_assert_eq!(decoded.digest(), plan.digest());
@@ -336,10 +377,11 @@ proptest! {
 
     #[test]
     fn hostile_plans_never_panic(
-        seed in 0_u64..50, edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        seed in 0_u64..50, at_client in any::<bool>(), edits in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
     ) {
-        let (network, _) = random_network(seed, Choices { relu: false, ..Choices::ALL });
-        let plan = compiled(&network, ActivationSide::Server);
+        let (network, _) = random_network(seed, Choices { client: at_client, ..Choices::ALL });
+        let side = if at_client { ActivationSide::Client } else { ActivationSide::Server };
+        let plan = compiled(&network, side);
         let mut bytes = plan.to_bytes().unwrap();
         for (at, byte) in edits {
             let n = bytes.len() - 32 - 20;
@@ -471,10 +513,10 @@ fn golden_bytes_of_a_tiny_plan() {
     let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
     let found = [plan.public_digest(), plan.private_digest(), plan.digest(), file];
     let expected = [
-        "8ba927c7d2d6ce6fcca0d8599c43f20a58f714ad1b672fde8aadfa639fdce141",
-        "355604b2b582cc2b10949cefd77d10e3e54e21d8ca60608710a2263267f3cf40",
-        "a91cec0311c2647faf1e84dcb606b90531f3f175d5ead43a8a42a43271faa3a0",
-        "7a2f0e18d9e7be8d6beda96f5fac7d044e32d32851e8684fcb2e84705e62a218",
+        "cbc0fbdaedc55e336c21ddd800402dea48dafe7a997a45da9d0a399db6758149",
+        "bfea65f979c14c0a9a74cd68d68f03394842255ce62afa460aadfd09d69d9ff7",
+        "069ae8193971a117c341e5c1170f9a64ce124251095794d84a386c3b8365bcb8",
+        "31ce010b5620330acb9d34cd392a28a91871daf29a171546c0f3e582ae832d59",
     ];
     assert_eq!(found.map(|digest| digest.to_string()), expected);
 }
@@ -517,8 +559,74 @@ fn golden_bytes_of_a_plan_with_branches() {
     let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
     assert_eq!(Plan::from_bytes(&plan.to_bytes().unwrap()).unwrap().digest(), plan.digest());
     let expected = [
-        "29ab786c3170317099e57489ac8559be20e9c4b18230298a0fd6c6af68f8f7e9",
-        "f44e89ddaca46198b003ba43c5cba64c585cb96979aaaf9834076499d7ee5faa",
+        "98c0330303ec13bd1b5b69df835754f25fa987a776242ce745f5bd5752b51415",
+        "b4f3c8991a715541539e491b6d574bd508ab954df827deed8b4227cf377aa531",
     ];
     assert_eq!([plan.digest(), file].map(|digest| digest.to_string()), expected);
+}
+
+/// The bytes of a plan with a look-up table and maxima.
+#[test]
+fn golden_bytes_of_a_plan_with_a_table() {
+    let network = altered(table(), Reduction::Max);
+    // Inputs 1, 0, 2, 3: z = (4, 1, 7, 10) and (3, 5, 1, −1). The tables give (5, 5, 5, 3) and
+    // (11, 11, 11, 4), maxima 5 and 11; the refresh divides to 0 and (11·200 + 128)/256 = 9.
+    let inputs = ndarray::array![[1], [0], [2], [3]];
+    let scores = network.evaluate(&inputs).unwrap().scores;
+    assert_eq!(scores, ndarray::array![[18], [45], [-72]]);
+    let plan = compiled(&network, ActivationSide::Client);
+    check_simulation(&plan, &inputs);
+    let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
+    let expected = [
+        "019d7cd0165d197a9fdb5aa4b2b472dcbca4ba51225a79653428c20028f8b747",
+        "c542dfb4d1efe6638e28e209f9316471229e2998276def917368bf2dfedfb04e",
+    ];
+    assert_eq!([plan.digest(), file].map(|digest| digest.to_string()), expected);
+}
+
+/// Tables in files are checked like tables from code.
+#[test]
+fn tables_that_are_none_are_refused_in_files() {
+    let plan = compiled(&altered(table(), Reduction::Sum), ActivationSide::Client);
+    let bytes = plan.public().to_bytes().unwrap();
+    let position =
+        |pattern: &[u8]| bytes.windows(pattern.len()).position(|window| window == pattern).unwrap();
+    let starts: Vec<u8> = [-3_i64, 0, 9].iter().flat_map(|start| start.to_le_bytes()).collect();
+    let at = position(&starts);
+    let altered = |at: usize, with: &[u8]| {
+        let mut bytes = bytes.clone();
+        bytes[at..at + with.len()].copy_from_slice(with);
+        let n = bytes.len() - 32;
+        let digest = blake3::hash(&bytes[..n]);
+        bytes[n..].copy_from_slice(digest.as_bytes());
+        PublicPlan::from_bytes(&bytes)
+    };
+    assert_eq!(&altered(at, &(-3_i64).to_le_bytes()).unwrap(), plan.public());
+    assert!(altered(at, &(-4_i64).to_le_bytes()).is_ok(), "another table");
+    let values = at + starts.len() + 8;
+    for (what, at, with) in [
+        ("not ascending", at, 0_i64.to_le_bytes().to_vec()),
+        ("beyond 2^62", at, i64::MIN.to_le_bytes().to_vec()),
+        ("equal neighbors", values, (-2_i32).to_le_bytes().to_vec()),
+        ("value out of range", values, i32::MAX.to_le_bytes().to_vec()),
+        ("more starts than bytes", at - 8, u64::MAX.to_le_bytes().to_vec()),
+        ("fewer values than runs", values - 8, 3_u64.to_le_bytes().to_vec()),
+    ] {
+        let refused = altered(at, &with);
+        assert!(
+            matches!(refused, Err(Error::Decode { .. } | Error::TrailingBytes { .. })),
+            "{what}"
+        );
+    }
+}
+
+#[test]
+fn plans_of_version_1_are_refused_by_name() {
+    let mut bytes = compiled(&tiny(), ActivationSide::Server).to_bytes().unwrap();
+    bytes[8] = 1;
+    let n = bytes.len() - 32;
+    let digest = blake3::hash(&bytes[..n]);
+    bytes[n..].copy_from_slice(digest.as_bytes());
+    let refused = Plan::from_bytes(&bytes);
+    assert!(matches!(refused, Err(Error::UnsupportedVersion { supported: 2, actual: 1 })));
 }

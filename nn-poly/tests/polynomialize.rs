@@ -1,4 +1,4 @@
-//! From ReLU to polynomials: what is replaced by what, that the start is the same function, that
+//! From ReLU and the like to polynomials: what is replaced by what, that the start is the same function, that
 //! training gets there, and what it leaves behind.
 
 #![allow(
@@ -127,7 +127,8 @@ fn polynomials_are_the_fits_to_what_was_observed() {
         (FitChoice::Method(Method::Derivative(Measure::CryptoDl)), 2),
         (FitChoice::Observed, 1),
     ] {
-        let choice = Polynomialization { degree, coverage: 0.99, fit, limit: Limit::None };
+        let choice =
+            Polynomialization { degree, coverage: 0.99, fit, limit: Limit::None, function: None };
         let made = polynomialize(&network, samples.inputs(), &choice).unwrap();
         assert!(!names(&made.network).contains(&"clamp"));
         let finished = finish_blending(&made.network).unwrap();
@@ -153,6 +154,68 @@ fn polynomials_are_the_fits_to_what_was_observed() {
                 assert!(values.iter().all(|&v| (f64::from(v) - expected).abs() < 1e-6));
             }
         }
+    }
+}
+
+/// A network with activations of several kinds, none of them ReLU.
+fn network_of_functions(samples: &LabeledSamples) -> Network<f32> {
+    let relu = relu_network(NetworkKind::Cryptonets, samples);
+    let mut functions = Function::NAMED[1..].iter().cycle();
+    let mut layers = Vec::new();
+    for layer in relu.into_layers() {
+        layers.push(if matches!(layer, Layer::Activation(_)) {
+            let function = functions.next().unwrap().clone();
+            Layer::Activation(Activation::Function(function))
+        } else {
+            layer
+        });
+    }
+    Network::new(samples.shape().clone(), layers).unwrap()
+}
+
+#[test]
+fn any_function_is_replaced_by_the_fit_to_itself_or_to_another() {
+    let samples = bars(120, 1);
+    let network = network_of_functions(&samples);
+    let function = |layer: &Layer<f32>| {
+        let Layer::Activation(Activation::Function(function)) = layer else { return None };
+        Some(function.clone())
+    };
+    let own: Vec<Function> = network.layers().iter().filter_map(function).collect();
+    assert!(own.len() >= 2, "{own:?}");
+    let observed = observe(&network, samples.inputs()).unwrap();
+    let expected = outputs(&network, &samples);
+    for function in [None, Some(Function::Gelu)] {
+        let choice =
+            Polynomialization { coverage: 1.0, function: function.clone(), ..Default::default() };
+        let made = polynomialize(&network, samples.inputs(), &choice).unwrap();
+        let d = distance(&outputs(&made.network, &samples), &expected);
+        assert!(d <= 1e-4, "the start is the same network: {d}");
+        assert_eq!(made.layers.len(), own.len());
+        for ((layer, own), observed) in made.layers.iter().zip(&own).zip(&observed) {
+            assert_eq!(layer.replaced, *own);
+            let fitted = function.as_ref().unwrap_or(own).clone();
+            let problem = FitProblem::new(fitted, layer.interval, 2).unwrap();
+            let expected = problem.solve_observed(observed.values()).unwrap();
+            let pairs = layer.fit.polynomial.monomials().into_iter();
+            for (a, b) in pairs.zip(expected.polynomial.monomials()) {
+                assert!((a - b).abs() < 1e-3, "{own}: {a} {b}");
+            }
+            let Layer::Activation(Activation::Blend(blend)) =
+                &made.network.layers()[layer.layer_idx]
+            else {
+                panic!("a blend");
+            };
+            assert_eq!(blend.function, *own);
+        }
+        let finished = finish_blending(&made.network).unwrap();
+        assert!(network.needs_client() && !finished.needs_client());
+        // What is left is a network for a server.
+        let preprocessing = PreprocessingKind::UnitRange.fit(samples.inputs()).unwrap();
+        let bits = Bits::new(6, 8, 8).unwrap();
+        let grids = calibrate(&finished, &preprocessing, samples.inputs(), bits).unwrap();
+        let integer = quantize(&prepare_qat(&finished, &grids).unwrap()).unwrap().network;
+        assert!(integer.structure().iter().all(|stage| stage.non_polynomial().is_none()));
     }
 }
 
@@ -248,18 +311,18 @@ fn what_cannot_be_made_polynomial_is_said() {
     };
     let default = Polynomialization::default();
     for degree in [0, 3, 8] {
-        let message = fail(&network, Polynomialization { degree, ..default }).to_string();
-        assert!(message.contains("leave the ReLU to the client"), "{message}");
+        let message = fail(&network, Polynomialization { degree, ..default.clone() }).to_string();
+        assert!(message.contains("leave the activations to the client"), "{message}");
     }
     for coverage in [0.0, 1.1, f64::NAN] {
-        let error = fail(&network, Polynomialization { coverage, ..default });
+        let error = fail(&network, Polynomialization { coverage, ..default.clone() });
         assert!(matches!(error, Error::InvalidSetting { setting: "coverage", .. }), "{error}");
     }
     let taylor = FitChoice::Method(Method::Taylor);
-    let error = fail(&network, Polynomialization { fit: taylor, ..default });
+    let error = fail(&network, Polynomialization { fit: taylor, ..default.clone() });
     assert!(matches!(error, Error::CannotApproximate { .. }), "{error}");
     let squares = Architecture::new(NetworkKind::Cryptonets, ActivationChoice::Square);
-    let error = fail(&squares.build(samples.shape(), 2, 1).unwrap(), default);
+    let error = fail(&squares.build(samples.shape(), 2, 1).unwrap(), default.clone());
     assert!(matches!(error, Error::NoActivation { .. }), "{error}");
     let empty = Array2::zeros((0, 256));
     let error = polynomialize(&network, &empty, &default).unwrap_err();

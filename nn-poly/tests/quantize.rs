@@ -183,7 +183,7 @@ fn pools_become_sums_and_stages_of_their_own() {
         Array1::zeros(2),
     );
     let layers = vec![
-        Layer::Pool2d(Pool2d { kind: PoolKind::Average, window: (2, 2), stride: (1, 1) }),
+        Layer::Pool2d(Pool2d { stride: (1, 1), ..Pool2d::tiles(PoolKind::Average, (2, 2)) }),
         Layer::Conv2d(conv),
         Layer::BatchNorm(BatchNorm::new(3, 0.5, 0.2)),
         Layer::Activation(Activation::Relu),

@@ -172,6 +172,37 @@ def graphs(folder):
         array("c2.b", 5), array("half", values=0.5), array("g1.w", 5, 4), array("g1.b", 4),
         array("g2.w", 9, 3), array("g2.b", 3)], n_out=3)
 
+    # Activations that are no polynomials, the logistic function as a gate and on its own, maxima.
+    save(folder, "activations", 20, (2, 8, 8), [
+        node("Conv", ["x", "c1.w", "c1.b"], ["c1"], pads=[1, 1, 1, 1]),
+        node("Sigmoid", ["c1"], ["s1"]),
+        node("Mul", ["c1", "s1"], ["silu"]),
+        node("MaxPool", ["silu"], ["m1"], kernel_shape=[2, 2], strides=[2, 2]),
+        node("Conv", ["m1", "c2.w", "c2.b"], ["c2"], pads=[1, 1, 1, 1]),
+        node("LeakyRelu", ["c2"], ["l2"], alpha=0.2),
+        node("Conv", ["l2", "c3.w", "c3.b"], ["c3"]),
+        node("Sigmoid", ["c3"], ["s3"]),
+        node("Sub", ["s3", "half"], ["h3"]),
+        node("Conv", ["h3", "c4.w", "c4.b"], ["c4"]),
+        node("PRelu", ["c4", "slope"], ["p4"]),
+        node("GlobalMaxPool", ["p4"], ["m4"]),
+        node("Flatten", ["m4"], ["f"]),
+        node("Gemm", ["f", "g1.w", "g1.b"], ["g1"]),
+        node("Gelu", ["g1"], ["a1"]),
+        node("Gemm", ["a1", "g2.w", "g2.b"], ["g2"]),
+        node("Tanh", ["g2"], ["a2"]),
+        node("Gemm", ["a2", "g3.w", "g3.b"], ["g3"]),
+        node("Softplus", ["g3"], ["a3"]),
+        node("Gemm", ["a3", "g4.w", "g4.b"], ["g4"]),
+        node("Abs", ["g4"], ["a4"]),
+        node("Gemm", ["a4", "g5.w", "g5.b"], ["g5"]),
+        node("Sigmoid", ["g5"], ["y"]),
+    ], [array("c1.w", 3, 2, 3, 3), array("c1.b", 3), array("c2.w", 4, 3, 3, 3), array("c2.b", 4),
+        array("c3.w", 4, 4, 1, 1), array("c3.b", 4), array("half", values=0.5),
+        array("c4.w", 5, 4, 2, 2), array("c4.b", 5), array("slope", values=np.full((5, 1, 1), 0.25)),
+        *[array(f"g{i}.w", 5, 5) for i in range(1, 5)], *[array(f"g{i}.b", 5) for i in range(1, 5)],
+        array("g5.w", 5, 3), array("g5.b", 3)], n_out=3)
+
 
 if __name__ == "__main__":
     Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)

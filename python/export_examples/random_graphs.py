@@ -62,10 +62,13 @@ class Builder:
         c, height, width = self.shape
         window = [int(self.rng.integers(1, min(3, n) + 1)) for n in (height, width)]
         steps = [int(self.rng.integers(1, 3)) for _ in "hw"]
-        if self.rng.random() < 0.3:
+        if self.rng.random() < 0.4:
             pads = [int(self.rng.integers(0, w)) for w in window + window]
-            self.add("AveragePool", [self.last], kernel_shape=window, strides=steps, pads=pads,
-                     count_include_pad=1)
+            if self.rng.random() < 0.5:
+                self.add("AveragePool", [self.last], kernel_shape=window, strides=steps, pads=pads,
+                         count_include_pad=1)
+            else:
+                self.add("MaxPool", [self.last], kernel_shape=window, strides=steps, pads=pads)
             height, width = height + pads[0] + pads[2], width + pads[1] + pads[3]
         else:
             self.add(str(self.rng.choice(["AveragePool", "MaxPool"])), [self.last],
@@ -91,11 +94,23 @@ class Builder:
         self.add("BatchNormalization", [self.last, *statistics], epsilon=1e-3)
 
     def activation(self):
-        kind = self.rng.choice(["Relu", "square", "polynomial", "Clip", "arithmetic"])
+        kinds = ["Relu", "square", "polynomial", "Clip", "arithmetic", "silu", "Tanh", "Sigmoid",
+                 "LeakyRelu", "PRelu", "Softplus", "Abs"] + ["Gelu"] * (self.opset >= 20)
+        kind = self.rng.choice(kinds)
         x, rest = self.last, [1] * (len(self.shape) - 1)
         constant = lambda: self.array(self.shape[0], *rest)
         if kind == "Relu":
             self.add("Relu", [x])
+        elif kind in ("Tanh", "Sigmoid", "Softplus", "Abs", "Gelu"):
+            self.add(str(kind), [x])
+        elif kind == "LeakyRelu":
+            self.add("LeakyRelu", [x], alpha=float(self.rng.normal(0, 0.3)))
+        elif kind == "PRelu":
+            slope = self.rng.normal(0, 0.3)
+            self.add("PRelu", [x, self.array(values=np.full([self.shape[0], *rest], slope))])
+        elif kind == "silu":
+            self.add("Sigmoid", [x])
+            self.add("Mul", [x, self.last] if self.rng.random() < 0.5 else [self.last, x])
         elif kind == "square":
             self.add("Mul", [x, x])
         elif kind == "Clip":

@@ -27,6 +27,7 @@ fn sketches() -> Vec<(&'static str, TinyModel, ActivationSide, u64)> {
         ("slots", TinyModel::dense_quadratic(), ActivationSide::Server, 100),
         ("coefficients", TinyModel::conv_pool_square(), ActivationSide::Client, 100),
         ("packed", TinyModel::conv_relu(), ActivationSide::Client, 8192),
+        ("tables", TinyModel::conv_table_maxima(), ActivationSide::Client, 100),
     ]
 }
 
@@ -35,7 +36,7 @@ fn folder() -> PathBuf {
 }
 
 fn plan_file(name: &str) -> PathBuf {
-    folder().join(format!("{name}_v1.plan"))
+    folder().join(format!("{name}_v2.plan"))
 }
 
 fn table_file() -> PathBuf {

@@ -12,8 +12,8 @@ use nn_poly::Shape;
 use nn_poly::import::{Preprocessing, SplitSpec};
 use nn_poly::integer::{
     ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerMatrix, IntegerNetwork,
-    LinearGeometry, Quadratic, Refresh, StageOutput, StageStructure, StageWeights, SumGeometry,
-    SumPool, SumTerm, ValueRef, Volume,
+    LinearGeometry, LookupTable, Pool, Quadratic, Reduction, Refresh, StageOutput, StageStructure,
+    StageWeights, StepFunction, SumGeometry, SumTerm, ValueRef, Volume,
 };
 use nn_poly::layer::Padding;
 use nn_poly::plan::{ActivationSide, ModelFacts, Plan, PlanOptions, compile};
@@ -33,8 +33,10 @@ pub struct TinyStage {
     pub linear: LinearGeometry,
     /// Its activation.
     pub activation: Activation,
-    /// Window and stride of its sum pool.
+    /// Window and stride of its pool.
     pub pool: Option<(usize, usize)>,
+    /// Whether the pool takes maxima, with padding, instead of sums: at the client only.
+    pub maxima: bool,
 }
 
 /// An activation with the numbers that go with it.
@@ -48,20 +50,23 @@ pub enum Activation {
     Quadratic,
     /// `max(z, 0)`: at the client only.
     Relu,
+    /// A table per channel that rises and falls: at the client only.
+    Table,
 }
 
 impl Activation {
-    const fn kind(self) -> ActivationKind {
+    fn kind(self, n_channels: usize) -> ActivationKind {
         match self {
             Self::Identity => ActivationKind::Identity,
             Self::Square | Self::Quadratic => ActivationKind::Quadratic,
             Self::Relu => ActivationKind::Relu,
+            Self::Table => ActivationKind::Table(table(n_channels)),
         }
     }
 
     fn coefficients(self, n_channels: usize) -> Option<Quadratic> {
         match self {
-            Self::Identity | Self::Relu => None,
+            Self::Identity | Self::Relu | Self::Table => None,
             Self::Square => Some(Quadratic::square()),
             Self::Quadratic => Some(Quadratic {
                 a: (0..n_channels).map(|c| if c % 3 == 1 { -2 } else { 1 }).collect(),
@@ -92,7 +97,7 @@ fn dense(n_in: usize, n_out: usize) -> LinearGeometry {
 }
 
 fn stage(linear: LinearGeometry, activation: Activation, sources: Vec<ValueRef>) -> TinyStage {
-    TinyStage { sources, linear, activation, pool: None }
+    TinyStage { sources, linear, activation, pool: None, maxima: false }
 }
 
 fn previous(stage: u32) -> Vec<ValueRef> {
@@ -116,7 +121,7 @@ impl TinyModel {
             pool: Some((2, 2)),
             ..stage(LinearGeometry::Conv2d(conv), Activation::Square, previous(0))
         };
-        let pooled = pool_of(conv.output(), 2, 2).output().len();
+        let pooled = pool_of(conv.output(), (2, 2), false).output().len();
         let second = stage(dense(pooled, 4), Activation::Identity, previous(1));
         Self::new("conv-pool-square", input, vec![first, second], 7, 1)
     }
@@ -157,6 +162,33 @@ impl TinyModel {
             stage(dense(n_hidden, 3), Activation::Identity, previous(1)),
         ];
         Self::new("conv-relu", input, stages, 15, 4)
+    }
+
+    /// A convolution, a table per channel, maxima of padded windows, then a dense layer with a table and
+    /// another one: what only a client evaluates.
+    #[must_use]
+    pub fn conv_table_maxima() -> Self {
+        let input = Volume { height: 5, width: 4, channels: 1 };
+        let conv = ConvGeometry {
+            input,
+            kernel: (2, 2),
+            stride: (1, 1),
+            padding: Padding { top: 0, bottom: 1, left: 1, right: 0 },
+            out_channels: 3,
+            grouping: Grouping::Full,
+        };
+        let first = TinyStage {
+            pool: Some((3, 2)),
+            maxima: true,
+            ..stage(LinearGeometry::Conv2d(conv), Activation::Table, previous(0))
+        };
+        let pooled = pool_of(conv.output(), (3, 2), true).output().len();
+        let stages = vec![
+            first,
+            stage(dense(pooled, 6), Activation::Table, previous(1)),
+            stage(dense(6, 3), Activation::Identity, previous(2)),
+        ];
+        Self::new("conv-table-maxima", input, stages, 7, 7)
     }
 
     /// A depthwise convolution, a linear stage, and a last stage that reads the input again: slots
@@ -243,15 +275,16 @@ impl TinyModel {
             Self::dense_quadratic(),
             Self::dense_only(),
             Self::conv_relu(),
+            Self::conv_table_maxima(),
             Self::depthwise_residual(),
             Self::residual_sum(),
         ]
     }
 
     /// A random model of one to three stages: a convolution or a dense layer first, dense layers
-    /// after it, any activation (`relu` or not), perhaps a pool, perhaps a second source.
+    /// after it, any activation (with `client` also those a server has not), perhaps a pool, perhaps a second source.
     #[must_use]
-    pub fn random(seed: u64, relu: bool) -> Self {
+    pub fn random(seed: u64, client: bool) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let rng = &mut rng;
         let input = if rng.random_bool(0.6) {
@@ -260,11 +293,12 @@ impl TinyModel {
         } else {
             Volume::vector(rng.random_range(1..=16))
         };
-        let activation = |rng: &mut StdRng| match rng.random_range(0..if relu { 6 } else { 5 }) {
+        let activation = |rng: &mut StdRng| match rng.random_range(0..if client { 7 } else { 5 }) {
             0 => Activation::Identity,
             1 | 2 => Activation::Square,
             3 | 4 => Activation::Quadratic,
-            _ => Activation::Relu,
+            5 => Activation::Relu,
+            _ => Activation::Table,
         };
         let mut stages = Vec::new();
         let mut width = input.len();
@@ -273,11 +307,12 @@ impl TinyModel {
             let pool = (linear.output().height >= 2 && linear.output().width >= 2)
                 .then_some((2, rng.random_range(1..=2)))
                 .filter(|_| rng.random());
+            let maxima = client && rng.random();
             width = pool.map_or_else(
                 || linear.n_outputs(),
-                |(window, stride)| pool_of(linear.output(), window, stride).output().len(),
+                |pool| pool_of(linear.output(), pool, maxima).output().len(),
             );
-            stages.push(TinyStage { pool, ..stage(linear, activation(rng), previous(0)) });
+            stages.push(TinyStage { pool, maxima, ..stage(linear, activation(rng), previous(0)) });
         }
         for position in stages.len() as u32..rng.random_range(stages.len() as u32..=2) {
             let n_out = rng.random_range(1..=6);
@@ -311,7 +346,10 @@ impl TinyModel {
     #[must_use]
     pub fn suits(&self, side: ActivationSide) -> bool {
         side == ActivationSide::Client
-            || self.stages.iter().all(|stage| stage.activation != Activation::Relu)
+            || !self.stages.iter().any(|stage| {
+                matches!(stage.activation, Activation::Relu | Activation::Table)
+                    || (stage.maxima && stage.pool.is_some())
+            })
     }
 
     /// The checked network.
@@ -326,8 +364,8 @@ impl TinyModel {
             structure.push(StageStructure {
                 sources: tiny.sources.clone(),
                 linear: tiny.linear.clone(),
-                activation: tiny.activation.kind(),
-                pool: tiny.pool.map(|(window, stride)| pool_of(out, window, stride)),
+                activation: tiny.activation.kind(out.channels),
+                pool: tiny.pool.map(|pool| pool_of(out, pool, tiny.maxima)),
                 refresh: None,
             });
             weights.push(self.stage_weights(tiny, &mut rng));
@@ -392,8 +430,25 @@ impl TinyModel {
     }
 }
 
-fn pool_of(input: Volume, window: usize, stride: usize) -> SumPool {
-    SumPool { input, window: (window, window), stride: (stride, stride) }
+fn pool_of(input: Volume, (window, stride): (usize, usize), maxima: bool) -> Pool {
+    let (reduction, padding) = match maxima {
+        false => (Reduction::Sum, Padding::NONE),
+        true => (Reduction::Max, Padding { top: window - 1, right: 1, ..Padding::NONE }),
+    };
+    let (window, stride) = ((window, window), (stride, stride));
+    Pool { reduction, input, window, stride, padding }
+}
+
+/// Values on both sides of the grid, that change next to 0 and far from it.
+fn table(n_channels: usize) -> LookupTable {
+    let of_channel = |channel: i32| {
+        let wide = i64::from(channel);
+        let starts = vec![-900, -200 - wide, -60, -5, 0, 1, 30 + wide, 90, 400];
+        let values = vec![3, -7, 0, 5 + channel, 2, 40, -11, 25, 60, 31];
+        StepFunction::new(starts, values).expect("starts ascend and neighbors differ")
+    };
+    let n_channels = i32::try_from(n_channels).expect("a tiny model has few channels");
+    LookupTable::new((0..n_channels).map(of_channel).collect()).expect("a short table")
 }
 
 fn random_conv(input: Volume, rng: &mut StdRng) -> ConvGeometry {

@@ -6,8 +6,8 @@
 //! can overflow or be rounded.
 
 use nn_poly::integer::{
-    ActivationKind, ConvGeometry, Grouping, IntegerMatrix, LinearGeometry, Refresh, ScoreMatrix,
-    StageStructure, StageWeights, SumPool, ValueRef, Window,
+    ActivationKind, ConvGeometry, Grouping, IntegerMatrix, LinearGeometry, Pool, Reduction,
+    Refresh, ScoreMatrix, StageStructure, StageWeights, ValueRef, Window,
 };
 use nn_poly::plan::{Plan, Segment};
 use num_bigint::BigInt;
@@ -74,7 +74,7 @@ pub fn segment_modular(
     let inputs: Vec<BigInt> = point.iter().map(|&x| BigInt::from(x)).collect();
     let linear = linear_map(structure, weights, &inputs);
     let values = if segment.evaluates_activation {
-        sum_pool(structure, &activate(structure, weights, &linear))
+        pooled(structure, &activate(structure, weights, &linear))
     } else {
         linear
     };
@@ -104,7 +104,7 @@ fn run_stages(
         if let Some(segment) = segment.filter(|segment| !segment.evaluates_activation) {
             linear = linear.iter().map(|v| reduce(v, &segment.window)).collect();
         }
-        let mut pooled = sum_pool(structure, &activate(structure, weights, &linear));
+        let mut pooled = pooled(structure, &activate(structure, weights, &linear));
         if let Some(segment) = segment.filter(|segment| segment.evaluates_activation) {
             pooled = pooled.iter().map(|v| reduce(v, &segment.window)).collect();
         }
@@ -225,7 +225,7 @@ fn activate(structure: &StageStructure, weights: &StageWeights, linear: &[BigInt
     linear
         .iter()
         .enumerate()
-        .map(|(position, z)| match structure.activation {
+        .map(|(position, z)| match &structure.activation {
             ActivationKind::Identity => z.clone(),
             ActivationKind::Relu => z.clone().max(BigInt::ZERO),
             ActivationKind::Quadratic => {
@@ -236,30 +236,53 @@ fn activate(structure: &StageStructure, weights: &StageWeights, linear: &[BigInt
                 let c = BigInt::from(per_channel(&numbers.c, channel));
                 a * z * z + b * z + c
             }
+            ActivationKind::Table(table) => {
+                let function = match table.channels() {
+                    [one] => one,
+                    channels => &channels[position % n_channels],
+                };
+                let begun = function.starts().iter().filter(|start| BigInt::from(**start) <= *z);
+                BigInt::from(function.values()[begun.count()])
+            }
         })
         .collect()
 }
 
-fn sum_pool(structure: &StageStructure, values: &[BigInt]) -> Vec<BigInt> {
-    let Some(SumPool { input, window, stride }) = structure.pool else { return values.to_vec() };
-    let out_height = (input.height - window.0) / stride.0 + 1;
-    let out_width = (input.width - window.1) / stride.1 + 1;
-    let mut sums = Vec::new();
+fn pooled(structure: &StageStructure, values: &[BigInt]) -> Vec<BigInt> {
+    let Some(Pool { reduction, input, window, stride, padding }) = structure.pool else {
+        return values.to_vec();
+    };
+    let out_height = (input.height + padding.top + padding.bottom - window.0) / stride.0 + 1;
+    let out_width = (input.width + padding.left + padding.right - window.1) / stride.1 + 1;
+    let mut results = Vec::new();
     for row in 0..out_height {
         for column in 0..out_width {
             for channel in 0..input.channels {
-                let mut sum = BigInt::ZERO;
+                let mut members = Vec::new();
                 for dy in 0..window.0 {
                     for dx in 0..window.1 {
                         let (y, x) = (row * stride.0 + dy, column * stride.1 + dx);
-                        sum += &values[(y * input.width + x) * input.channels + channel];
+                        let inside = |at: usize, before: usize, n: usize| {
+                            at.checked_sub(before).filter(|&at| at < n)
+                        };
+                        let (Some(y), Some(x)) = (
+                            inside(y, padding.top, input.height),
+                            inside(x, padding.left, input.width),
+                        ) else {
+                            continue;
+                        };
+                        members
+                            .push(values[(y * input.width + x) * input.channels + channel].clone());
                     }
                 }
-                sums.push(sum);
+                results.push(match reduction {
+                    Reduction::Sum => members.into_iter().sum(),
+                    Reduction::Max => members.into_iter().max().expect("a window is not empty"),
+                });
             }
         }
     }
-    sums
+    results
 }
 
 /// `clamp(floor((v·m + 2^(s−1)) / 2^s), min, max)`; nothing is added when `s` is zero.

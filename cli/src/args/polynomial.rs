@@ -59,30 +59,35 @@ pub(crate) struct ApproximateArguments {
     pub(crate) json: Option<OutputPath>,
 }
 
-/// Make a trained ReLU network polynomial, so that a server can evaluate all of it.
+/// Make the activations of a trained network polynomials, so that a server can evaluate them.
 ///
-/// Each ReLU is replaced by a polynomial fitted to the values that reach it. Training moves the network
-/// over gradually, with learnable coefficients and a loss that keeps values inside the fitted
-/// intervals; quantization-aware fine-tuning follows.
+/// Each ReLU, GELU and the like is replaced by a polynomial fitted to the values that reach it. Training
+/// moves the network over gradually, with learnable coefficients and a loss that keeps values inside
+/// the fitted intervals; quantization-aware fine-tuning follows.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   securedl polynomialize relu.model --data mnist --out poly.model
   securedl polynomialize relu.model --data mnist --degree 2 --fit minimax --coverage 1 \\
-                         --epochs 6 --bits 5/5/6 --out poly.model")]
+                         --epochs 6 --bits 5/5/6 --out poly.model
+  securedl polynomialize relu.model --data mnist --function gelu --out poly.model")]
 pub(crate) struct PolynomializeArguments {
     #[command(flatten)]
     pub(crate) trained: TrainedModelArguments,
     /// Degree of the polynomials; integer networks evaluate 1 and 2.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub(crate) degree: u8,
+    /// What the polynomials are fitted to, by the names of `securedl approximate` [default: what each
+    /// replaces].
+    #[arg(long, value_name = "NAME")]
+    pub(crate) function: Option<Function>,
     /// Which polynomials to start from: `observed`, or a method of `securedl approximate`.
     #[arg(long, value_name = "METHOD", default_value = "observed")]
     pub(crate) fit: MethodArgument,
     /// Share of the observed values that each layer's interval holds.
     #[arg(long, value_name = "SHARE", default_value_t = 0.999)]
     pub(crate) coverage: f64,
-    /// Do not limit values after the activations to what ReLU gives in the interval.
+    /// Do not limit values after the activations to what the functions give in the interval.
     #[arg(long)]
     pub(crate) no_clamp: bool,
     /// Passes over the training data, before fine-tuning [default: as many as training takes].
@@ -91,7 +96,7 @@ pub(crate) struct PolynomializeArguments {
     /// Peak learning rate.
     #[arg(long, value_name = "RATE", default_value_t = 2e-3)]
     pub(crate) learning_rate: f64,
-    /// Share of the steps over which ReLU fades out.
+    /// Share of the steps over which the functions fade out.
     #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
     pub(crate) ramp: f64,
     /// Weight of the loss for values outside the intervals.

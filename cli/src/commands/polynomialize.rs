@@ -1,4 +1,4 @@
-//! `securedl polynomialize`: from a ReLU model to one that a server can evaluate.
+//! `securedl polynomialize`: from a model with ReLU and the like to one that a server can evaluate.
 
 use anyhow::{Result, bail};
 use nn_poly::train::{BlendSpec, Evaluation, FitChoice, Limit, Polynomialization, ReplacedLayer};
@@ -44,6 +44,7 @@ fn settings(arguments: &PolynomializeArguments) -> Result<PolynomializeSettings>
             coverage: arguments.coverage,
             fit,
             limit: if arguments.no_clamp { Limit::None } else { Limit::Interval },
+            function: arguments.function.clone(),
         },
         blend: BlendSpec { ramp: arguments.ramp, range_weight: arguments.range_weight },
         epochs: arguments.epochs,
@@ -57,6 +58,7 @@ fn print_fits(screen: &Screen, layers: &[ReplacedLayer]) {
     screen.heading("Polynomials to start from");
     let columns = [
         ("layer", Lean::Right),
+        ("replaces", Lean::Left),
         ("observed", Lean::Right),
         ("interval", Lean::Right),
         ("polynomial", Lean::Left),
@@ -69,6 +71,7 @@ fn print_fits(screen: &Screen, layers: &[ReplacedLayer]) {
         let [formula, max_error, rms_error, ..] = polynomials::cells(&layer.fit);
         grid.row([
             layer.layer_idx.to_string(),
+            layer.replaced.to_string(),
             format!("{} … {}", polynomials::number(min), polynomials::number(max)),
             layer.interval.to_string(),
             formula,
@@ -80,10 +83,10 @@ fn print_fits(screen: &Screen, layers: &[ReplacedLayer]) {
 }
 
 fn print_results(screen: &Screen, made: &PolynomialModel) {
-    let n_samples = units::counted(made.relu.n_samples(), "test sample");
+    let n_samples = units::counted(made.original.n_samples(), "test sample");
     let told = |evaluation: &Evaluation| units::percent(evaluation.accuracy());
     screen.gap();
-    screen.fact("ReLU", format!("{} of {n_samples}", told(&made.relu)));
+    screen.fact("Original", format!("{} of {n_samples}", told(&made.original)));
     screen.fact("Replaced", format!("{} before training", told(&made.replaced)));
     screen.fact("Polynomial", told(&made.polynomial));
     match &made.integer {
@@ -96,5 +99,11 @@ fn print_results(screen: &Screen, made: &PolynomialModel) {
             ),
         ),
         None => screen.fact("Integer", "not fine-tuned (--bits none)"),
+    }
+    if made.model.network().needs_client() {
+        screen.fact(
+            "Client",
+            "the maximum pools stay with it; train with average pools to avoid that",
+        );
     }
 }

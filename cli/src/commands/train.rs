@@ -139,7 +139,7 @@ impl Observer for Rows<'_> {
             }
             Phase::Blend => {
                 screen.fact("Network", layers::summary(network));
-                screen.heading(format_args!("From ReLU to polynomials: {}", describe(spec)));
+                screen.heading(format_args!("Toward polynomials: {}", describe(spec)));
             }
             Phase::FineTune(bits) => {
                 screen.heading(format_args!("Fine-tuning at {bits} bits: {}", describe(spec)))

@@ -4,7 +4,6 @@ use anyhow::Result;
 use ndarray::Array2;
 use nn_poly::integer::Evaluation;
 use nn_poly::model::{Bits, Model};
-use nn_poly::network::ActivationChoice;
 use nn_poly::plan::{ActivationSide, ModelFacts, Plan, PlanOptions, compile};
 use nn_poly::quantize::quantize_model;
 use nn_poly::train::TrainRecipe;
@@ -34,12 +33,9 @@ pub(crate) fn bits(model: &Model, choice: BitsChoice) -> Bits {
     }
 }
 
-/// Who evaluates the activations unless the user says so.
+/// Who evaluates the activations unless the user says so: the server, if it can.
 pub(crate) fn default_side(model: &Model) -> ActivationSide {
-    match model.spec().activation {
-        ActivationChoice::Relu => ActivationSide::Client,
-        ActivationChoice::Square | ActivationChoice::Polynomial => ActivationSide::Server,
-    }
+    if model.network().needs_client() { ActivationSide::Client } else { ActivationSide::Server }
 }
 
 /// Quantize a model, watch it on raw `features`, and plan its segments.

@@ -1,4 +1,4 @@
-//! From a ReLU model to a polynomial one.
+//! From a model with ReLU and the like to a polynomial one.
 //!
 //! ```text
 //!  strip quantizers, fit ──► blend ──► polynomials alone ──► calibrate, fine-tune ──► Model
@@ -25,7 +25,7 @@ use crate::report::progress::Progress;
 /// What a person decides about it.
 #[derive(Debug, Clone)]
 pub(crate) struct PolynomializeSettings {
-    /// What replaces the ReLUs.
+    /// What replaces the activations.
     pub(crate) choice: Polynomialization,
     /// How they are blended.
     pub(crate) blend: BlendSpec,
@@ -44,9 +44,9 @@ pub(crate) struct PolynomializeSettings {
 pub(crate) struct PolynomialModel {
     /// The model.
     pub(crate) model: Model,
-    /// The ReLU network it came from.
-    pub(crate) relu: Evaluation,
-    /// The same with polynomials in place of ReLU and nothing trained.
+    /// The network it came from.
+    pub(crate) original: Evaluation,
+    /// The same with polynomials in place of activations and nothing trained.
     pub(crate) replaced: Evaluation,
     /// The polynomial network after training.
     pub(crate) polynomial: Evaluation,
@@ -59,7 +59,7 @@ pub(crate) struct PolynomialModel {
 /// `told` learns of the fits before the training starts.
 ///
 /// # Errors
-/// A model without ReLU, unusable data or settings, divergence, or a checkpoint that cannot be read
+/// A model of polynomials alone, unusable data or settings, divergence, or a checkpoint that cannot be read
 /// or written.
 pub(crate) fn make_polynomial(
     model: &Model,
@@ -72,7 +72,7 @@ pub(crate) fn make_polynomial(
     let started = Instant::now();
     let spec = model.spec();
     let parts = Parts::new(data, &spec.preprocessing)?;
-    let relu = evaluate(&spec.network, &parts.test)?;
+    let original = evaluate(&spec.network, &parts.test)?;
     let replaced = polynomialize(&spec.network, parts.train.inputs(), &settings.choice)
         .hint(|| "models with ReLU come from `securedl train --activation relu`")?;
     told(&replaced.layers);
@@ -116,5 +116,5 @@ pub(crate) fn make_polynomial(
         training,
         ..spec.clone()
     })?;
-    Ok(PolynomialModel { model, relu, replaced: untrained, polynomial, integer })
+    Ok(PolynomialModel { model, original, replaced: untrained, polynomial, integer })
 }

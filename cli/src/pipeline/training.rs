@@ -136,7 +136,7 @@ pub(crate) struct Trained {
 pub(crate) enum Phase {
     /// Ordinary training.
     Float,
-    /// From ReLU to polynomials.
+    /// From other functions to polynomials.
     Blend,
     /// Fine-tuning with quantizers at these bits.
     FineTune(Bits),

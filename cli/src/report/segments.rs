@@ -1,7 +1,7 @@
 //! Stages and segments of a plan as tables.
 
 use nn_poly::integer::{
-    ActivationKind, ConvGeometry, Grouping, LinearGeometry, StageStructure, SumTerm,
+    ActivationKind, ConvGeometry, Grouping, LinearGeometry, Reduction, StageStructure, SumTerm,
 };
 use nn_poly::plan::{Forecast, Packing, PublicPlan, Segment};
 
@@ -90,13 +90,18 @@ pub(crate) fn describe(stage: &StageStructure, segment: &Segment) -> String {
         }
     };
     let mut tail = Vec::new();
-    match stage.activation {
+    match &stage.activation {
         ActivationKind::Identity => {}
         ActivationKind::Relu => tail.push("relu".to_owned()),
         ActivationKind::Quadratic => tail.push("square".to_owned()),
+        ActivationKind::Table(_) => tail.push("table".to_owned()),
     }
     if let Some(pool) = &stage.pool {
-        tail.push(format!("pool {}×{}", pool.window.0, pool.window.1));
+        let kind = match pool.reduction {
+            Reduction::Sum => "pool",
+            Reduction::Max => "max pool",
+        };
+        tail.push(format!("{kind} {}×{}", pool.window.0, pool.window.1));
     }
     match (tail.is_empty(), segment.evaluates_activation) {
         (true, _) => linear,

@@ -86,8 +86,7 @@ fn a_relu_model_becomes_one_that_a_server_can_evaluate() {
     succeed(&[&["train", "--data", data, "--out", relu], &train[..]].concat());
     let finished =
         succeed(&["polynomialize", relu, "--data", data, "--epochs", "6", "--out", poly]);
-    for expected in ["Polynomials to start from", "From ReLU to polynomials", "Replaced", "Integer"]
-    {
+    for expected in ["Polynomials to start from", "Toward polynomials", "Replaced", "Integer"] {
         assert!(finished.stdout.contains(expected), "{expected}:\n{}", finished.stdout);
     }
     let side = ["--activation", "server", "--expected-samples", "24"];
@@ -103,10 +102,13 @@ fn a_relu_model_becomes_one_that_a_server_can_evaluate() {
     // There is nothing left to replace, and a second degree is the highest.
     let out = folder.join("none.model");
     for (arguments, expected) in [
-        (&["polynomialize", poly, "--data", data, "--out", text(&out)] as &[&str], "has no ReLU"),
+        (
+            &["polynomialize", poly, "--data", data, "--out", text(&out)] as &[&str],
+            "has no activation but polynomials",
+        ),
         (
             &["polynomialize", relu, "--data", data, "--out", text(&out), "--degree", "4"],
-            "leave the ReLU to the client",
+            "leave the activations to the client",
         ),
         (
             &["polynomialize", relu, "--data", data, "--out", text(&out), "--fit", "all"],

@@ -2,13 +2,17 @@
 
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use super::Interval;
 use super::error_function::{normal_cdf, normal_density};
 use crate::artifact;
 use crate::error::{Error, Result};
 
 /// A function of one variable.
-#[derive(Clone, Debug, PartialEq)]
+///
+/// The order of the variants is part of the model file format.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Function {
     /// `max(x, 0)`.
@@ -35,7 +39,8 @@ pub enum Function {
 }
 
 /// A table of values, joined by straight lines.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Vec<(f64, f64)>", into = "Vec<(f64, f64)>")]
 pub struct SampledFunction {
     /// Invariant: at least 2, finite, strictly ascending in `x`.
     points: Vec<(f64, f64)>,
@@ -76,6 +81,84 @@ impl Function {
             Self::Sampled(table) => {
                 table.line(x).map_or(0.0, |((x0, y0), (x1, y1))| (y1 - y0) / (x1 - x0))
             }
+        }
+    }
+
+    /// Its second derivative; 0 at a corner.
+    #[must_use]
+    pub fn second_derivative(&self, x: f64) -> f64 {
+        match self {
+            Self::Relu | Self::LeakyRelu { .. } | Self::Abs | Self::Sampled(_) => 0.0,
+            Self::Sigmoid => sigmoid_bend(x),
+            Self::Tanh => -2.0 * x.tanh() * (1.0 - x.tanh().powi(2)),
+            Self::Softplus => sigmoid(x) * sigmoid(-x),
+            Self::Gelu => normal_density(x) * (2.0 - x * x),
+            Self::Silu => 2.0 * sigmoid(x) * sigmoid(-x) + x * sigmoid_bend(x),
+        }
+    }
+
+    /// Whether no value is negative.
+    #[must_use]
+    pub fn is_non_negative(&self) -> bool {
+        match self {
+            Self::Relu | Self::Sigmoid | Self::Softplus | Self::Abs => true,
+            Self::LeakyRelu { slope } => *slope <= 0.0,
+            Self::Tanh | Self::Gelu | Self::Silu => false,
+            // Beyond the ends the first and the last line go on.
+            Self::Sampled(table) => {
+                table.points.iter().all(|&(_, y)| y >= 0.0)
+                    && self.derivative(f64::NEG_INFINITY) <= 0.0
+                    && self.derivative(f64::INFINITY) >= 0.0
+            }
+        }
+    }
+
+    /// Whether larger arguments never have smaller values: then `max f(x) = f(max x)`.
+    #[must_use]
+    pub fn is_non_decreasing(&self) -> bool {
+        match self {
+            Self::Relu | Self::Sigmoid | Self::Tanh | Self::Softplus => true,
+            Self::LeakyRelu { slope } => *slope >= 0.0,
+            Self::Gelu | Self::Silu | Self::Abs => false,
+            Self::Sampled(table) => {
+                table.points.iter().zip(table.points.iter().skip(1)).all(|(p, q)| p.1 <= q.1)
+            }
+        }
+    }
+
+    /// Where the function may turn from falling to rising or back: between two neighbors it is
+    /// monotone. Ascending.
+    pub(crate) fn turning_points(&self) -> Vec<f64> {
+        match self {
+            Self::Sigmoid | Self::Tanh | Self::Softplus => Vec::new(),
+            Self::Relu | Self::LeakyRelu { .. } | Self::Abs => vec![0.0],
+            Self::Gelu => vec![GELU_LEAST],
+            Self::Silu => vec![SILU_LEAST],
+            Self::Sampled(table) => table.points.iter().map(|&(knot, _)| knot).collect(),
+        }
+    }
+
+    /// Largest value on `interval`.
+    #[must_use]
+    pub fn largest_on(&self, interval: Interval) -> f64 {
+        let inside = self.turning_points().into_iter().filter(|&x| interval.contains(x));
+        let ends = [interval.low(), interval.high()];
+        inside.chain(ends).map(|x| self.value(x)).fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    /// Name of the kind of function as the names of layers are written, such as `leaky_relu`.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Relu => "relu",
+            Self::LeakyRelu { .. } => "leaky_relu",
+            Self::Sigmoid => "sigmoid",
+            Self::Tanh => "tanh",
+            Self::Softplus => "softplus",
+            Self::Gelu => "gelu",
+            Self::Silu => "silu",
+            Self::Abs => "abs",
+            Self::Sampled(_) => "sampled",
         }
     }
 
@@ -133,6 +216,30 @@ fn sigmoid(x: f64) -> f64 {
     // Never the exponential of a large number.
     let decay = (-x.abs()).exp();
     if x < 0.0 { decay / (1.0 + decay) } else { 1.0 / (1.0 + decay) }
+}
+
+/// Second derivative of [`sigmoid`].
+fn sigmoid_bend(x: f64) -> f64 {
+    sigmoid(x) * sigmoid(-x) * (sigmoid(-x) - sigmoid(x))
+}
+
+/// Where `x Φ(x)` is least.
+const GELU_LEAST: f64 = -0.751_791_524_693_564_5;
+/// Where `x/(1 + e^(−x))` is least: `−1 − W(1/e)`.
+const SILU_LEAST: f64 = -1.278_464_542_761_074;
+
+impl TryFrom<Vec<(f64, f64)>> for SampledFunction {
+    type Error = Error;
+
+    fn try_from(points: Vec<(f64, f64)>) -> Result<Self> {
+        Self::new(points)
+    }
+}
+
+impl From<SampledFunction> for Vec<(f64, f64)> {
+    fn from(function: SampledFunction) -> Self {
+        function.points
+    }
 }
 
 impl SampledFunction {
@@ -242,10 +349,9 @@ impl SampledFunction {
 mod tests {
     use super::*;
 
-    #[test]
-    fn derivatives_are_slopes() {
+    fn functions() -> [Function; 9] {
         let table = SampledFunction::new(vec![(-9.0, 1.0), (0.0, 2.0), (9.0, -4.0)]).unwrap();
-        let functions = [
+        [
             Function::Relu,
             Function::LeakyRelu { slope: 0.1 },
             Function::Sigmoid,
@@ -255,18 +361,56 @@ mod tests {
             Function::Silu,
             Function::Abs,
             Function::Sampled(table),
-        ];
-        for function in functions {
+        ]
+    }
+
+    #[test]
+    fn derivatives_are_slopes() {
+        for function in functions() {
             for x in [-7.3, -1.9, -0.4, 0.3, 1.1, 2.5, 8.0] {
                 let step = 1e-5;
                 let slope = (function.value(x + step) - function.value(x - step)) / (2.0 * step);
                 let derivative = function.derivative(x);
                 assert!((slope - derivative).abs() < 1e-9, "{function} {x}: {slope} {derivative}");
+                let bend = function.derivative(x + step) - function.derivative(x - step);
+                let (bend, second) = (bend / (2.0 * step), function.second_derivative(x));
+                assert!((bend - second).abs() < 1e-8, "{function} {x}: {bend} {second}");
             }
         }
         assert_eq!(Function::Relu.derivative(0.0), 0.5);
         assert_eq!(Function::Sigmoid.value(-800.0), 0.0);
         assert_eq!(Function::Softplus.value(800.0), 800.0);
+    }
+
+    #[test]
+    fn shapes_are_those_of_the_values() {
+        let grid = || (-4000..=4000).map(|i| f64::from(i) / 200.0);
+        for function in functions() {
+            let values: Vec<f64> = grid().map(|x| function.value(x)).collect();
+            let is_non_negative = values.iter().all(|&y| y >= 0.0);
+            assert_eq!(function.is_non_negative(), is_non_negative, "{function}");
+            let rises = values.iter().zip(values.iter().skip(1)).all(|(a, b)| a <= b);
+            assert_eq!(function.is_non_decreasing(), rises, "{function}");
+            // Where the direction changes, a turning point lies.
+            let x: Vec<f64> = grid().collect();
+            for (x, y) in x.windows(3).zip(values.windows(3)) {
+                let turns = (y[1] - y[0]) * (y[2] - y[1]) < 0.0;
+                let is_known = |p: &f64| (x[0]..=x[2]).contains(p);
+                assert!(
+                    !turns || function.turning_points().iter().any(is_known),
+                    "{function} {x:?}"
+                );
+            }
+        }
+        for function in functions() {
+            let interval = Interval::new(-9.0, 3.0).unwrap();
+            let largest = function.largest_on(interval);
+            let values = grid().filter(|&x| interval.contains(x)).map(|x| function.value(x));
+            assert_eq!(values.fold(f64::NEG_INFINITY, f64::max), largest, "{function}");
+        }
+        for (function, least) in [(Function::Gelu, GELU_LEAST), (Function::Silu, SILU_LEAST)] {
+            assert!(function.derivative(least).abs() < 1e-12);
+        }
     }
 
     #[test]

@@ -67,7 +67,10 @@ impl SegmentEvaluator {
         } else {
             structure.linear.n_outputs()
         };
+        let is_refused = segment.evaluates_activation && structure.non_polynomial().is_some();
+        let n_refused = usize::from(is_refused);
         for (what, expected, actual) in [
+            ("number of steps that are no polynomials", 0, n_refused),
             ("number of inputs", map.n_inputs(), context.n_inputs()),
             ("number of outputs", n_outputs, context.n_outputs()),
         ] {

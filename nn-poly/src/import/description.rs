@@ -22,10 +22,11 @@
 //! epsilon = 1e-5                   # default 1e-5
 //!
 //! [[layers]]
-//! kind = "relu"                    # also: square, flatten; clamp with limit
+//! kind = "relu"                    # also: square, flatten, sigmoid, tanh, softplus, gelu, silu, abs;
+//!                                  # clamp with limit, leaky_relu with slope
 //!
 //! [[layers]]
-//! kind = "average_pool"            # also: max_pool; stride defaults to the window
+//! kind = "average_pool"            # also: max_pool, which takes padding; stride defaults to the window
 //! window = [2, 2]
 //!
 //! [[layers]]
@@ -51,6 +52,7 @@ use super::assemble::{Affine, Budget, Order, Step, assemble, mirrored};
 use super::fault::NodeSite;
 use super::trained::{ImportedNetwork, ImportedNode, InputAffine, Treatment};
 use super::weights::WeightFile;
+use crate::approximate::Function;
 use crate::artifact;
 use crate::error::{Error, Result};
 use crate::layer::{Activation, Clamp, Conv2d, Dense, Layer, Padding, Pool2d, PoolKind};
@@ -102,6 +104,15 @@ enum LayerSpec {
     },
     Relu {},
     Square {},
+    Sigmoid {},
+    Tanh {},
+    Softplus {},
+    Gelu {},
+    Silu {},
+    Abs {},
+    LeakyRelu {
+        slope: f64,
+    },
     Clamp {
         limit: f32,
     },
@@ -110,6 +121,7 @@ enum LayerSpec {
         stride: Option<(usize, usize)>,
     },
     MaxPool {
+        padding: Option<(usize, usize, usize, usize)>,
         window: (usize, usize),
         stride: Option<(usize, usize)>,
     },
@@ -124,6 +136,13 @@ impl LayerSpec {
             Self::BatchNorm { .. } => "batch_norm",
             Self::Relu {} => "relu",
             Self::Square {} => "square",
+            Self::Sigmoid {} => "sigmoid",
+            Self::Tanh {} => "tanh",
+            Self::Softplus {} => "softplus",
+            Self::Gelu {} => "gelu",
+            Self::Silu {} => "silu",
+            Self::Abs {} => "abs",
+            Self::LeakyRelu { .. } => "leaky_relu",
             Self::Clamp { .. } => "clamp",
             Self::AveragePool { .. } => "average_pool",
             Self::MaxPool { .. } => "max_pool",
@@ -135,9 +154,16 @@ impl LayerSpec {
         match self {
             Self::BatchNorm { .. } => Treatment::Folded,
             Self::Flatten {} => Treatment::Layout,
-            Self::Relu {} | Self::Square {} | Self::Clamp { .. } => {
-                Treatment::Activation(self.kind())
-            }
+            Self::Relu {}
+            | Self::Square {}
+            | Self::Sigmoid {}
+            | Self::Tanh {}
+            | Self::Softplus {}
+            | Self::Gelu {}
+            | Self::Silu {}
+            | Self::Abs {}
+            | Self::LeakyRelu { .. }
+            | Self::Clamp { .. } => Treatment::Activation(self.kind()),
             Self::Dense { .. }
             | Self::Conv2d { .. }
             | Self::AveragePool { .. }
@@ -250,9 +276,20 @@ impl Reader<'_> {
             }
             LayerSpec::Relu {} => Layer::Activation(Activation::Relu),
             LayerSpec::Square {} => Layer::Activation(Activation::Square),
+            LayerSpec::Sigmoid {} => function(Function::Sigmoid),
+            LayerSpec::Tanh {} => function(Function::Tanh),
+            LayerSpec::Softplus {} => function(Function::Softplus),
+            LayerSpec::Gelu {} => function(Function::Gelu),
+            LayerSpec::Silu {} => function(Function::Silu),
+            LayerSpec::Abs {} => function(Function::Abs),
+            LayerSpec::LeakyRelu { slope } => function(Function::LeakyRelu { slope: *slope }),
             LayerSpec::Clamp { limit } => Layer::Clamp(Clamp { limit: *limit }),
-            LayerSpec::AveragePool { window, stride } => pool(PoolKind::Average, *window, *stride),
-            LayerSpec::MaxPool { window, stride } => pool(PoolKind::Max, *window, *stride),
+            LayerSpec::AveragePool { window, stride } => {
+                pool(PoolKind::Average, *window, *stride, None)
+            }
+            LayerSpec::MaxPool { window, stride, padding } => {
+                pool(PoolKind::Max, *window, *stride, *padding)
+            }
             LayerSpec::Flatten {} => {
                 if let (Storage::ChannelsFirst, Some((height, width, channels))) =
                     (self.storage, self.shape.as_image())
@@ -371,8 +408,19 @@ impl Reader<'_> {
     }
 }
 
-fn pool(kind: PoolKind, window: (usize, usize), stride: Option<(usize, usize)>) -> Layer<f32> {
-    Layer::Pool2d(Pool2d { kind, window, stride: stride.unwrap_or(window) })
+fn function(function: Function) -> Layer<f32> {
+    Layer::Activation(Activation::Function(function))
+}
+
+fn pool(
+    kind: PoolKind,
+    window: (usize, usize),
+    stride: Option<(usize, usize)>,
+    padding: Option<(usize, usize, usize, usize)>,
+) -> Layer<f32> {
+    let (top, bottom, left, right) = padding.unwrap_or_default();
+    let padding = Padding { top, bottom, left, right };
+    Layer::Pool2d(Pool2d { kind, window, stride: stride.unwrap_or(window), padding })
 }
 
 #[cfg(test)]

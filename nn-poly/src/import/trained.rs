@@ -10,7 +10,7 @@ use super::fault::{ImportError, NodeSite};
 use super::input_scale::{InputScale, preprocessing};
 use super::{MAX_CLASSES, SplitSpec};
 use crate::error::{Error, Result};
-use crate::layer::{Activation, Layer, Pool2d, PoolKind};
+use crate::layer::{Activation, Layer};
 use crate::model::{Model, ModelSpec, TrainingRecord};
 use crate::network::{ActivationChoice, Network, NetworkKind, Rewriter};
 use crate::tensor::Shape;
@@ -252,13 +252,7 @@ fn reshaped(network: Network<f32>, shape: &Shape) -> Result<Network<f32>> {
 /// The kind of activation that decides who evaluates it.
 fn activation(network: &Network<f32>) -> ActivationChoice {
     let has = |wanted: fn(&Layer<f32>) -> bool| network.layers().iter().any(wanted);
-    let needs_client = |layer: &Layer<f32>| {
-        matches!(
-            layer,
-            Layer::Activation(Activation::Relu) | Layer::Pool2d(Pool2d { kind: PoolKind::Max, .. })
-        )
-    };
-    if has(needs_client) {
+    if network.needs_client() {
         ActivationChoice::Relu
     } else if has(|layer| matches!(layer, Layer::Activation(Activation::Polynomial { .. }))) {
         ActivationChoice::Polynomial

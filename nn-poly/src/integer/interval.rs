@@ -127,6 +127,11 @@ impl WideInterval {
         Self { low: self.low.max(0), high: self.high.max(0) }
     }
 
+    /// Range of the larger of two values.
+    pub(super) fn largest(self, other: Self) -> Self {
+        Self { low: self.low.max(other.low), high: self.high.max(other.high) }
+    }
+
     pub(super) fn plus(self, other: Self) -> Self {
         Self { low: self.low + other.low, high: self.high + other.high }
     }

@@ -10,7 +10,6 @@ use rayon::prelude::*;
 
 use super::check::require;
 use super::linear::{apply, weight_matrix};
-use super::structure::ActivationKind;
 use super::weights::Quadratic;
 use super::{IntegerNetwork, StageOutput};
 use crate::error::{Error, Result};
@@ -34,7 +33,7 @@ impl IntegerNetwork {
     /// # Errors
     /// - [`Error::OutOfRange`] if there is no such stage, `t` is not in `2 .. 2^62`, a point has the
     ///   wrong length, or a coordinate is not below `t`.
-    /// - [`Error::NotPolynomial`] if a ReLU lies before `output`.
+    /// - [`Error::NotPolynomial`] if a ReLU, a table or a maximum lies before `output`.
     pub fn evaluate_stage_modular(
         &self,
         stage_idx: usize,
@@ -50,8 +49,10 @@ impl IntegerNetwork {
             let largest = point.iter().copied().max().unwrap_or(0);
             require("point", idx, "largest coordinate", largest, 0, t - 1)?;
         }
-        if output == StageOutput::Pooled && structure.activation == ActivationKind::Relu {
-            return Err(Error::NotPolynomial { stage: stage_idx });
+        if output == StageOutput::Pooled
+            && let Some(step) = structure.non_polynomial()
+        {
+            return Err(Error::NotPolynomial { stage: stage_idx, step });
         }
         let matrix = weight_matrix::<f64>(&structure.linear, weights);
         let limb_bits = limb_bits(self.row_norms(stage_idx)?.max_l1);
@@ -120,7 +121,7 @@ impl IntegerNetwork {
             .collect()
     }
 
-    /// Activation and pool modulo `t`, in place.
+    /// Activation and sum pool modulo `t`, in place.
     fn finish_modular(
         &self,
         stage_idx: usize,

@@ -8,7 +8,7 @@
 
 use super::check::require;
 use super::interval::{Interval, WideInterval};
-use super::structure::{ActivationKind, StageStructure};
+use super::structure::{ActivationKind, Reduction, StageStructure};
 use super::weights::{Quadratic, StageWeights};
 use super::{IntegerNetwork, MAX_MAGNITUDE, StageOutput};
 use crate::error::{Error, Result};
@@ -67,7 +67,7 @@ pub(super) fn prove_stage(
         max_products = max_products.max(u64::try_from(products).unwrap_or(u64::MAX));
         let after = activate(
             stage,
-            structure.activation,
+            &structure.activation,
             weights.quadratic.as_ref(),
             output % n_channels,
             range,
@@ -103,13 +103,17 @@ fn linear_interval(
 /// The range after the activation, with every intermediate value bounded.
 fn activate(
     stage: usize,
-    activation: ActivationKind,
+    activation: &ActivationKind,
     quadratic: Option<&Quadratic>,
     channel: usize,
     range: WideInterval,
 ) -> Result<WideInterval> {
     Ok(match (activation, quadratic) {
         (ActivationKind::Relu, _) => range.relu(),
+        // Narrowing keeps the run of every `z`: all runs begin inside ±2^62.
+        (ActivationKind::Table(table), _) => {
+            table.channel(channel).range(Interval::from_wide(range)).into()
+        }
         (ActivationKind::Quadratic, Some(quadratic)) => {
             let (a, b, c) = quadratic.coefficients(channel);
             let z = range.magnitude();
@@ -133,15 +137,22 @@ fn pool(
         return Ok(activated.iter().map(|&range| Interval::from_wide(range)).collect());
     };
     (0..structure.n_outputs())
-        .map(|output| {
-            let mut sum = WideInterval { low: 0, high: 0 };
-            let mut magnitude = 0;
-            pool.for_each_term(output, |term| {
-                sum = sum.plus(activated[term]);
-                magnitude += activated[term].magnitude();
-            });
-            bounded(stage, "pool", magnitude)?;
-            Ok(Interval::from_wide(sum))
+        .map(|output| match pool.reduction {
+            Reduction::Sum => {
+                let mut sum = WideInterval { low: 0, high: 0 };
+                let mut magnitude = 0;
+                pool.for_each_term(output, |term| {
+                    sum = sum.plus(activated[term]);
+                    magnitude += activated[term].magnitude();
+                });
+                bounded(stage, "pool", magnitude)?;
+                Ok(Interval::from_wide(sum))
+            }
+            Reduction::Max => {
+                let mut most = WideInterval { low: i128::MIN, high: i128::MIN };
+                pool.for_each_term(output, |term| most = most.largest(activated[term]));
+                Ok(Interval::from_wide(most))
+            }
         })
         .collect()
 }
@@ -170,9 +181,10 @@ pub(super) fn prove_tail(
     let mut hull = Interval::EMPTY;
     let terms = i128::try_from(structure.pool_terms()).unwrap_or(i128::MAX);
     // Without coefficients all channels are alike.
-    let n_channels = if quadratic.is_some() { structure.n_channels() } else { 1 };
+    let n_functions = structure.table().map_or(1, |table| table.channels().len());
+    let n_channels = if quadratic.is_some() { structure.n_channels() } else { n_functions };
     for channel in 0..n_channels {
-        let range = activate(stage, structure.activation, quadratic, channel, domain.into())?;
+        let range = activate(stage, &structure.activation, quadratic, channel, domain.into())?;
         let sum = WideInterval { low: range.low * terms, high: range.high * terms };
         bounded(stage, "pool", range.magnitude() * terms - 1)?;
         hull = hull.hull(Interval::from_wide(sum));

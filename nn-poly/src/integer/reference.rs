@@ -6,7 +6,7 @@
 #![expect(clippy::indexing_slicing, reason = "indices come from checked geometry")]
 
 use super::check::require;
-use super::structure::{ActivationKind, ValueRef};
+use super::structure::{ActivationKind, Reduction, ValueRef};
 use super::window::Window;
 use super::{IntegerNetwork, StageOutput};
 use crate::error::{Error, Result};
@@ -93,8 +93,15 @@ impl IntegerNetwork {
         let mut activated = Vec::with_capacity(linear.len());
         for (output, &z) in linear.iter().enumerate() {
             let z = i128::from(z);
-            activated.push(match (structure.activation, &weights.quadratic) {
+            activated.push(match (&structure.activation, &weights.quadratic) {
                 (ActivationKind::Relu, _) => z.max(0),
+                (ActivationKind::Table(table), _) => {
+                    // The value of the last run that has begun.
+                    let function = table.channel(output % n_channels);
+                    let has_begun = |start: &&i64| i128::from(**start) <= z;
+                    let run = function.starts().iter().filter(has_begun).count();
+                    i128::from(function.values()[run])
+                }
                 (ActivationKind::Quadratic, Some(quadratic)) => {
                     let (a, b, c) = quadratic.coefficients(output % n_channels);
                     i128::from(a) * z * z + i128::from(b) * z + i128::from(c)
@@ -105,12 +112,18 @@ impl IntegerNetwork {
 
         let mut pooled = Vec::with_capacity(structure.n_outputs());
         for output in 0..structure.n_outputs() {
-            let mut sum = 0;
-            match &structure.pool {
-                Some(pool) => pool.for_each_term(output, |term| sum += activated[term]),
-                None => sum = activated[output],
-            }
-            pooled.push(narrow("pool", sum)?);
+            let value = match &structure.pool {
+                Some(pool) => {
+                    let mut window = Vec::new();
+                    pool.for_each_term(output, |term| window.push(activated[term]));
+                    match pool.reduction {
+                        Reduction::Sum => window.iter().sum(),
+                        Reduction::Max => window.into_iter().fold(i128::MIN, i128::max),
+                    }
+                }
+                None => activated[output],
+            };
+            pooled.push(narrow("pool", value)?);
         }
         reduce(StageOutput::Pooled, &mut pooled);
 

@@ -19,17 +19,20 @@ const SHARD: usize = 1024;
 /// Applies what remains of a stage to its outputs as they arrive, one neuron for many samples.
 ///
 /// ```text
-///  Linear: z ─► activation ─► sum pool ─► refresh ─► integers of the next grid
-///  Pooled: v ────────────────────────────► refresh ─► integers of the next grid
+///  Linear: z ─► activation ─► pool ─► refresh ─► integers of the next grid
+///  Pooled: v ───────────────────────► refresh ─► integers of the next grid
 /// ```
 ///
-/// Outputs may come in any order, each exactly once. Memory: the result, plus partial pool sums
+/// Outputs may come in any order, each exactly once. Memory: the result, plus partly pooled windows
 /// (with outputs in ascending order, a few rows of the pooled volume). The result does not depend on
 /// the order, and equals [`IntegerNetwork::evaluate`].
 ///
 /// # Security
-/// Arithmetic and memory access depend on public shapes only, except that a value outside the domain
-/// (which decryption cannot produce) ends in an error. ReLU is a maximum, not a branch.
+/// Arithmetic and memory access depend on public shapes only, with two exceptions. A value outside the
+/// domain (which decryption cannot produce) ends in an error. And a look-up table
+/// ([`ActivationKind::Table`]) is searched: which of its entries are read depends on the decrypted value,
+/// so that whoever can observe the key holder's caches or time single refreshes may learn about it.
+/// ReLU and pools are maxima, not branches.
 pub struct Refresher {
     takes: StageOutput,
     n_samples: usize,

@@ -1,9 +1,9 @@
-//! Activation and sum pool of a stage, one linear output at a time.
+//! Activation and pool of a stage, one linear output at a time.
 //!
-//! Partial pool sums exist only between the first and the last term of their window, so with outputs
+//! Partly pooled windows exist only between the first and the last term of their window, so with outputs
 //! arriving in order the memory is a few rows of the pooled volume, not the whole linear output.
 
-use super::structure::{ActivationKind, StageStructure, SumPool};
+use super::structure::{ActivationKind, Pool, Reduction, StageStructure};
 use super::weights::Quadratic;
 
 /// Turns rows of linear outputs into rows of pooled values.
@@ -13,17 +13,18 @@ use super::weights::Quadratic;
 pub(super) struct Tail {
     activation: ActivationKind,
     quadratic: Option<Quadratic>,
-    pool: Option<SumPool>,
+    pool: Option<Pool>,
     n_channels: usize,
     activated: Vec<i64>,
     /// One entry per pooled output; present while some but not all of its terms have arrived.
-    partial: Vec<Option<PartialSum>>,
-    /// Buffers of finished sums, for the next ones.
+    partial: Vec<Option<PartialWindow>>,
+    /// Buffers of finished windows, for the next ones.
     spare: Vec<Vec<i64>>,
 }
 
-struct PartialSum {
-    sum: Vec<i64>,
+/// Sum or maximum of the values of a window so far.
+struct PartialWindow {
+    reduced: Vec<i64>,
     n_missing: usize,
 }
 
@@ -35,7 +36,7 @@ impl Tail {
     ) -> Self {
         let n_partial = structure.pool.map_or(0, |_| structure.n_outputs());
         Self {
-            activation: structure.activation,
+            activation: structure.activation.clone(),
             quadratic: quadratic.cloned(),
             pool: structure.pool,
             n_channels: structure.n_channels(),
@@ -59,35 +60,40 @@ impl Tail {
             return;
         };
         let (activated, partial, spare) = (&self.activated, &mut self.partial, &mut self.spare);
+        let neutral = match pool.reduction {
+            Reduction::Sum => 0,
+            Reduction::Max => i64::MIN,
+        };
         pool.for_each_window(output_idx, |window| {
             let Some(slot) = partial.get_mut(window) else { return };
-            let mut entry = slot.take().unwrap_or_else(|| PartialSum {
-                sum: spare.pop().map_or_else(
-                    || vec![0; activated.len()],
-                    |mut sum| {
-                        sum.fill(0);
-                        sum
-                    },
-                ),
-                n_missing: pool.n_terms(),
+            let mut entry = slot.take().unwrap_or_else(|| {
+                let mut reduced = spare.pop().unwrap_or_else(|| vec![0; activated.len()]);
+                reduced.fill(neutral);
+                PartialWindow { reduced, n_missing: pool.n_terms_of(window) }
             });
-            for (sum, &v) in entry.sum.iter_mut().zip(activated) {
-                *sum += v;
+            let values = entry.reduced.iter_mut().zip(activated);
+            match pool.reduction {
+                Reduction::Sum => values.for_each(|(sum, &v)| *sum += v),
+                Reduction::Max => values.for_each(|(most, &v)| *most = (*most).max(v)),
             }
             entry.n_missing -= 1;
             if entry.n_missing == 0 {
-                emit(window, &entry.sum);
-                spare.push(entry.sum);
+                emit(window, &entry.reduced);
+                spare.push(entry.reduced);
             } else {
                 *slot = Some(entry);
             }
         });
     }
 
-    /// Apply the activation to a row. No branch depends on a value.
+    /// Apply the activation to a row. No branch depends on a value, but for tables.
     fn activate(&mut self, channel: usize, values: &[i64]) {
         let out = &mut self.activated;
-        match (self.activation, &self.quadratic) {
+        match (&self.activation, &self.quadratic) {
+            (ActivationKind::Table(table), _) => {
+                let function = table.channel(channel);
+                out.iter_mut().zip(values).for_each(|(out, &z)| *out = function.at(z).into());
+            }
             (ActivationKind::Relu, _) => {
                 out.iter_mut().zip(values).for_each(|(out, &z)| *out = z.max(0));
             }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parallel::{for_each_chunk, map_chunks2, sum_chunks2};
 use super::{Blend, FINITE, Fault, cast_array, check_parameter};
+use crate::approximate::Function;
 use crate::tensor::{Scalar, Shape};
 
 /// A function applied to every value of a layer.
@@ -26,8 +27,11 @@ pub enum Activation<A> {
     },
     /// `max(x, 0)`; evaluated by the key holder in an encrypted run.
     Relu,
-    /// Between ReLU and a polynomial, during training.
+    /// Between another function and a polynomial, during training.
     Blend(Blend<A>),
+    /// Any other function of one variable, in double precision; a look-up table of the key holder in
+    /// an encrypted run. ReLU has its own variant.
+    Function(Function),
 }
 
 /// The best degree-2 approximation `a x² + b x + c` of ReLU for standard normal `x`, by mean squared
@@ -54,7 +58,7 @@ impl<A: Scalar> Activation<A> {
         Self::Polynomial { a: constant(a), b: constant(b), c: constant(c) }
     }
 
-    /// `square`, `polynomial`, `relu` or `blend`.
+    /// `square`, `polynomial`, `relu`, `blend`, or the kind of function, such as `leaky_relu`.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -62,6 +66,7 @@ impl<A: Scalar> Activation<A> {
             Self::Polynomial { .. } => "polynomial",
             Self::Relu => "relu",
             Self::Blend(_) => "blend",
+            Self::Function(function) => function.kind(),
         }
     }
 
@@ -76,6 +81,19 @@ impl<A: Scalar> Activation<A> {
                 Ok(())
             }
             Self::Blend(blend) => blend.check(input),
+            Self::Function(Function::Relu) => {
+                Err(Fault::Input("as an activation, ReLU is a kind of its own"))
+            }
+            Self::Function(function) => check_function(function),
+        }
+    }
+
+    /// The function, if this is no polynomial, nor on the way to one.
+    pub(crate) fn as_function(&self) -> Option<Function> {
+        match self {
+            Self::Relu => Some(Function::Relu),
+            Self::Function(function) => Some(function.clone()),
+            Self::Square | Self::Polynomial { .. } | Self::Blend(_) => None,
         }
     }
 
@@ -84,6 +102,7 @@ impl<A: Scalar> Activation<A> {
             Self::Square => Activation::Square,
             Self::Relu => Activation::Relu,
             Self::Blend(blend) => Activation::Blend(blend.cast()),
+            Self::Function(function) => Activation::Function(function.clone()),
             Self::Polynomial { a, b, c } => {
                 Activation::Polynomial { a: cast_array(a), b: cast_array(b), c: cast_array(c) }
             }
@@ -107,6 +126,11 @@ impl<A: Scalar> Activation<A> {
                     *y = if x > A::zero() { x } else { A::zero() };
                 }
             }),
+            Self::Function(function) => for_each_chunk(input, output, |input, output| {
+                for (&x, y) in input.iter().zip(output) {
+                    *y = A::from_f64(function.value(x.as_f64()));
+                }
+            }),
             Self::Polynomial { a, b, c } => {
                 let coefficients = triples(a, b, c);
                 for_each_chunk(input, output, |input, output| {
@@ -121,7 +145,8 @@ impl<A: Scalar> Activation<A> {
         }
     }
 
-    /// First and second derivative at every value of one sample. ReLU has slope 0 at its kink.
+    /// First and second derivative at every value of one sample. ReLU has slope 0 at its kink, other
+    /// functions the mean of both slopes.
     pub(crate) fn derivatives(&self, input: &[A]) -> (Vec<A>, Vec<A>) {
         let two = A::one() + A::one();
         match self {
@@ -139,6 +164,14 @@ impl<A: Scalar> Activation<A> {
                     .unzip()
             }
             Self::Blend(blend) => blend.derivatives(input),
+            Self::Function(function) => {
+                let at = |&x: &A| {
+                    let x = x.as_f64();
+                    let (slope, bend) = (function.derivative(x), function.second_derivative(x));
+                    (A::from_f64(slope), A::from_f64(bend))
+                };
+                input.iter().map(at).unzip()
+            }
         }
     }
 
@@ -181,6 +214,14 @@ impl<A: Scalar> Activation<A> {
                 });
                 Vec::new()
             }
+            Self::Function(function) => {
+                map_chunks2(operands, upstream, target, |input, upstream, gradient| {
+                    for ((&x, &dy), dx) in input.iter().zip(upstream).zip(gradient) {
+                        *dx = A::from_f64(function.derivative(x.as_f64())) * dy;
+                    }
+                });
+                Vec::new()
+            }
             Self::Polynomial { a, b, c } => {
                 let coefficients = triples(a, b, c);
                 map_chunks2(operands, upstream, target, |input, upstream, gradient| {
@@ -193,6 +234,14 @@ impl<A: Scalar> Activation<A> {
             }
         }
     }
+}
+
+/// Refuse a function whose own numbers are not finite.
+pub(super) fn check_function(function: &Function) -> Result<(), Fault> {
+    if let Function::LeakyRelu { slope } = function {
+        return check_parameter("slope", (&[], &[]), [slope], FINITE);
+    }
+    Ok(())
 }
 
 pub(super) fn triples<A: Scalar>(a: &Array1<A>, b: &Array1<A>, c: &Array1<A>) -> Vec<[A; 3]> {

@@ -1,13 +1,15 @@
-//! An activation on its way from ReLU to a polynomial.
+//! An activation on its way to a polynomial.
 
 use ndarray::Array1;
 use serde::{Deserialize, Serialize};
 
+use super::activation::check_function;
 use super::parallel::{for_each_chunk, map_chunks2};
 use super::{FINITE, Fault, cast_array, check_parameter};
+use crate::approximate::Function;
 use crate::tensor::{Scalar, Shape};
 
-/// `(1 − share) max(x, 0) + share (a x² + b x + c)`, with coefficients per channel (last axis).
+/// `(1 − share) f(x) + share (a x² + b x + c)`, with coefficients per channel (last axis).
 ///
 /// Training raises `share` from 0 to 1, so that the weights can follow; it also charges for inputs
 /// outside `[low, high]`, where the polynomial is not meant to be used
@@ -28,6 +30,8 @@ pub struct Blend<A> {
     pub b: Array1<A>,
     /// Constants.
     pub c: Array1<A>,
+    /// Where the way begins: `f`.
+    pub function: Function,
 }
 
 impl<A: Scalar> Blend<A> {
@@ -36,6 +40,7 @@ impl<A: Scalar> Blend<A> {
         for (field, values) in [("a", &self.a), ("b", &self.b), ("c", &self.c)] {
             check_parameter(field, (&expected, values.shape()), values, FINITE)?;
         }
+        check_function(&self.function)?;
         let unit: (&str, fn(f64) -> bool) = ("between 0 and 1", |s| (0.0..=1.0).contains(&s));
         check_parameter("share", (&[], &[]), [&self.share], unit)?;
         check_parameter("interval", (&[], &[]), [&self.low, &self.high], FINITE)?;
@@ -59,16 +64,23 @@ impl<A: Scalar> Blend<A> {
             a: cast_array(&self.a),
             b: cast_array(&self.b),
             c: cast_array(&self.c),
+            function: self.function.clone(),
         }
     }
 
     pub(super) fn forward(&self, input: &[A], output: &mut [A], sample_len: usize) {
         let coefficients = self.triples();
         let (share, rest) = (self.share, A::one() - self.share);
+        let is_relu = self.function == Function::Relu;
         for_each_chunk((input, sample_len), (output, sample_len), |input, output| {
             let values = input.iter().zip(output).zip(coefficients.iter().cycle());
             for ((&x, y), &[a, b, c]) in values {
-                *y = rest * x.max(A::zero()) + share * ((a * x + b) * x + c);
+                let start = if is_relu {
+                    x.max(A::zero())
+                } else {
+                    A::from_f64(self.function.value(x.as_f64()))
+                };
+                *y = rest * start + share * ((a * x + b) * x + c);
             }
         });
     }
@@ -78,9 +90,11 @@ impl<A: Scalar> Blend<A> {
         let two = A::one() + A::one();
         let (share, rest) = (self.share, A::one() - self.share);
         let coefficients = self.a.iter().zip(&self.b).cycle();
+        let is_relu = self.function == Function::Relu;
         let at = |(&x, (&a, &b)): (&A, (&A, &A))| {
-            let step = if x > A::zero() { rest } else { A::zero() };
-            (step + share * (two * a * x + b), share * two * a)
+            let bend = if is_relu { 0.0 } else { self.function.second_derivative(x.as_f64()) };
+            let slope = rest * self.start_slope(is_relu, x);
+            (slope + share * (two * a * x + b), rest * A::from_f64(bend) + share * two * a)
         };
         input.iter().zip(coefficients).map(at).unzip()
     }
@@ -95,6 +109,7 @@ impl<A: Scalar> Blend<A> {
     ) {
         let coefficients = self.triples();
         let (share, rest) = (self.share, A::one() - self.share);
+        let is_relu = self.function == Function::Relu;
         let len = sample_len;
         map_chunks2(
             (input, len),
@@ -103,11 +118,20 @@ impl<A: Scalar> Blend<A> {
             |input, upstream, gradient| {
                 let values = input.iter().zip(upstream).zip(gradient);
                 for (((&x, &dy), dx), &[a, b, _]) in values.zip(coefficients.iter().cycle()) {
-                    let step = if x > A::zero() { rest } else { A::zero() };
-                    *dx = (step + share * (a * x + a * x + b)) * dy;
+                    let slope = rest * self.start_slope(is_relu, x);
+                    *dx = (slope + share * (a * x + a * x + b)) * dy;
                 }
             },
         );
+    }
+
+    /// The slope of `f`. ReLU has slope 0 at its kink, as
+    /// [`Activation::Relu`](super::Activation::Relu) does.
+    fn start_slope(&self, is_relu: bool, x: A) -> A {
+        if !is_relu {
+            return A::from_f64(self.function.derivative(x.as_f64()));
+        }
+        if x > A::zero() { A::one() } else { A::zero() }
     }
 
     /// Mean over the samples of `Σ (d/h)²`, where `d` is how far a value lies outside the interval and
@@ -151,11 +175,11 @@ mod tests {
 
     fn blend(share: f64) -> Blend<f64> {
         let (a, b, c) = (array![0.5, -1.0], array![0.25, 0.0], array![1.0, 2.0]);
-        Blend { share, low: -1.0, high: 3.0, a, b, c }
+        Blend { share, low: -1.0, high: 3.0, a, b, c, function: Function::Relu }
     }
 
     #[test]
-    fn the_share_leads_from_relu_to_the_polynomial() {
+    fn the_share_leads_from_the_function_to_the_polynomial() {
         let input = [-2.0, -2.0, 3.0, 3.0];
         for (share, expected) in [
             (0.0, [0.0, 0.0, 3.0, 3.0]),
@@ -166,6 +190,11 @@ mod tests {
             blend(share).forward(&input, &mut output, 4);
             assert_eq!(output, expected, "{share}");
         }
+        let tanh = Blend { function: Function::Tanh, ..blend(0.5) };
+        let mut output = [0.0; 4];
+        tanh.forward(&input, &mut output, 4);
+        let half = |x: f64, polynomial: f64| 0.5 * x.tanh() + 0.5 * polynomial;
+        assert_eq!(output, [half(-2.0, 2.5), half(-2.0, -2.0), half(3.0, 6.25), half(3.0, -7.0)]);
     }
 
     #[test]
@@ -198,6 +227,7 @@ mod tests {
             Blend { low: 3.0, ..blend(0.5) },
             Blend { high: f64::INFINITY, ..blend(0.5) },
             Blend { c: array![f64::NAN, 0.0], ..blend(0.5) },
+            Blend { function: Function::LeakyRelu { slope: f64::NAN }, ..blend(0.5) },
         ] {
             assert!(wrong.check(&shape).is_err(), "{wrong:?}");
         }

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Fault;
 use super::parallel::{for_each_chunk, map_chunks2};
+use super::{Fault, Padding};
 use crate::tensor::{Scalar, Shape};
 
 /// What a pooling window is reduced to.
@@ -17,11 +17,12 @@ pub enum PoolKind {
     Max,
 }
 
-/// Reduce windows of an image, channel by channel, without padding.
+/// Reduce windows of an image, channel by channel.
 ///
-/// Shapes: input `[h, w, c]`; output `[⌊(h − window₀)/stride₀⌋ + 1, ⌊(w − window₁)/stride₁⌋ + 1, c]`. Rows
-/// and columns that no window reaches are ignored.
+/// Shapes: input `[h, w, c]`; output `[⌊(h + top + bottom − window₀)/stride₀⌋ + 1, ⌊(w + left + right −
+/// window₁)/stride₁⌋ + 1, c]`. Rows and columns that no window reaches are ignored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "StoredPool2d", into = "StoredPool2d")]
 pub struct Pool2d {
     /// Mean, sum or maximum.
     pub kind: PoolKind,
@@ -29,13 +30,64 @@ pub struct Pool2d {
     pub window: (usize, usize),
     /// Step between windows, each at least 1.
     pub stride: (usize, usize),
+    /// By how much windows reach beyond the image, on each side less than a window. Of maxima only: there
+    /// is nothing outside that could win. (Averages that count zeros outside are convolutions:
+    /// [`Conv2d::average_pool`](super::Conv2d::average_pool).)
+    pub padding: Padding,
+}
+
+/// A pool as model files hold it. Padding came later than the others, and only some kinds have it.
+#[derive(Serialize, Deserialize)]
+struct StoredPool2d {
+    kind: StoredKind,
+    window: (usize, usize),
+    stride: (usize, usize),
+}
+
+#[derive(Serialize, Deserialize)]
+enum StoredKind {
+    Average,
+    Sum,
+    Max,
+    PaddedMax(Padding),
+}
+
+impl From<Pool2d> for StoredPool2d {
+    fn from(pool: Pool2d) -> Self {
+        let Pool2d { kind, window, stride, padding } = pool;
+        let kind = match kind {
+            PoolKind::Average => StoredKind::Average,
+            PoolKind::Sum => StoredKind::Sum,
+            PoolKind::Max if padding.is_none() => StoredKind::Max,
+            PoolKind::Max => StoredKind::PaddedMax(padding),
+        };
+        Self { kind, window, stride }
+    }
+}
+
+impl TryFrom<StoredPool2d> for Pool2d {
+    type Error = &'static str;
+
+    fn try_from(stored: StoredPool2d) -> Result<Self, Self::Error> {
+        let StoredPool2d { kind, window, stride } = stored;
+        let (kind, padding) = match kind {
+            StoredKind::Average => (PoolKind::Average, Padding::NONE),
+            StoredKind::Sum => (PoolKind::Sum, Padding::NONE),
+            StoredKind::Max => (PoolKind::Max, Padding::NONE),
+            StoredKind::PaddedMax(padding) if padding.is_none() => {
+                return Err("a padded pool without padding");
+            }
+            StoredKind::PaddedMax(padding) => (PoolKind::Max, padding),
+        };
+        Ok(Self { kind, window, stride, padding })
+    }
 }
 
 impl Pool2d {
     /// Adjacent windows that do not overlap.
     #[must_use]
     pub fn tiles(kind: PoolKind, window: (usize, usize)) -> Self {
-        Self { kind, window, stride: window }
+        Self { kind, window, stride: window, padding: Padding::NONE }
     }
 
     /// One window over the whole plane of `input`, or `None` unless it is an image.
@@ -61,11 +113,18 @@ impl Pool2d {
         if self.window.0 == 0 || self.window.1 == 0 || self.stride.0 == 0 || self.stride.1 == 0 {
             return Err(Fault::Input("window and stride of a pool must be at least 1"));
         }
-        let extent = |size: usize, window: usize, stride: usize| {
-            size.checked_sub(window).map(|span| span / stride + 1)
+        let Padding { top, bottom, left, right } = self.padding;
+        if self.kind != PoolKind::Max && !self.padding.is_none() {
+            return Err(Fault::Input("only maxima are padded; other pools are convolutions then"));
+        }
+        if top.max(bottom) >= self.window.0 || left.max(right) >= self.window.1 {
+            return Err(Fault::Input("the padding of a pool must be smaller than its window"));
+        }
+        let extent = |size: usize, padding: usize, window: usize, stride: usize| {
+            size.checked_add(padding)?.checked_sub(window).map(|span| span / stride + 1)
         };
-        let rows = extent(height, self.window.0, self.stride.0);
-        let columns = extent(width, self.window.1, self.stride.1);
+        let rows = extent(height, top.saturating_add(bottom), self.window.0, self.stride.0);
+        let columns = extent(width, left.saturating_add(right), self.window.1, self.stride.1);
         let (Some(rows), Some(columns)) = (rows, columns) else {
             return Err(Fault::Input("the pooling window is larger than the image"));
         };
@@ -223,14 +282,17 @@ impl Plane {
 
     /// Visit the offsets (input, output) of every window member.
     fn for_each_pair(&self, mut visit: impl FnMut(usize, usize)) {
-        let Pool2d { window, stride, .. } = self.pool;
+        let Pool2d { window, stride, padding, .. } = self.pool;
+        // What of a window lies on the image, whose extent is `size`.
+        let clipped = |first: usize, window: usize, before: usize, size: usize| {
+            first.saturating_sub(before)..(first + window).saturating_sub(before).min(size)
+        };
         for row in 0..self.rows {
             for column in 0..self.columns {
                 let output = (row * self.columns + column) * self.channels;
-                for window_row in 0..window.0 {
-                    let input_row = row * stride.0 + window_row;
-                    for window_column in 0..window.1 {
-                        let input_column = column * stride.1 + window_column;
+                for input_row in clipped(row * stride.0, window.0, padding.top, self.height) {
+                    let columns = (column * stride.1, window.1, padding.left, self.width);
+                    for input_column in clipped(columns.0, columns.1, columns.2, columns.3) {
                         visit((input_row * self.width + input_column) * self.channels, output);
                     }
                 }
@@ -241,8 +303,9 @@ impl Plane {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, reason = "tests")]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
     use super::*;
+    use crate::artifact;
 
     #[test]
     fn pools_reduce_each_channel_and_ignore_the_rest() {
@@ -260,7 +323,7 @@ mod tests {
     #[test]
     fn maxima_pass_their_gradient_to_the_first_value_that_attains_them() {
         let shape = Shape::image(1, 4, 1).unwrap();
-        let pool = Pool2d { kind: PoolKind::Max, window: (1, 2), stride: (1, 1) };
+        let pool = Pool2d { stride: (1, 1), ..Pool2d::tiles(PoolKind::Max, (1, 2)) };
         let input = [-3.0, -1.0, -1.0, -2.0];
         let mut output = [0.0; 3];
         pool.forward(&shape, &input, &mut output);
@@ -273,10 +336,61 @@ mod tests {
     #[test]
     fn overlapping_windows_add_their_gradients() {
         let shape = Shape::image(1, 3, 1).unwrap();
-        let pool = Pool2d { kind: PoolKind::Sum, window: (1, 2), stride: (1, 1) };
+        let pool = Pool2d { stride: (1, 1), ..Pool2d::tiles(PoolKind::Sum, (1, 2)) };
         assert_eq!(pool.output_shape(&shape).unwrap(), Shape::image(1, 2, 1).unwrap());
         let mut gradient = [7.0; 3];
         pool.backward(&shape, &[0.0; 3], &[1.0, 10.0], &mut gradient);
         assert_eq!(gradient, [1.0, 11.0, 10.0]);
+    }
+
+    #[test]
+    fn nothing_outside_the_image_is_a_maximum() {
+        let shape = Shape::image(2, 3, 1).unwrap();
+        let padding = Padding { top: 1, bottom: 0, left: 1, right: 1 };
+        let pool = Pool2d { padding, stride: (1, 2), ..Pool2d::tiles(PoolKind::Max, (2, 2)) };
+        assert_eq!(pool.output_shape(&shape).unwrap(), Shape::image(2, 2, 1).unwrap());
+        let input = [-4.0, -2.0, -3.0, -1.0, -6.0, -5.0];
+        let mut output = [0.0; 4];
+        pool.forward(&shape, &input, &mut output);
+        assert_eq!(output, [-4.0, -2.0, -1.0, -2.0]);
+        let mut gradient = [7.0; 6];
+        pool.backward(&shape, &input, &[1.0, 10.0, 100.0, 1000.0], &mut gradient);
+        assert_eq!(gradient, [1.0, 1010.0, 0.0, 100.0, 0.0, 0.0]);
+        for (kind, padding) in [
+            (PoolKind::Max, Padding { top: 2, ..Padding::NONE }),
+            (PoolKind::Max, Padding { right: usize::MAX, ..Padding::NONE }),
+            (PoolKind::Average, padding),
+            (PoolKind::Sum, padding),
+        ] {
+            assert!(Pool2d { kind, padding, ..pool }.output_shape(&shape).is_err(), "{padding:?}");
+        }
+    }
+
+    #[test]
+    fn bytes_of_pools_without_padding_are_those_before_there_was_any() {
+        const MAGIC: artifact::Magic = *b"TESTPOOL";
+        // The number of a kind, then numbers of 64 bits.
+        let stored = |kind: u32, numbers: &[u64]| {
+            let numbers = numbers.iter().flat_map(|n| n.to_le_bytes());
+            kind.to_le_bytes().into_iter().chain(numbers).collect::<Vec<u8>>()
+        };
+        let pool = Pool2d { stride: (3, 4), ..Pool2d::tiles(PoolKind::Max, (1, 2)) };
+        let padding = Padding { top: 0, bottom: 1, left: 0, right: 1 };
+        for (kind, padding, expected) in [
+            (PoolKind::Average, Padding::NONE, stored(0, &[1, 2, 3, 4])),
+            (PoolKind::Sum, Padding::NONE, stored(1, &[1, 2, 3, 4])),
+            (PoolKind::Max, Padding::NONE, stored(2, &[1, 2, 3, 4])),
+            (PoolKind::Max, padding, stored(3, &[0, 1, 0, 1, 1, 2, 3, 4])),
+        ] {
+            let pool = Pool2d { kind, padding, ..pool };
+            let bytes = artifact::encode(MAGIC, 1, &pool).unwrap();
+            assert_eq!(bytes[20..20 + expected.len()], expected);
+            assert_eq!(artifact::decode::<Pool2d>(MAGIC, 1, &bytes, 1000).unwrap(), pool);
+        }
+        // One pool has one form.
+        let kind = StoredKind::PaddedMax(Padding::NONE);
+        let stored = StoredPool2d { kind, window: (1, 2), stride: (3, 4) };
+        let bytes = artifact::encode(MAGIC, 1, &stored).unwrap();
+        assert!(artifact::decode::<Pool2d>(MAGIC, 1, &bytes, 1000).is_err());
     }
 }

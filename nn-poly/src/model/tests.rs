@@ -8,6 +8,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::approximate::Function;
 use crate::layer::Blend;
 use crate::network::Architecture;
 use crate::tensor::Shape;
@@ -38,7 +39,8 @@ fn an_unfinished_blend_is_no_model() {
     let mut spec = spec();
     let layers = spec.network.layers().iter().cloned().map(|layer| match layer {
         Layer::Activation(Activation::Polynomial { a, b, c }) => {
-            let blend = Blend { share: 0.5, low: -1.0, high: 1.0, a, b, c };
+            let blend =
+                Blend { share: 0.5, low: -1.0, high: 1.0, a, b, c, function: Function::Relu };
             Layer::Activation(Activation::Blend(blend))
         }
         other => other,
@@ -121,6 +123,40 @@ fn a_network_with_branches_survives_its_file() {
 
 /// First half of the digest, in hexadecimal.
 const GOLDEN_BRANCHES: &str = "7493b693083e5cac";
+
+/// Every function, in the order that the file format numbers them.
+#[test]
+fn activations_that_are_no_polynomials_survive_their_file() {
+    use crate::approximate::SampledFunction;
+    let points = vec![(-1.5, 0.25), (0.0, -2.0), (3.0, 4.0)];
+    let mut functions: Vec<Function> = Function::NAMED.to_vec();
+    functions.retain(|function| *function != Function::Relu);
+    functions.push(Function::Sampled(SampledFunction::new(points).unwrap()));
+    let layers = functions.into_iter().map(|f| Layer::Activation(Activation::Function(f)));
+    let network = Network::new(Shape::vector(3).unwrap(), layers.collect()).unwrap();
+    let preprocessing = Preprocessing::UnitRange;
+    let bytes =
+        Model::new(ModelSpec { network, preprocessing, ..spec() }).unwrap().to_bytes().unwrap();
+    let model = Model::from_bytes(&bytes).unwrap();
+    assert_eq!(model.to_bytes().unwrap(), bytes);
+    let features = Array2::from_elem((1, 3), 0.5);
+    assert!(model.scores(&features).unwrap().iter().all(|z| z.is_finite()));
+    // Samples that do not ascend are refused in a file as elsewhere.
+    let knots: Vec<u8> = [-1.5_f64, 0.25, 0.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+    let at = bytes.windows(knots.len()).position(|window| window == knots).unwrap();
+    let mut altered = bytes.clone();
+    altered[at + 16..at + 24].copy_from_slice(&(-9.0_f64).to_le_bytes());
+    let end = altered.len() - blake3::OUT_LEN;
+    let digest = blake3::hash(&altered[..end]);
+    altered[end..].copy_from_slice(digest.as_bytes());
+    let error = Model::from_bytes(&altered).unwrap_err();
+    assert!(error.to_string().contains("x does not ascend"), "{error}");
+    let digest = blake3::hash(&bytes).to_hex();
+    assert_eq!(&digest.as_str()[..16], GOLDEN_FUNCTIONS);
+}
+
+/// First half of the digest, in hexadecimal.
+const GOLDEN_FUNCTIONS: &str = "7f9703825857d218";
 
 #[test]
 fn parts_that_do_not_fit_are_refused() {

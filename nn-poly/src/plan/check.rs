@@ -55,12 +55,13 @@ fn check_role(
     side: ActivationSide,
 ) -> Result<()> {
     require("segment", idx, "stage", i128::from(segment.stage), wide(idx), wide(idx))?;
-    let at_server = match (side, stage.activation) {
-        (ActivationSide::Server, ActivationKind::Relu) => {
-            return Err(Error::ReluAtServer { stage: idx });
+    let is_quadratic = stage.activation == ActivationKind::Quadratic;
+    let at_server = match side {
+        ActivationSide::Server => {
+            stage.check_polynomial(idx)?;
+            is_quadratic
         }
-        (ActivationSide::Server, ActivationKind::Quadratic) => true,
-        (ActivationSide::Server, ActivationKind::Identity) | (ActivationSide::Client, _) => false,
+        ActivationSide::Client => false,
     };
     let (actual, wanted) = (u32::from(segment.evaluates_activation), u32::from(at_server));
     require("segment", idx, "number of activations at the server", actual, wanted, wanted)?;

@@ -10,8 +10,7 @@ use crate::encrypted::parameters;
 use crate::error::{Error, Result};
 use crate::import::{Preprocessing, SplitSpec};
 use crate::integer::{
-    ActivationKind, IntegerNetwork, Interval, Quadratic, StageObservation, StageOutput,
-    StageStructure,
+    IntegerNetwork, Interval, Quadratic, StageObservation, StageOutput, StageStructure,
 };
 use crate::model::Model;
 use crate::tensor::Shape;
@@ -94,7 +93,7 @@ impl Default for PlanOptions {
 /// the proven range. With an empty slice every range must be proven.
 ///
 /// # Errors
-/// - [`Error::ReluAtServer`] if the server would have to evaluate a ReLU.
+/// - [`Error::NotAtServer`] if the server would have to evaluate a ReLU, a table or a maximum.
 /// - [`Error::NoSegmentParameters`] if no parameters hold a segment.
 /// - Those of [`PublicPlan::new`] and [`Plan::new`] for facts that do not fit the network.
 pub fn compile(
@@ -153,14 +152,12 @@ fn plan_segment<E: std::error::Error + Send + Sync + 'static>(
     choose: &impl Fn(&SegmentDemand) -> std::result::Result<ChosenParameters, E>,
 ) -> Result<(Segment, u32)> {
     let (stage, weights) = network.stage(idx)?;
-    let activation = match (options.activation_side, stage.activation) {
-        (ActivationSide::Server, ActivationKind::Relu) => {
-            return Err(Error::ReluAtServer { stage: idx });
-        }
-        (ActivationSide::Server, ActivationKind::Quadratic) => {
+    let activation = match options.activation_side {
+        ActivationSide::Server => {
+            stage.check_polynomial(idx)?;
             weights.quadratic.as_ref().map(|quadratic| pooled_square(stage, quadratic))
         }
-        (ActivationSide::Server, ActivationKind::Identity) | (ActivationSide::Client, _) => None,
+        ActivationSide::Client => None,
     };
     let output = if activation.is_some() { StageOutput::Pooled } else { StageOutput::Linear };
     let proven = network.stage_ranges(idx)?.bounds(output);

@@ -17,18 +17,18 @@ use crate::tensor::Shape;
 /// Opens the file or message that holds a public part.
 pub const PUBLIC_PLAN_MAGIC: artifact::Magic = *b"SDLPUBPL";
 /// Version of the public and private parts and of the plan file.
-pub const PLAN_VERSION: u32 = 1;
+pub const PLAN_VERSION: u32 = 2;
 /// Largest encoding of a public part.
 pub const MAX_PUBLIC_PLAN_BYTES: usize = 1 << 26;
 
-const PUBLIC_CONTEXT: &str = "SecureDL plan 1 public part";
+const PUBLIC_CONTEXT: &str = "SecureDL plan 2 public part";
 
 /// Who evaluates the activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ActivationSide {
     /// The server, homomorphically; quadratic activations only.
     Server,
-    /// The key holder while refreshing; every segment is linear.
+    /// The key holder while refreshing; every segment is linear. Any activation and pool.
     Client,
 }
 
@@ -106,7 +106,7 @@ impl PublicPlan {
     /// # Errors
     /// - [`crate::Error::OutOfRange`] or [`crate::Error::InvalidSetting`] naming segment or stage,
     ///   field and limits.
-    /// - [`crate::Error::ReluAtServer`] if the server would have to evaluate a ReLU.
+    /// - [`crate::Error::NotAtServer`] if the server would have to evaluate a ReLU, a table or a maximum.
     pub fn new(spec: PublicPlanSpec) -> Result<Self> {
         check_public(&spec)?;
         let bytes = artifact::encode(PUBLIC_PLAN_MAGIC, PLAN_VERSION, &spec)?;

@@ -9,6 +9,10 @@
 //! linear layer that only an addition reads is a part of the block of that addition; any other value
 //! that is added is read as it is. A layer that reads joined channels reads each value on its own.
 //!
+//! Maxima of windows belong to the block whose values they read; a clamp, or an activation that never falls,
+//! may stand on either side of them: `max f(x) = f(max x)`. Before any other activation, or of values that
+//! are ready, they are a block of their own.
+//!
 //! Flatten may stand anywhere: with channels last it moves nothing.
 
 use crate::error::{Error, Result};
@@ -119,7 +123,16 @@ impl Block<'_> {
 
     /// Whether values after activation and pool cannot be negative.
     pub(super) fn is_non_negative(&self) -> bool {
-        matches!(self.activation, Some(Activation::Square | Activation::Relu))
+        match self.activation {
+            Some(Activation::Square | Activation::Relu) => true,
+            Some(Activation::Function(function)) => function.is_non_negative(),
+            Some(Activation::Polynomial { .. } | Activation::Blend(_)) | None => false,
+        }
+    }
+
+    /// Maxima of sums, without an activation so far.
+    fn ends_in_maxima(&self) -> bool {
+        self.activation.is_none() && self.pool.is_some_and(|pool| pool.kind == PoolKind::Max)
     }
 }
 
@@ -183,8 +196,8 @@ impl<'a> Parser<'a> {
         match layer {
             Layer::Dense(dense) => Ok(self.open(Opening::Dense(dense), source, idx)),
             Layer::Conv2d(conv) => Ok(self.open(Opening::Conv2d(conv), source, idx)),
-            Layer::Pool2d(Pool2d { kind: PoolKind::Max, .. }) => {
-                Err("maxima of windows have no integer form; train with average pools")
+            Layer::Pool2d(pool) if pool.kind == PoolKind::Max => {
+                Ok(self.maximum(*pool, source, idx))
             }
             Layer::Pool2d(pool) => Ok(self.pool(*pool, source, idx)),
             Layer::Activation(activation) => self.activation(activation, source, idx),
@@ -225,6 +238,20 @@ impl<'a> Parser<'a> {
         self.open(Opening::Pool2d(pool), source, idx)
     }
 
+    /// Maxima of the values of the block before, or of values that are handed on.
+    fn maximum(&mut self, pool: Pool2d, source: Source, idx: usize) -> Value<'a> {
+        let fits = |block: &Block<'_>| block.quantize.is_none() && block.pool.is_none();
+        let mut block = match self.take_sole_if(source, fits) {
+            Some(block) => block,
+            None => {
+                let reads = self.ready(source);
+                Box::new(self.identity(idx, self.shape(source), reads))
+            }
+        };
+        (block.pool, block.value_idx) = (Some(pool), idx);
+        Value::Open(block)
+    }
+
     fn activation(
         &mut self,
         activation: &'a Activation<f32>,
@@ -232,7 +259,15 @@ impl<'a> Parser<'a> {
         idx: usize,
     ) -> Parsed<Value<'a>> {
         const MISPLACED: &str = "it must follow a linear layer directly";
-        let mut block = match self.take_sole(source) {
+        let never_falls = match activation {
+            Activation::Relu => true,
+            Activation::Function(function) => function.is_non_decreasing(),
+            Activation::Square | Activation::Polynomial { .. } | Activation::Blend(_) => false,
+        };
+        let fits = |block: &Block<'_>| {
+            block.is_bare() || (never_falls && block.is_open() && block.ends_in_maxima())
+        };
+        let mut block = match self.take_sole_if(source, fits) {
             Some(block) => block,
             None => {
                 let reads = self.ready(source);
@@ -241,17 +276,15 @@ impl<'a> Parser<'a> {
                     return Err("no linear layer comes before it");
                 };
                 let before = self.blocks.get(before).ok_or(MISPLACED)?;
-                // A sum that others read too is refreshed first.
+                // A sum that others read too is refreshed first, and so are maxima.
                 let is_sum = before.activation.is_none() && before.pool.is_none();
-                if !is_sum || before.clamp.is_some() || !self.is_shared(source) {
+                let is_shared_sum = is_sum && self.is_shared(source);
+                if before.clamp.is_some() || !(is_shared_sum || before.ends_in_maxima()) {
                     return Err(MISPLACED);
                 }
                 Box::new(self.identity(idx, self.shape(source), reads))
             }
         };
-        if !block.is_bare() {
-            return Err(MISPLACED);
-        }
         let is_per_channel = matches!(activation, Activation::Polynomial { .. });
         if is_per_channel && self.shape(source).channels() != block.linear.channels() {
             return Err("coefficients per channel must come before the channels are flattened");
@@ -267,7 +300,11 @@ impl<'a> Parser<'a> {
         if block.quantize.is_some() {
             return Err("a clamp must come before the quantization");
         }
-        let goes_on = |layer: &Layer<f32>| matches!(layer, Layer::Activation(_) | Layer::Pool2d(_));
+        // The limit of the largest value is the largest limited value.
+        let goes_on = |layer: &Layer<f32>| {
+            matches!(layer, Layer::Activation(_))
+                || matches!(layer, Layer::Pool2d(pool) if pool.kind != PoolKind::Max)
+        };
         if self.is_read_by(idx, goes_on) {
             return Err("a clamp must come after activation and pool, where the refresh is");
         }

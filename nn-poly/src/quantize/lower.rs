@@ -6,15 +6,17 @@ use super::blocks::{Block, Blocks, Ready};
 use super::common_unit::common_unit;
 use super::quadratic::integer_quadratic;
 use super::refuse;
+use super::tabulate::{Preactivation, Tabulated, Target, Window, tabulate};
 use super::terms::{Term, terms};
 use super::weight_scales::pool_divisor;
+use crate::approximate::Function;
 use crate::error::Result;
 use crate::integer::{
     ActivationKind, InputGrid, IntegerNetwork, LinearGeometry, MAX_BIAS, MAX_MULTIPLIER,
-    MAX_REFRESHED, MAX_SHIFT, MAX_WEIGHT, Quadratic, Refresh, StageStructure, StageWeights,
-    SumGeometry, SumPool, SumTerm, ValueRef,
+    MAX_REFRESHED, MAX_SHIFT, MAX_WEIGHT, Pool, Quadratic, Reduction, Refresh, StageStructure,
+    StageWeights, SumGeometry, SumTerm, ValueRef,
 };
-use crate::layer::{Activation, Quantize, round_half_up};
+use crate::layer::{Activation, PoolKind, Quantize, round_half_up};
 use crate::network::Network;
 
 /// Significant bits of the largest multiplier of a refresh, at least.
@@ -24,6 +26,11 @@ const SMALLEST_MULTIPLIER_BITS: u32 = 11;
 /// `log2` of the largest multiplier this module chooses: products with 30-bit values fit 64 bits.
 const MAX_MULTIPLIER_LOG2: f64 = 32.0;
 
+/// Why a function has no integer form.
+const SCORED: &str = "scores are taken before it: leave the last activation out (one that never falls \
+                      does not change which score is largest)";
+const TOO_LONG: &str = "its look-up tables would have more than 2^20 runs; use fewer activation bits, or \
+                        fewer channels";
 /// Why a blend has no integer form.
 const BLENDED: &str = "it is still being blended; finish the blending first";
 
@@ -52,7 +59,7 @@ pub fn quantize(network: &Network<f32>) -> Result<Quantized> {
     for (idx, block) in parsed.blocks.iter().enumerate() {
         let is_last = idx + 1 == n_blocks;
         let output = if is_last { None } else { Some(output_grid(block)?) };
-        let stage = lower(block, &grids, output.map(|grid| grid.step), is_last)?;
+        let stage = lower(block, &grids, output, is_last)?;
         let refresh = output.map(|grid| refresh(&stage.units, grid.step, grid.min, grid.max));
         structure.push(StageStructure { refresh, ..stage.structure });
         weights.push(stage.weights);
@@ -76,7 +83,7 @@ struct Grid {
     max: i32,
 }
 
-/// A stage, and per channel what one unit after activation and sum pool stands for.
+/// A stage, and per channel what one unit after activation and pool stands for.
 struct Lowered {
     structure: StageStructure,
     weights: StageWeights,
@@ -124,7 +131,7 @@ fn single_step(layer_idx: usize, quantize: &Quantize<f32>) -> Result<f32> {
 fn lower(
     block: &Block<'_>,
     grids: &[Grid],
-    output_step: Option<f64>,
+    output: Option<Grid>,
     is_last: bool,
 ) -> Result<Lowered> {
     let grid_of = |ready: Ready| {
@@ -134,7 +141,7 @@ fn lower(
     let (terms, biases) = terms(block, &|ready| grid_of(ready).step)?;
     let aligned = align(block, &terms)?;
     let (sources, linear) = geometry(&terms);
-    let channels = aligned
+    let (channels, reaches): (Vec<Channel>, Vec<f64>) = aligned
         .iter()
         .zip(&biases)
         .enumerate()
@@ -147,10 +154,14 @@ fn lower(
                 l1 * f64::from(multiple) * largest
             });
             let input_step = terms.first().map_or(1.0, |term| grid_of(term.ready).step);
-            let resolution = output_step.unwrap_or(input_step);
-            lower_channel(block, channel, (row.unit, bias), (reach.sum(), resolution))
+            let resolution = output.map_or(input_step, |grid| grid.step);
+            let reach = reach.sum();
+            let lowered = lower_channel(block, channel, (row.unit, bias), (reach, resolution))?;
+            Ok((lowered, reach + bias.abs() / row.unit + 1.0))
         })
-        .collect::<Result<Vec<_>>>()?;
+        .collect::<Result<_>>()?;
+    let divisor = block.pool.map_or(1.0, |pool| pool_divisor(&pool));
+    let mut units: Vec<f64> = channels.iter().map(|channel| channel.unit).collect();
     let structure = StageStructure {
         sources,
         activation: match block.activation {
@@ -158,16 +169,25 @@ fn lower(
             Some(Activation::Relu) => ActivationKind::Relu,
             Some(Activation::Square | Activation::Polynomial { .. }) => ActivationKind::Quadratic,
             Some(Activation::Blend(_)) => return Err(refuse(block.value_idx, "blend", BLENDED)),
+            Some(Activation::Function(function)) => {
+                let refused = |reason| refuse(block.value_idx, function.kind(), reason);
+                let grid = output.ok_or_else(|| refused(SCORED))?;
+                let table = table(block, function, (&units, &reaches), grid);
+                let Tabulated { table, step } = table.ok_or_else(|| refused(TOO_LONG))?;
+                units.fill(step);
+                ActivationKind::Table(table)
+            }
         },
-        pool: block.pool.map(|pool| SumPool {
+        pool: block.pool.map(|pool| Pool {
+            reduction: if pool.kind == PoolKind::Max { Reduction::Max } else { Reduction::Sum },
             input: linear.output(),
             window: pool.window,
             stride: pool.stride,
+            padding: pool.padding,
         }),
         linear,
         refresh: None,
     };
-    let divisor = block.pool.map_or(1.0, |pool| pool_divisor(&pool));
     let quadratic = (structure.activation == ActivationKind::Quadratic).then(|| Quadratic {
         a: channels.iter().map(|channel| channel.a).collect(),
         b: channels.iter().map(|channel| channel.b).collect(),
@@ -178,12 +198,29 @@ fn lower(
         bias: channels.iter().map(|channel| channel.bias).collect(),
         quadratic: quadratic.map(|all| if all.is_square() { Quadratic::square() } else { all }),
     };
-    let units = channels.iter().map(|channel| channel.unit / divisor).collect::<Vec<_>>();
+    units.iter_mut().for_each(|unit| *unit /= divisor);
     if is_last && units.iter().any(|&unit| Some(&unit) != units.first()) {
         const APART: &str = "scores need one unit: no polynomial activation, one weight scale";
         return Err(refuse(block.value_idx, "last layer", APART));
     }
     Ok(Lowered { structure, weights, units })
+}
+
+/// The table of a function on integers of these units, none beyond its reach.
+#[expect(clippy::cast_precision_loss, reason = "a window size")]
+fn table(
+    block: &Block<'_>,
+    function: &Function,
+    (units, reaches): (&[f64], &[f64]),
+    grid: Grid,
+) -> Option<Tabulated> {
+    let channels = units.iter().zip(reaches).map(|(&unit, &reach)| Preactivation { unit, reach });
+    let sum = block.pool.filter(|pool| pool.kind != PoolKind::Max).map(|pool| Window {
+        n_terms: (pool.window.0 * pool.window.1) as f64,
+        divisor: pool_divisor(&pool),
+    });
+    let target = Target { step: grid.step, min: grid.min, max: grid.max, sum };
+    tabulate(function, &channels.collect::<Vec<_>>(), &target)
 }
 
 /// One channel of a stage: all terms in one unit.
@@ -290,7 +327,9 @@ fn lower_channel(
             Ok(Channel { bias, a: form.a, b, c, unit: form.unit })
         }
         Some(Activation::Blend(_)) => Err(refuse(block.value_idx, "blend", BLENDED)),
-        Some(Activation::Relu) | None => Ok(Channel { bias: whole(bias)?, a: 0, b: 0, c: 0, unit }),
+        Some(Activation::Relu | Activation::Function(_)) | None => {
+            Ok(Channel { bias: whole(bias)?, a: 0, b: 0, c: 0, unit })
+        }
     }
 }
 
@@ -308,6 +347,10 @@ fn whole(v: f64) -> Option<i64> {
 /// The refresh that divides values in `units` by `step`, with one multiplier per channel.
 fn refresh(units: &[f64], step: f64, min: i32, max: i32) -> Refresh {
     let ratios = units.iter().map(|unit| unit / step).collect::<Vec<_>>();
+    if ratios.iter().all(|&ratio| ratio == 1.0) {
+        // A table that ends on the grid itself.
+        return Refresh { multipliers: vec![1], shift: 0, min, max };
+    }
     let largest = ratios.iter().copied().fold(0.0, f64::max);
     let smallest = ratios.iter().copied().filter(|&r| r > 0.0).fold(f64::MAX, f64::min);
     // m = ratio · 2^shift has b bits or more when it is at least 2^(b−1).

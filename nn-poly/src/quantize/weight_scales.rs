@@ -135,7 +135,6 @@ pub(super) fn divisor(part: &Part<'_>) -> f64 {
 pub(super) fn pool_divisor(pool: &Pool2d) -> f64 {
     match pool.kind {
         PoolKind::Average => (pool.window.0 * pool.window.1) as f64,
-        // Blocks refuse maxima before they come here.
         PoolKind::Sum | PoolKind::Max => 1.0,
     }
 }

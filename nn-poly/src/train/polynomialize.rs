@@ -1,4 +1,4 @@
-//! From a trained ReLU network to one that trains toward polynomials.
+//! From a trained network with ReLU and the like to one that trains toward polynomials.
 
 use ndarray::{Array1, Array2, Axis, Slice};
 
@@ -24,13 +24,13 @@ pub enum FitChoice {
 pub enum Limit {
     /// They may grow as polynomials do.
     None,
-    /// A clamp after activation and pool, at the largest value that ReLU gives in the interval: what
-    /// the refresh of an encrypted run does anyway.
+    /// A clamp after activation and pool, at the largest value that the replaced function has in the
+    /// interval: what the refresh of an encrypted run does anyway.
     Interval,
 }
 
-/// What replaces the ReLUs of a network.
-#[derive(Clone, Copy, Debug, PartialEq)]
+/// What replaces the activations of a network that are no polynomials.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Polynomialization {
     /// Degree, 1 or 2. Default: 2.
     pub degree: usize,
@@ -41,21 +41,31 @@ pub struct Polynomialization {
     pub fit: FitChoice,
     /// Default: interval.
     pub limit: Limit,
+    /// What the polynomials are fitted to. Default: to the function that each replaces.
+    pub function: Option<Function>,
 }
 
 impl Default for Polynomialization {
     fn default() -> Self {
-        Self { degree: 2, coverage: 0.999, fit: FitChoice::Observed, limit: Limit::Interval }
+        Self {
+            degree: 2,
+            coverage: 0.999,
+            fit: FitChoice::Observed,
+            limit: Limit::Interval,
+            function: None,
+        }
     }
 }
 
-/// One ReLU that was replaced.
+/// One activation that was replaced.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ReplacedLayer {
     /// Position of the activation in the new network.
     pub layer_idx: usize,
     /// What reached it.
     pub observed: ObservedLayer,
+    /// What was replaced.
+    pub replaced: Function,
     /// Where it was fitted.
     pub interval: Interval,
     /// The polynomial that training starts from.
@@ -65,7 +75,7 @@ pub struct ReplacedLayer {
 /// A network ready for blending.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Polynomialized {
-    /// The network; it still computes what the ReLU network computes (limits apart).
+    /// The network; it still computes what the other computes (limits apart).
     pub network: Network<f32>,
     /// Its replaced activations, in order.
     pub layers: Vec<ReplacedLayer>,
@@ -74,16 +84,17 @@ pub struct Polynomialized {
 /// Samples used at most: the first ones of the data.
 const SAMPLES: usize = 1500;
 
-/// Replace every ReLU of `network` by a [`Blend`] of share 0 with a fitted polynomial.
+/// Replace every activation of `network` that is no polynomial by a [`Blend`] of share 0 with a fitted
+/// one.
 ///
 /// Quantizers are removed. A batch normalization that changes nothing is inserted between a dense or
-/// convolution layer and a ReLU that follows it directly, so that training can keep pre-activations
-/// where they are. `inputs` are preprocessed, one row per sample; the first 1500 are used.
+/// convolution layer and such an activation that follows it directly, so that training can keep
+/// pre-activations where they are. Maximum pools stay; they are no polynomials either. `inputs` are preprocessed, one row per sample; the first 1500 are used.
 ///
 /// # Errors
 /// - [`Error::InvalidSetting`] for a degree other than 1 or 2, a coverage out of range, or a layer whose
 ///   pre-activations are all 0.
-/// - [`Error::NoActivation`] if the network has no ReLU.
+/// - [`Error::NoActivation`] if all activations are polynomials.
 /// - [`Error::CannotApproximate`] if the fit does not exist.
 /// - Those of [`observe`].
 pub fn polynomialize(
@@ -98,14 +109,16 @@ pub fn polynomialize(
             setting: "degree of the polynomial activations",
             value,
             requirement: "1 or 2: integer networks evaluate quadratics; instead of a higher degree, \
-                          leave the ReLU to the client",
+                          leave the activations to the client",
         });
     }
     let n_samples = inputs.nrows().min(SAMPLES);
     let inputs = inputs.slice_axis(Axis(0), Slice::from(..n_samples)).to_owned();
     let prepared = normalized(&without_quantizers(network)?, &inputs)?;
     let observed = observe(&prepared, &inputs)?;
-    let mut observed = observed.into_iter().filter(|layer| layer.activation() == "relu");
+    let mut observed = observed.into_iter().filter(|observed| {
+        prepared.layers().get(observed.layer_idx()).and_then(replaceable).is_some()
+    });
     let mut replaced = Vec::new();
     let mut rewriter = Rewriter::new(prepared.input_shape().clone());
     // Limits that wait at a value for the pools behind it, as in an encrypted run.
@@ -116,13 +129,16 @@ pub fn polynomialize(
     for (idx, layer) in prepared.layers().iter().enumerate() {
         let sources = prepared.sources(idx);
         let mut limit = None;
-        if !matches!(layer, Layer::Activation(Activation::Relu)) {
+        let function = replaceable(layer);
+        if function.is_none() {
             rewriter.keep(layer.clone(), sources)?;
             limit = sources.iter().find_map(|&source| taken(&mut waiting, source));
-        } else if let Some(observed) = observed.next() {
+        } else if let (Some(function), Some(observed)) = (function, observed.next()) {
             let channels = prepared.layer_input_shape(idx)?.channels();
-            let (blend, entry) = replace(observed, rewriter.n_layers(), channels, choice)?;
-            limit = (choice.limit == Limit::Interval).then(|| entry.interval.high());
+            let place = (rewriter.n_layers(), channels);
+            let (blend, entry) = replace(function, observed, place, choice)?;
+            limit = (choice.limit == Limit::Interval)
+                .then(|| entry.replaced.largest_on(entry.interval));
             rewriter.keep(Layer::Activation(Activation::Blend(blend)), sources)?;
             replaced.push(entry);
         }
@@ -139,7 +155,7 @@ pub fn polynomialize(
         }
     }
     if replaced.is_empty() {
-        return Err(Error::NoActivation { what: "ReLU" });
+        return Err(Error::NoActivation { what: "activation but polynomials" });
     }
     Ok(Polynomialized { network: rewriter.finish()?, layers: replaced })
 }
@@ -159,15 +175,22 @@ pub fn finish_blending(network: &Network<f32>) -> Result<Network<f32>> {
     })
 }
 
-/// The blend for one ReLU.
+/// The function of an activation that is no polynomial.
+fn replaceable(layer: &Layer<f32>) -> Option<Function> {
+    let Layer::Activation(activation) = layer else { return None };
+    activation.as_function()
+}
+
+/// The blend for one activation.
 fn replace(
+    function: Function,
     observed: ObservedLayer,
-    layer_idx: usize,
-    n_channels: usize,
+    (layer_idx, n_channels): (usize, usize),
     choice: &Polynomialization,
 ) -> Result<(Blend<f32>, ReplacedLayer)> {
     let interval = observed.symmetric_interval(choice.coverage)?;
-    let problem = FitProblem::new(Function::Relu, interval, choice.degree)?;
+    let fitted = choice.function.as_ref().unwrap_or(&function).clone();
+    let problem = FitProblem::new(fitted, interval, choice.degree)?;
     let fit = match choice.fit {
         FitChoice::Observed => problem.solve_observed(observed.values())?,
         FitChoice::Method(method) => problem.solve(method)?,
@@ -184,8 +207,9 @@ fn replace(
         a: constant(2),
         b: constant(1),
         c: constant(0),
+        function: function.clone(),
     };
-    Ok((blend, ReplacedLayer { layer_idx, observed, interval, fit }))
+    Ok((blend, ReplacedLayer { layer_idx, observed, replaced: function, interval, fit }))
 }
 
 /// How much a sum pool multiplies the largest value.
@@ -211,14 +235,14 @@ fn without_quantizers(network: &Network<f32>) -> Result<Network<f32>> {
     })
 }
 
-/// Insert a batch normalization wherever a ReLU directly follows a linear layer, or a sum of such, that
+/// Insert a batch normalization wherever an activation to be replaced directly follows a linear layer, or a sum of such, that
 /// nothing else reads: there it can be folded.
 fn normalized(network: &Network<f32>, inputs: &Array2<f32>) -> Result<Network<f32>> {
     let mut rewriter = Rewriter::new(network.input_shape().clone());
     for (idx, layer) in network.layers().iter().enumerate() {
         let sources = network.sources(idx);
-        let is_relu = matches!(layer, Layer::Activation(Activation::Relu));
-        if let Some(&source) = sources.first().filter(|_| is_relu)
+        let is_replaced = replaceable(layer).is_some();
+        if let Some(&source) = sources.first().filter(|_| is_replaced)
             && network.is_sum_of_linear(source)
         {
             let so_far = rewriter.upto(source)?;

@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "included as a module by several tests")]
 
 use ndarray::{Array, Array1, Dimension, ShapeBuilder};
+use nn_poly::approximate::Function;
 use nn_poly::layer::{
     Activation, BatchNorm, Clamp, Conv2d, Dense, Dropout, Layer, Padding, Pool2d, PoolKind,
 };
@@ -23,11 +24,13 @@ pub struct Choices {
     pub norms: bool,
     /// Learned polynomials next to squares.
     pub polynomials: bool,
+    /// Functions that are no polynomials, and maximum pools, on both sides of activations.
+    pub tables: bool,
 }
 
 impl Choices {
     /// Everything.
-    pub const ALL: Self = Self { kinks: true, norms: true, polynomials: true };
+    pub const ALL: Self = Self { kinks: true, norms: true, polynomials: true, tables: true };
 }
 
 struct Draft<A: Scalar> {
@@ -154,6 +157,19 @@ impl<A: Scalar> Draft<A> {
         self.push(Layer::Conv2d(conv), &[value])
     }
 
+    /// Maxima of small windows, if the image is large enough for others after it.
+    fn maximum(&mut self, value: Source) -> Source {
+        let Some((height, width, _)) = self.shape(value).as_image() else { return value };
+        if height < 3 || width < 3 {
+            return value;
+        }
+        let window = (self.rng.random_range(1..=2), 2);
+        let right = self.rng.random_range(0..=1);
+        let padding = Padding { right, ..Padding::NONE };
+        let pool = Pool2d { kind: PoolKind::Max, window, stride: (1, 1), padding };
+        self.push(Layer::Pool2d(pool), &[value])
+    }
+
     fn norm(&mut self, n_channels: usize) -> Layer<A> {
         let mut norm = BatchNorm::new(n_channels, 1.0, 0.0);
         norm.gamma = self.random(n_channels);
@@ -173,16 +189,35 @@ impl<A: Scalar> Draft<A> {
                 Some(Activation::Polynomial { a, b, c: self.random(n_channels) })
             }
             2 => None,
+            3 if self.choices.tables && self.rng.random() => {
+                let functions = [
+                    Function::LeakyRelu { slope: 0.25 },
+                    Function::Sigmoid,
+                    Function::Tanh,
+                    Function::Softplus,
+                    Function::Gelu,
+                    Function::Silu,
+                    Function::Abs,
+                ];
+                let chosen = self.rng.random_range(0..functions.len());
+                functions.get(chosen).cloned().map(Activation::Function)
+            }
             _ => Some(Activation::Square),
         };
+        if self.choices.tables && self.rng.random_bool(0.15) {
+            value = self.maximum(value);
+        }
         if let Some(activation) = activation {
             value = self.push(Layer::Activation(activation), &[value]);
         }
         let shape = self.shape(value);
         let (height, width, _) = shape.as_image().unwrap();
         if height > 3 && width > 3 && self.rng.random_bool(0.2) {
-            let pool = Pool2d { kind: PoolKind::Average, window: (2, 2), stride: (1, 1) };
+            let pool = Pool2d { stride: (1, 1), ..Pool2d::tiles(PoolKind::Average, (2, 2)) };
             value = self.push(Layer::Pool2d(pool), &[value]);
+        }
+        if self.choices.tables && self.rng.random_bool(0.15) {
+            value = self.maximum(value);
         }
         if self.choices.kinks && self.rng.random_bool(0.2) {
             let limit = A::from_f64(0.8);

@@ -8,8 +8,8 @@
 use ndarray::Array2;
 use nn_poly::integer::{
     ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerMatrix, IntegerNetwork,
-    LinearGeometry, Quadratic, Refresh, StageStructure, StageWeights, SumGeometry, SumPool,
-    SumTerm, ValueRef, Volume,
+    LinearGeometry, LookupTable, Pool, Quadratic, Reduction, Refresh, StageStructure, StageWeights,
+    StepFunction, SumGeometry, SumTerm, ValueRef, Volume,
 };
 use nn_poly::layer::Padding;
 use rand::rngs::StdRng;
@@ -18,8 +18,8 @@ use rand::{Rng, SeedableRng};
 /// What a generated network may contain.
 #[derive(Clone, Copy, Debug)]
 pub struct Choices {
-    /// ReLU next to quadratic and identity.
-    pub relu: bool,
+    /// ReLU, tables and maximum pools next to what a server evaluates.
+    pub client: bool,
     /// Stages that read several earlier ones.
     pub graph: bool,
     /// Weights of at most this magnitude; `i16::MAX` for the widest.
@@ -30,7 +30,7 @@ pub struct Choices {
 
 impl Choices {
     /// Everything, with 4-bit weights.
-    pub const ALL: Self = Self { relu: true, graph: true, max_weight: 7, stages: (1, 4) };
+    pub const ALL: Self = Self { client: true, graph: true, max_weight: 7, stages: (1, 4) };
 }
 
 /// A network and a batch of inputs with values at the ends of the grid.
@@ -50,11 +50,11 @@ pub fn random_network(seed: u64, choices: Choices) -> (IntegerNetwork, IntegerMa
             let (sources, read) = sources(rng, choices, shape, &structure);
             (sources, linear(rng, read, is_last))
         };
-        let activation = activation(rng, choices, is_last);
         let out = linear.output();
-        let pool = (rng.random_bool(0.4) && !is_last).then(|| pool(rng, out));
+        let activation = activation(rng, choices, is_last, out.channels);
+        let pool = (rng.random_bool(0.4) && !is_last).then(|| pool(rng, choices, out));
         let refresh = (!is_last).then(|| refresh(rng, out.channels));
-        weights.push(stage_weights(rng, &linear, activation, choices.max_weight));
+        weights.push(stage_weights(rng, &linear, &activation, choices.max_weight));
         structure.push(StageStructure { sources, linear, activation, pool, refresh });
     }
     let network = IntegerNetwork::new(input, shape.len(), structure, weights).unwrap();
@@ -182,19 +182,54 @@ fn sum(
     (sources, LinearGeometry::Sum(SumGeometry { n_in, terms }))
 }
 
-fn activation(rng: &mut StdRng, choices: Choices, is_last: bool) -> ActivationKind {
-    match rng.random_range(0..4) {
+fn activation(
+    rng: &mut StdRng,
+    choices: Choices,
+    is_last: bool,
+    n_channels: usize,
+) -> ActivationKind {
+    match rng.random_range(0..5) {
         0 => ActivationKind::Identity,
-        1 if choices.relu => ActivationKind::Relu,
+        1 if choices.client => ActivationKind::Relu,
+        2 if choices.client => ActivationKind::Table(table(rng, n_channels)),
         _ if is_last => ActivationKind::Identity,
         _ => ActivationKind::Quadratic,
     }
 }
 
-fn pool(rng: &mut StdRng, input: Volume) -> SumPool {
+/// Step functions that change near 0 and far from it, once per channel or once for all.
+fn table(rng: &mut StdRng, n_channels: usize) -> LookupTable {
+    let n = if rng.random() { 1 } else { n_channels };
+    let functions = (0..n).map(|_| {
+        let reach = 1_i64 << rng.random_range(1..=16);
+        let mut starts: Vec<i64> =
+            (0..rng.random_range(0..40)).map(|_| rng.random_range(-reach..=reach)).collect();
+        starts.sort_unstable();
+        starts.dedup();
+        let mut value = rng.random_range(-40..=40);
+        let mut values = vec![value];
+        for _ in &starts {
+            value += if rng.random() { rng.random_range(1..=9) } else { -rng.random_range(1..=9) };
+            values.push(value);
+        }
+        StepFunction::new(starts, values).unwrap()
+    });
+    LookupTable::new(functions.collect()).unwrap()
+}
+
+fn pool(rng: &mut StdRng, choices: Choices, input: Volume) -> Pool {
+    let reduction =
+        if choices.client && rng.random_bool(0.4) { Reduction::Max } else { Reduction::Sum };
     let window =
         (rng.random_range(1..=input.height.min(3)), rng.random_range(1..=input.width.min(3)));
-    SumPool { input, window, stride: (rng.random_range(1..=3), rng.random_range(1..=3)) }
+    let stride = (rng.random_range(1..=3), rng.random_range(1..=3));
+    let mut side = |window: usize| match reduction {
+        Reduction::Sum => 0,
+        Reduction::Max => rng.random_range(0..window),
+    };
+    let (top, bottom) = (side(window.0), side(window.0));
+    let padding = Padding { top, bottom, left: side(window.1), right: side(window.1) };
+    Pool { reduction, input, window, stride, padding }
 }
 
 fn refresh(rng: &mut StdRng, n_channels: usize) -> Refresh {
@@ -208,7 +243,7 @@ fn refresh(rng: &mut StdRng, n_channels: usize) -> Refresh {
 fn stage_weights(
     rng: &mut StdRng,
     linear: &LinearGeometry,
-    activation: ActivationKind,
+    activation: &ActivationKind,
     max_weight: i16,
 ) -> StageWeights {
     let weights = (0..linear.n_weights())
@@ -221,7 +256,7 @@ fn stage_weights(
     let n_biases = if rng.random() { linear.n_channels() } else { linear.n_outputs() };
     let bias = (0..n_biases).map(|_| rng.random_range(-500..=500)).collect();
     let n = if rng.random() { 1 } else { linear.n_channels() };
-    let quadratic = (activation == ActivationKind::Quadratic).then(|| {
+    let quadratic = (*activation == ActivationKind::Quadratic).then(|| {
         if rng.random_bool(0.4) {
             return Quadratic::square();
         }

@@ -207,6 +207,35 @@ fn both_formats_and_both_orders_describe_the_same_network() {
 }
 
 #[test]
+fn activations_that_are_no_polynomials_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let arrays = arrays();
+    write_npz(&folder.join("w.npz"), &arrays.kernels, &arrays.matrix, &arrays);
+    let slope = Function::LeakyRelu { slope: 0.25 };
+    for (kind, expected) in [
+        ("sigmoid", Function::Sigmoid),
+        ("tanh", Function::Tanh),
+        ("softplus", Function::Softplus),
+        ("gelu", Function::Gelu),
+        ("silu", Function::Silu),
+        ("abs", Function::Abs),
+        ("leaky_relu\"\nslope = 0.25 #", slope),
+    ] {
+        let text = DESCRIPTION.replace("ORDER", "channels-first").replace("FILE", "w.npz");
+        let path = folder.join("altered.toml");
+        std::fs::write(
+            &path,
+            text.replace("kind = \"square\"", &format!("kind = \"{kind}\"").replace(" #\"", "")),
+        )
+        .unwrap();
+        let imported = read_description(&path).unwrap();
+        let expected = Layer::Activation(Activation::Function(expected));
+        assert!(imported.network.layers().contains(&expected), "{kind}");
+    }
+}
+
+#[test]
 fn faults_are_named() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -227,7 +256,19 @@ fn faults_are_named() {
     check("cannot read", "w.npz", "absent.npz");
     check("damaged weight file", "w.npz", "damaged.npz");
     check("unknown field `strides`", "stride =", "strides =");
-    check("unknown variant", "\"square\"", "\"gelu\"");
+    check("unknown variant", "\"square\"", "\"elu\"");
+    check(
+        "smaller than its window",
+        "kind = \"max_pool\"",
+        "kind = \"max_pool\"\npadding = [2, 0, 0, 0]",
+    );
+    check(
+        "unknown field `padding`",
+        "kind = \"max_pool\"",
+        "kind = \"average_pool\"\npadding = [1, 0, 0, 0]",
+    );
+    check("missing field `slope`", "\"square\"", "\"leaky_relu\"");
+    check("slope[0] is NaN", "\"square\"", "\"leaky_relu\"\nslope = nan");
     check("layer 0: `c.w` has axes [4, 1, 2, 3]", "groups = 2", "groups = 3");
     check("layer 0: `c.w` has axes [4, 1, 2, 3]", "groups = 2", "groups = 0");
     check("padding must be smaller", "[1, 0, 1, 1]", "[2, 0, 1, 1]");

@@ -17,7 +17,7 @@ use crate::tensor::Shape;
 
 /// What to do about arithmetic that no layer computes.
 pub(super) const USE_POLYNOMIAL: &str =
-    "replace it by ReLU, a square or a polynomial of degree 2 and fine-tune before exporting";
+    "replace it by ReLU, GELU, a square or the like and fine-tune before exporting";
 
 /// A graph on its way to becoming layers.
 pub(super) struct Importer<'a> {
@@ -33,6 +33,8 @@ pub(super) struct Importer<'a> {
     /// The step that computes a polynomial (kept, so that its address stays its own) of the channels
     /// of a base: all that read it share one.
     settled: BTreeMap<(usize, usize, *const Polynomial), (Rc<Polynomial>, usize)>,
+    /// The step that computes the logistic function of a step: all that read it share one.
+    pub(super) logistic: BTreeMap<usize, usize>,
     pub(super) nodes: Vec<ImportedNode>,
 }
 
@@ -73,6 +75,7 @@ impl<'a> Importer<'a> {
             values: BTreeMap::from([(input.name, Value::Flow(flow))]),
             steps: Vec::new(),
             settled: BTreeMap::new(),
+            logistic: BTreeMap::new(),
             nodes: Vec::new(),
         };
         for node in graph.order(output)? {
@@ -127,7 +130,7 @@ impl<'a> Importer<'a> {
     pub(super) fn flow(&mut self, node: Node<'a>, index: usize) -> Result<Flow> {
         match self.value(node, index)? {
             Value::Flow(flow) => Ok(flow),
-            Value::Scores(scores) => Err(unfinished(&scores).into()),
+            Value::Scores(scores) => self.unfinished(node, &scores),
             Value::Array(_) | Value::Integers(_) => Err(node
                 .bad_input(index, "computed from the network's input, not a constant")
                 .into()),
@@ -325,6 +328,7 @@ impl<'a> Importer<'a> {
             "GlobalAveragePool" | "GlobalMaxPool" | "ReduceMean" => self.global_pool(node),
             "Relu" => self.relu(node),
             "Clip" => self.clip(node),
+            "Tanh" | "Gelu" | "LeakyRelu" | "PRelu" | "Softplus" | "Abs" => self.function(node),
             "Add" | "Sub" | "Mul" | "Div" => self.arithmetic(node),
             "Pow" => self.power(node),
             "Neg" => self.negate(node),
@@ -346,11 +350,11 @@ impl<'a> Importer<'a> {
     }
 }
 
-/// Scores that are not at the end.
-pub(super) fn unfinished(scores: &Scores) -> ImportError {
+/// Scores that are not at the end, and are not the values of an activation either.
+pub(super) fn refuse_scores(scores: &Scores) -> ImportError {
     ImportError::Unsupported {
         site: scores.site.clone(),
-        reason: "it is no polynomial, and it can be left out only as the last operation",
+        reason: "no layer computes it, and it can be left out only as the last operation",
         advice: USE_POLYNOMIAL,
     }
 }
@@ -358,9 +362,10 @@ pub(super) fn unfinished(scores: &Scores) -> ImportError {
 /// Why an operator is not read, and what to do.
 fn refuse(node: Node<'_>) -> ImportError {
     let (reason, advice) = match node.operator().as_str() {
-        "Tanh" | "Gelu" | "LeakyRelu" | "PRelu" | "Elu" | "Selu" | "Celu" | "Softplus"
-        | "Softsign" | "HardSigmoid" | "HardSwish" | "Mish" | "ThresholdedRelu" | "Erf" | "Exp"
-        | "Abs" | "Sqrt" | "Swish" => ("no layer computes this function", USE_POLYNOMIAL),
+        "Elu" | "Selu" | "Celu" | "Softsign" | "HardSigmoid" | "HardSwish" | "Mish"
+        | "ThresholdedRelu" | "Erf" | "Exp" | "Sqrt" | "Swish" => {
+            ("no layer computes this function", USE_POLYNOMIAL)
+        }
         "ConvTranspose" | "Resize" | "Upsample" => {
             ("networks that enlarge images are not read", "use a classifier")
         }
@@ -386,7 +391,8 @@ fn refuse(node: Node<'_>) -> ImportError {
         ),
         _ => (
             "no layer computes it",
-            "use convolutions, dense layers, batch normalization, pools, ReLU and polynomials of degree 2",
+            "use convolutions, dense layers, batch normalization, pools, ReLU, GELU and the like, and \
+             polynomials of degree 2",
         ),
     };
     node.unsupported(reason, advice)

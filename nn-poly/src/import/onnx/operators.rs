@@ -2,6 +2,7 @@
 
 mod arithmetic;
 mod ending;
+mod functions;
 mod joins;
 mod linear;
 mod shapes;

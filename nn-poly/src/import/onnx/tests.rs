@@ -6,7 +6,10 @@ use super::proto::{
     TensorShapeProto, TensorTypeProto, TypeProto, ValueInfoProto, element,
 };
 use super::*;
+use crate::approximate::Function;
 use crate::error::Error;
+use crate::import::ImportedNode;
+use crate::layer::{Activation, Layer, Padding, Pool2d, PoolKind};
 
 fn tensor(name: &str, dims: &[i64], value: f32) -> TensorProto {
     let n: i64 = dims.iter().product();
@@ -46,6 +49,11 @@ fn ints(mut node: NodeProto, name: &str, ints: &[i64]) -> NodeProto {
         ints: ints.to_vec(),
         ..AttributeProto::default()
     });
+    node
+}
+
+fn float(mut node: NodeProto, name: &str, f: f32) -> NodeProto {
+    node.attribute.push(AttributeProto { name: name.into(), f, ..AttributeProto::default() });
     node
 }
 
@@ -184,24 +192,38 @@ fn the_order_of_nodes_does_not_matter() {
 
 #[test]
 fn operators_without_a_layer_are_named_with_what_to_do() {
-    for operator in ["Tanh", "Gelu", "LeakyRelu", "Elu", "HardSwish", "Sqrt"] {
+    for operator in ["Elu", "HardSwish", "Sqrt", "Erf"] {
         check(&format!("{operator} `r1` (opset 17)"), |m| {
             graph(m).node[1].op_type = operator.into();
         });
-        check("polynomial of degree 2", |m| graph(m).node[1].op_type = operator.into());
+        check("ReLU, GELU, a square or the like", |m| {
+            graph(m).node[1].op_type = operator.into();
+        });
     }
+    check("`approximate` must be none", |m| {
+        graph(m).node[1] = word(node("Gelu", &["c1"], "r1"), "approximate", "tanh");
+    });
+    check("one slope for all channels", |m| {
+        graph(m).initializer.push(tensor("slopes", &[3, 1, 1], 0.5));
+        graph(m).initializer[2].float_data[1] = 0.25;
+        graph(m).node[1] = node("PRelu", &["c1", "slopes"], "r1");
+    });
+    check("`alpha` must be a finite number", |m| {
+        graph(m).node[1] = float(node("LeakyRelu", &["c1"], "r1"), "alpha", f32::NAN);
+    });
     check("use a classifier", |m| graph(m).node[0].op_type = "ConvTranspose".into());
     check("export the float network", |m| graph(m).node[0].op_type = "QLinearConv".into());
     check("com.example.Magic `c1` (opset 0)", |m| {
         graph(m).node[0].domain = "com.example".into();
         graph(m).node[0].op_type = "Magic".into();
     });
-    check("Sigmoid `r1` (opset 17) is not supported: it is no polynomial", |m| {
-        graph(m).node[1].op_type = "Sigmoid".into();
+    check("Softmax `g` (opset 17) is not supported: no layer computes it", |m| {
+        graph(m).node[4].input[0] = "g".into();
+        graph(m).node.push(node("Softmax", &["f"], "g"));
     });
-    check("Sigmoid `s1` (opset 17)", |m| {
-        // The logistic unit times its input.
-        graph(m).node[1] = node("Mul", &["c1", "s1"], "r1");
+    check("Sigmoid `s1` (opset 17) is not supported: no layer computes it", |m| {
+        graph(m).node[1] = node("Sub", &["one", "s1"], "r1");
+        graph(m).initializer.push(tensor("one", &[], 1.0));
         graph(m).node.push(node("Sigmoid", &["c1"], "s1"));
     });
     check("Mul `p` (opset 17) is not supported: it multiplies two branches", |m| {
@@ -213,6 +235,73 @@ fn operators_without_a_layer_are_named_with_what_to_do() {
     check("`axis` must be that of the channels", |m| {
         graph(m).node[2] = node("Concat", &["c1", "r1"], "p");
     });
+}
+
+/// The activations of a graph, and what the report says of its nodes.
+fn activations(model: &ModelProto) -> (Vec<Function>, Vec<String>) {
+    let imported = read(model).unwrap();
+    let function = |layer: &Layer<f32>| {
+        let Layer::Activation(Activation::Function(function)) = layer else { return None };
+        Some(function.clone())
+    };
+    let functions = imported.network.layers().iter().filter_map(function).collect();
+    let told = |node: &ImportedNode| format!("{}: {}", node.site.operator, node.treatment);
+    (functions, imported.nodes.iter().map(told).collect())
+}
+
+#[test]
+fn activations_that_are_no_polynomials_are_kept() {
+    let slope = |slope: f32| Function::LeakyRelu { slope: slope.into() };
+    let cases = [
+        (node("Tanh", &["c1"], "r1"), Function::Tanh),
+        (node("Gelu", &["c1"], "r1"), Function::Gelu),
+        (word(node("Gelu", &["c1"], "r1"), "approximate", "none"), Function::Gelu),
+        (node("LeakyRelu", &["c1"], "r1"), slope(0.01)),
+        (float(node("LeakyRelu", &["c1"], "r1"), "alpha", 0.25), slope(0.25)),
+        (node("PRelu", &["c1", "slopes"], "r1"), slope(0.5)),
+        (node("Softplus", &["c1"], "r1"), Function::Softplus),
+        (node("Abs", &["c1"], "r1"), Function::Abs),
+        (node("Sigmoid", &["c1"], "r1"), Function::Sigmoid),
+    ];
+    for (node, expected) in cases {
+        let mut model = valid();
+        graph(&mut model).initializer.push(tensor("slopes", &[3, 1, 1], 0.5));
+        let told = format!("{}: {}", node.op_type, expected.kind());
+        graph(&mut model).node[1] = node;
+        let (functions, nodes) = activations(&model);
+        assert_eq!((functions, &nodes[1]), (vec![expected], &told));
+    }
+}
+
+#[test]
+fn logistic_functions_are_shared_and_gates_are_recognized() {
+    // x · sigmoid(x), in either order.
+    for inputs in [["c1", "s1"], ["s1", "c1"]] {
+        let mut model = valid();
+        graph(&mut model).node[1] = node("Mul", &inputs, "r1");
+        graph(&mut model).node.push(node("Sigmoid", &["c1"], "s1"));
+        let (functions, nodes) = activations(&model);
+        assert_eq!(functions, [Function::Silu]);
+        assert!(nodes.contains(&"Sigmoid: silu".into()) && nodes.contains(&"Mul: silu".into()));
+    }
+    // Two readers of one logistic function, one through a reshape that moves nothing.
+    let mut model = valid();
+    graph(&mut model).initializer.push(integers("same", &[-1, 3, 2, 2]));
+    graph(&mut model).node[1] = node("Add", &["s1", "s2"], "r1");
+    graph(&mut model).node.push(node("Sigmoid", &["c1"], "s1"));
+    graph(&mut model).node.push(node("Reshape", &["s1", "same"], "s2"));
+    let (functions, _) = activations(&model);
+    assert_eq!(functions, [Function::Sigmoid]);
+    // Affine maps of it are folded into what follows; at the end it is left out as before.
+    let mut model = valid();
+    graph(&mut model).initializer.push(tensor("two", &[], 2.0));
+    graph(&mut model).node[1] = node("Mul", &["s1", "two"], "r1");
+    graph(&mut model).node.push(node("Sigmoid", &["c1"], "s1"));
+    graph(&mut model).node[4].output[0] = "g".into();
+    graph(&mut model).node.push(node("Sigmoid", &["g"], "y"));
+    let imported = read(&model).unwrap();
+    assert_eq!(activations(&model).0, [Function::Sigmoid]);
+    assert_eq!(imported.ending, Some(super::super::Ending::Sigmoid));
 }
 
 #[test]
@@ -274,6 +363,26 @@ fn forms_without_a_layer_are_named() {
     check("it reads an image padded by Pad", |m| {
         graph(m).initializer.push(integers("pads", &[0, 0, 1, 1, 0, 0, 1, 1]));
         graph(m).node[2] = node("Pad", &["r1", "pads"], "p");
+    });
+}
+
+#[test]
+fn padding_of_maxima_is_kept() {
+    for (operator, kind) in [("MaxPool", PoolKind::Max), ("AveragePool", PoolKind::Average)] {
+        let pool = ints(node(operator, &["r1"], "p"), "kernel_shape", &[2, 2]);
+        let pool = ints(ints(pool, "strides", &[1, 2]), "pads", &[1, 0, 0, 1]);
+        let mut model = valid();
+        graph(&mut model).node[2] = int(pool, "count_include_pad", 1);
+        graph(&mut model).initializer[1] = tensor("w2", &[6, 2], 0.25);
+        let padding = Padding { top: 1, bottom: 0, left: 0, right: 1 };
+        let pool = Pool2d { kind, window: (2, 2), stride: (1, 2), padding };
+        let imported = read(&model).unwrap();
+        let is_kept = imported.network.layers().contains(&Layer::Pool2d(pool));
+        assert_eq!(is_kept, kind == PoolKind::Max, "averages with padding are convolutions");
+    }
+    check("smaller than its window", |m| {
+        let pool = ints(node("MaxPool", &["r1"], "p"), "kernel_shape", &[2, 2]);
+        graph(m).node[2] = ints(pool, "pads", &[2, 0, 0, 1]);
     });
 }
 

@@ -19,6 +19,16 @@ impl<'a> Importer<'a> {
     /// `Add`, `Sub`, `Mul`, `Div` of values that depend on the input, of constants, or of both.
     pub(in super::super) fn arithmetic(&mut self, node: Node<'a>) -> Read {
         let (left, right) = (self.value(node, 0)?, self.value(node, 1)?);
+        if let (Value::Flow(flow), Value::Scores(scores))
+        | (Value::Scores(scores), Value::Flow(flow)) = (&left, &right)
+            && let Some(read) = self.gated(node, flow, scores)?
+        {
+            return Ok(read);
+        }
+        self.combine(node, left, right)
+    }
+
+    fn combine(&mut self, node: Node<'a>, left: Value, right: Value) -> Read {
         match (left, right) {
             (Value::Array(left), Value::Array(right)) => self.constants(node, &left, &right),
             (Value::Flow(flow), Value::Array(array)) => {
@@ -54,8 +64,13 @@ impl<'a> Importer<'a> {
                 scores.is_complement = true;
                 Ok((Value::Scores(scores), Treatment::Dropped))
             }
-            (Value::Scores(scores), _) | (_, Value::Scores(scores)) => {
-                Err(super::super::importer::unfinished(&scores).into())
+            (left @ Value::Scores(_), right) | (left, right @ Value::Scores(_)) => {
+                let finished = |importer: &mut Self, value| match value {
+                    Value::Scores(scores) => importer.unfinished(node, &scores).map(Value::Flow),
+                    value @ (Value::Flow(_) | Value::Array(_) | Value::Integers(_)) => Ok(value),
+                };
+                let (left, right) = (finished(self, left)?, finished(self, right)?);
+                self.combine(node, left, right)
             }
             (Value::Integers(_), _) | (_, Value::Integers(_)) => {
                 let advice = "export with fixed shapes (only the batch may vary)";

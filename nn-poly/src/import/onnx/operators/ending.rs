@@ -20,9 +20,7 @@ impl<'a> Importer<'a> {
             {
                 return Ok((Value::Scores(scores), Treatment::Dropped));
             }
-            Value::Scores(scores) => {
-                return Err(super::super::importer::unfinished(&scores).into());
-            }
+            Value::Scores(scores) => self.unfinished(node, &scores)?,
             Value::Array(_) | Value::Integers(_) => {
                 return Err(node.bad_input(0, "computed from the network's input").into());
             }

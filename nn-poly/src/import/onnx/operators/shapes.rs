@@ -218,7 +218,11 @@ impl<'a> Importer<'a> {
     /// `Transpose` between channel-first and channel-last images, or of constants.
     pub(in super::super) fn transpose(&mut self, node: Node<'a>) -> Read {
         let permutation = node.ints("perm");
-        match self.value(node, 0)? {
+        let value = match self.value(node, 0)? {
+            Value::Scores(scores) => Value::Flow(self.unfinished(node, &scores)?),
+            value @ (Value::Flow(_) | Value::Array(_) | Value::Integers(_)) => value,
+        };
+        match value {
             Value::Array(array) => {
                 let rank = array.ndim();
                 let axes = match permutation {
@@ -251,8 +255,9 @@ impl<'a> Importer<'a> {
                 };
                 Ok(layout(Flow { view, ..flow }))
             }
-            Value::Scores(scores) => Err(super::super::importer::unfinished(&scores).into()),
-            Value::Integers(_) => Err(node.bad_input(0, "floating-point numbers").into()),
+            Value::Integers(_) | Value::Scores(_) => {
+                Err(node.bad_input(0, "floating-point numbers").into())
+            }
         }
     }
 

@@ -129,18 +129,13 @@ impl<'a> Importer<'a> {
         let padding = windows.padding(node, [height, width])?;
         windows.check_last(node, [height, width], padding)?;
         let is_average = node.operator() == "AveragePool";
-        if !padding.is_none() {
-            if !is_average {
-                let advice = "use padding 0 (and a window that fits), or average pooling";
-                let reason = "maxima of padded windows have no layer";
-                return Err(node.unsupported(reason, advice).into());
-            }
+        if is_average && !padding.is_none() {
             return self.padded_average(node, &flow, &windows, (padding, channels));
         }
         let ([window_h, window_w], [stride_h, stride_w]) = (windows.kernel, windows.stride);
         let kind = if is_average { PoolKind::Average } else { PoolKind::Max };
         let (window, stride) = ((window_h, window_w), (stride_h, stride_w));
-        let pool = Pool2d { kind, window, stride };
+        let pool = Pool2d { kind, window, stride, padding };
         let flow = self.apply(node, &flow, Layer::Pool2d(pool))?;
         Ok((Value::Flow(flow), Treatment::Layer(pool.name())))
     }
