@@ -128,6 +128,10 @@ pub(crate) struct TrainedModelArguments {
     /// else those of `train`].
     #[arg(long, value_name = "I/W/A")]
     pub(crate) bits: Option<BitsArgument>,
+    /// Learn from the scores of the model to start from, softened by this temperature, instead of from
+    /// labels; 0 = from labels.
+    #[arg(long, value_name = "T", default_value_t = 2.0)]
+    pub(crate) distill: f32,
 }
 
 /// Seed, changes of samples, checkpoints and result of a training.

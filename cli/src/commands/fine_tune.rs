@@ -20,6 +20,7 @@ pub(crate) fn run(arguments: &FineTuneArguments) -> Result<Outcome> {
     }
     let settings = FineTuneSettings {
         bits,
+        distill: arguments.trained.distill,
         epochs: arguments.epochs,
         learning_rate: arguments.learning_rate,
         run: TrainingRun::new(&arguments.run)?,

@@ -47,6 +47,7 @@ fn settings(arguments: &PolynomializeArguments) -> Result<PolynomializeSettings>
             function: arguments.function.clone(),
         },
         blend: BlendSpec { ramp: arguments.ramp, range_weight: arguments.range_weight },
+        distill: arguments.trained.distill,
         epochs: arguments.epochs,
         learning_rate: arguments.learning_rate,
         bits: BitsChoice::new(arguments.trained.bits)?,

@@ -17,6 +17,8 @@ use crate::report::progress::Progress;
 pub(crate) struct FineTuneSettings {
     /// Bits of the integer network.
     pub(crate) bits: BitsChoice,
+    /// Temperature of the unrounded network's scores, which are taught; 0 for labels.
+    pub(crate) distill: f32,
     /// Epochs, if not the recipe's.
     pub(crate) epochs: Option<u32>,
     /// Learning rate at the start.
@@ -67,7 +69,8 @@ pub(crate) fn fine_tune(
         ..recipe.fine_tune
     };
     let resume = settings.run.resume;
-    let mut run = PhaseRun { parts: &parts, resume, observer, progress };
+    let teacher = parts.taught_by(&network, settings.distill)?;
+    let mut run = PhaseRun { parts: &parts, teacher, resume, observer, progress };
     let plan = (bits, &tuning, settings.run.checkpoint.clone());
     let (network, integer) = run.fine_tune(&network, &spec.preprocessing, plan)?;
     let training = TrainingRecord {

@@ -33,6 +33,8 @@ pub(crate) struct PolynomializeSettings {
     pub(crate) epochs: Option<u32>,
     /// Peak learning rate.
     pub(crate) learning_rate: f64,
+    /// Temperature of the original network's scores, which are taught; 0 for labels.
+    pub(crate) distill: f32,
     /// Bits of the integer network.
     pub(crate) bits: BitsChoice,
     /// Seed, changes of samples and checkpoints.
@@ -86,7 +88,9 @@ pub(crate) fn make_polynomial(
         blend: settings.blend,
         ..recipe.float
     };
-    let mut run = PhaseRun { parts: &parts, resume: settings.run.resume, observer, progress };
+    let teacher = parts.taught_by(&spec.network, settings.distill)?;
+    let resume = settings.run.resume;
+    let mut run = PhaseRun { parts: &parts, teacher, resume, observer, progress };
     let file = settings.run.checkpoint.clone();
     let blended = run.run(Phase::Blend, replaced.network, &blending, file)?;
     let float = finish_blending(&blended)?;

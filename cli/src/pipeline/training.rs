@@ -16,8 +16,8 @@ use nn_poly::model::{Bits, Model, ModelSpec, TrainingRecord};
 use nn_poly::network::{ActivationChoice, Network, NetworkKind, Source};
 use nn_poly::quantize::{Quantized, calibrate, prepare_qat, quantize};
 use nn_poly::train::{
-    BatchReport, Checkpoint, EpochReport, Evaluation, LabeledSamples, Outcome, Progress as Watcher,
-    TrainRecipe, TrainSpec, Trainer, evaluate,
+    BatchReport, Checkpoint, Distillation, EpochReport, Evaluation, LabeledSamples, Outcome,
+    Progress as Watcher, TrainRecipe, TrainSpec, Trainer, evaluate,
 };
 
 use super::source::DataSource;
@@ -200,7 +200,8 @@ pub(crate) fn train(
         recipe.architecture.build(data.train.shape(), data.train.n_classes(), settings.run.seed)?;
     let preprocessing = recipe.preprocessing.fit(data.train.features())?;
     let parts = Parts::new(data, &preprocessing)?;
-    let mut run = PhaseRun { parts: &parts, resume: settings.run.resume, observer, progress };
+    let (resume, teacher) = (settings.run.resume, None);
+    let mut run = PhaseRun { parts: &parts, teacher, resume, observer, progress };
 
     let file = settings.run.checkpoint.clone();
     let float = run.run(Phase::Float, initial, &recipe.float, file)?;
@@ -273,6 +274,19 @@ pub(super) struct Parts {
 }
 
 impl Parts {
+    /// The scores of `network` as a teacher at this temperature; none at 0.
+    pub(super) fn taught_by(
+        &self,
+        network: &Network<f32>,
+        temperature: f32,
+    ) -> Result<Option<Distillation>> {
+        if temperature == 0.0 {
+            return Ok(None);
+        }
+        let scores = network.outputs(self.train.inputs())?;
+        Ok(Some(Distillation::new(&scores, temperature)?))
+    }
+
     pub(super) fn new(data: &TrainingData, preprocessing: &Preprocessing) -> Result<Self> {
         Ok(Self {
             train: data.train.labeled(preprocessing)?,
@@ -285,6 +299,8 @@ impl Parts {
 /// Runs the phases of one training.
 pub(super) struct PhaseRun<'a> {
     pub(super) parts: &'a Parts,
+    /// What training makes small, if not the cross-entropy with the labels.
+    pub(super) teacher: Option<Distillation>,
     pub(super) resume: bool,
     pub(super) observer: &'a mut dyn Observer,
     pub(super) progress: &'a Progress,
@@ -318,7 +334,10 @@ impl PhaseRun<'_> {
         let mut trainer = self.trainer(initial, spec, file.as_deref())?;
         loop {
             let mut watcher = EpochWatcher::new(phase, self.progress);
-            let outcome = trainer.run(&self.parts.train, &mut watcher)?;
+            let outcome = match &self.teacher {
+                None => trainer.run(&self.parts.train, &mut watcher)?,
+                Some(teacher) => trainer.run_with(&self.parts.train, teacher, &mut watcher)?,
+            };
             let Some((report, time)) = watcher.finished.take() else {
                 return Ok(trainer.into_network());
             };
