@@ -37,7 +37,10 @@ pub use compile::{
     CALIBRATION_MARGIN, ModelFacts, PlanOptions, RangePolicy, compile, compile_with,
 };
 pub use digest::Digest;
-pub use forecast::{Forecast, RunSize, SEED_BYTES, SegmentForecast, forecast};
+pub use forecast::{
+    Forecast, MAX_BATCH_SAMPLES, RunSize, SEED_BYTES, SegmentForecast, batch_samples, forecast,
+    forecast_run,
+};
 pub use public::{
     ActivationSide, MAX_PUBLIC_PLAN_BYTES, PLAN_VERSION, PUBLIC_PLAN_MAGIC, PublicPlan,
     PublicPlanSpec, Trust,
