@@ -1,0 +1,250 @@
+//! The model of time: what a block costs, and how blocks, link and both sides overlap.
+
+use crate::error::Result;
+use crate::integer::IntegerNetwork;
+use crate::plan::Segment;
+
+/// Wall seconds of one block of a segment, on all cores of a machine that does nothing else.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct BlockSeconds {
+    /// Client: encoding, encryption, packing, preparation of the check, random points.
+    pub encrypt: f64,
+    /// Server: unpacking and expansion of the request.
+    pub receive: f64,
+    /// Server: linear map, squares, sums, switching, packing.
+    pub evaluate: f64,
+    /// Client: word check of the reply; nothing is decrypted before its end.
+    pub check: f64,
+    /// Client: decryption, decoding, comparison, activation and pool at the client, refresh.
+    pub decrypt: f64,
+}
+
+impl BlockSeconds {
+    /// Seconds at the client.
+    #[must_use]
+    pub fn client(&self) -> f64 {
+        self.encrypt + self.check + self.decrypt
+    }
+
+    /// Seconds at the server.
+    #[must_use]
+    pub fn server(&self) -> f64 {
+        self.receive + self.evaluate
+    }
+}
+
+/// Where a planner learns what segments cost: measured, or from stored rates.
+pub trait CostSource {
+    /// Wall seconds of one block of `segment`, a segment of `network`.
+    ///
+    /// # Errors
+    /// What measuring meets: parameters this build cannot use.
+    fn block_seconds(
+        &mut self,
+        network: &IntegerNetwork,
+        segment: &Segment,
+    ) -> Result<BlockSeconds>;
+
+    /// Wall seconds per payload byte at each side for hashing and copying, on all cores.
+    fn seconds_per_byte(&mut self) -> f64;
+}
+
+/// What lies between client and server.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Link {
+    /// Nothing: both share the cores of this machine, as `securedl infer --local` does.
+    SameMachine,
+    /// A link between two machines, as fast in both directions at once.
+    Network {
+        /// Bits per second in each direction.
+        bits_per_second: f64,
+        /// Seconds of a round trip.
+        round_trip_seconds: f64,
+    },
+}
+
+/// Forecast seconds of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct TimeForecast {
+    /// The client's work on all its cores.
+    pub client: f64,
+    /// The server's work on all its cores.
+    pub server: f64,
+    /// Bytes on the link, both directions one after the other, and round trips.
+    pub link: f64,
+    /// From first to last: less than the sum where the three overlap.
+    pub total: f64,
+}
+
+impl TimeForecast {
+    /// One run after the other.
+    pub(super) fn add(&mut self, other: &Self, times: f64) {
+        self.client += other.client * times;
+        self.server += other.server * times;
+        self.link += other.link * times;
+        self.total += other.total * times;
+    }
+}
+
+/// Blocks in flight with default settings.
+pub(super) const IN_FLIGHT: usize = 2;
+
+/// Blocks whose schedule is followed one by one; more go on at the same pace.
+const MAX_FOLLOWED: u64 = 64;
+
+/// One round: `blocks` blocks of a segment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RoundCost {
+    pub(super) blocks: u64,
+    pub(super) seconds: BlockSeconds,
+    pub(super) bytes_up: u64,
+    pub(super) bytes_down: u64,
+    /// Whether the reply must be complete before it is decrypted.
+    pub(super) is_linear: bool,
+}
+
+/// The time of one round.
+///
+/// On one machine both sides take turns on the same cores, so times add up. Over a link a block is
+/// sent while it is encrypted, decoded while it arrives, its reply sent while it is evaluated and
+/// opened while it arrives; up to [`IN_FLIGHT`] blocks are under way.
+#[expect(clippy::cast_precision_loss, reason = "a forecast of seconds")]
+pub(super) fn round_time(round: &RoundCost, link: Link, seconds_per_byte: f64) -> TimeForecast {
+    let bytes = (round.bytes_up + round.bytes_down) as f64;
+    let carried = bytes * seconds_per_byte;
+    let n = round.blocks as f64;
+    let client = n * (round.seconds.client() + carried);
+    let server = n * (round.seconds.server() + carried);
+    match link {
+        Link::SameMachine => TimeForecast { client, server, link: 0.0, total: client + server },
+        Link::Network { bits_per_second, round_trip_seconds } => {
+            let on_wire = n * 8.0 * bytes / bits_per_second;
+            let pipeline = Pipeline {
+                seconds: BlockSeconds {
+                    encrypt: round.seconds.encrypt + round.bytes_up as f64 * seconds_per_byte,
+                    receive: round.seconds.receive + round.bytes_up as f64 * seconds_per_byte,
+                    evaluate: round.seconds.evaluate + round.bytes_down as f64 * seconds_per_byte,
+                    check: round.seconds.check + round.bytes_down as f64 * seconds_per_byte,
+                    decrypt: round.seconds.decrypt,
+                },
+                up: 8.0 * round.bytes_up as f64 / bits_per_second,
+                down: 8.0 * round.bytes_down as f64 / bits_per_second,
+                one_way: round_trip_seconds / 2.0,
+                is_linear: round.is_linear,
+            };
+            let total = pipeline.makespan(round.blocks);
+            TimeForecast { client, server, link: on_wire + round_trip_seconds, total }
+        }
+    }
+}
+
+/// Times of one block at every place it passes.
+struct Pipeline {
+    seconds: BlockSeconds,
+    up: f64,
+    down: f64,
+    one_way: f64,
+    is_linear: bool,
+}
+
+impl Pipeline {
+    /// Seconds until the last of `blocks` blocks is open.
+    #[expect(clippy::cast_precision_loss, reason = "a forecast of seconds")]
+    fn makespan(&self, blocks: u64) -> f64 {
+        let n_followed = blocks.min(MAX_FOLLOWED);
+        let ends = self.ends(n_followed);
+        let last = ends.last().copied().unwrap_or(0.0);
+        let middle = ends.get(ends.len() / 2).copied().unwrap_or(0.0);
+        let pace = (last - middle) / ((ends.len() - 1).saturating_sub(ends.len() / 2)).max(1) as f64;
+        last + pace * (blocks - n_followed) as f64
+    }
+
+    /// When each block is open.
+    fn ends(&self, blocks: u64) -> Vec<f64> {
+        let BlockSeconds { encrypt, receive, evaluate, check, decrypt } = self.seconds;
+        let (mut client, mut uplink, mut server, mut downlink) = (0.0_f64, 0.0_f64, 0.0_f64, 0.0_f64);
+        let mut ends: Vec<f64> = Vec::new();
+        for block in 0..usize::try_from(blocks).unwrap_or(usize::MAX) {
+            let place = block.checked_sub(IN_FLIGHT).and_then(|earlier| ends.get(earlier));
+            let begun = client.max(place.copied().unwrap_or(0.0));
+            let encrypted = begun + encrypt;
+            // Each step ends no sooner than it takes, nor than what feeds it.
+            let sent = encrypted.max(uplink.max(begun) + self.up);
+            let arrived = sent + self.one_way;
+            let received = arrived.max(server.max(begun + self.one_way) + receive);
+            let evaluated = received + evaluate;
+            let replied = evaluated.max(downlink.max(received) + self.down);
+            let complete = replied + self.one_way;
+            // The client encrypts the next block while it waits for this one.
+            let free = if block + 1 < IN_FLIGHT { encrypted + encrypt } else { encrypted };
+            let free = if blocks > 1 { free } else { encrypted };
+            let opened = if self.is_linear {
+                complete.max(free.max(received + self.one_way) + check) + decrypt
+            } else {
+                complete.max(free.max(received + self.one_way) + check + decrypt)
+            };
+            (client, uplink, server, downlink) = (encrypted, sent, evaluated, replied);
+            client += check + decrypt;
+            ends.push(opened.max(client));
+        }
+        ends
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCK: BlockSeconds =
+        BlockSeconds { encrypt: 3.0, receive: 1.0, evaluate: 5.0, check: 1.0, decrypt: 2.0 };
+
+    fn round(blocks: u64) -> RoundCost {
+        let (bytes_up, bytes_down) = (1000, 2000);
+        RoundCost { blocks, seconds: BLOCK, bytes_up, bytes_down, is_linear: true }
+    }
+
+    fn over(bits_per_second: f64, blocks: u64) -> TimeForecast {
+        let link = Link::Network { bits_per_second, round_trip_seconds: 0.5 };
+        round_time(&round(blocks), link, 0.0)
+    }
+
+    #[test]
+    fn one_machine_does_everything_itself() {
+        let time = round_time(&round(3), Link::SameMachine, 1e-3);
+        assert!((time.total - 3.0 * (12.0 + 2.0 * 3.0)).abs() < 1e-9, "{time:?}");
+        assert!((time.client - 3.0 * (6.0 + 3.0)).abs() < 1e-9 && time.link == 0.0);
+    }
+
+    #[test]
+    fn one_block_waits_for_every_step_that_cannot_overlap() {
+        let time = over(1e12, 1);
+        // Encryption, most of the decoding beside it, evaluation, decryption.
+        assert!(time.total >= 3.0 + 5.0 + 2.0 + 0.5 && time.total <= 12.5, "{time:?}");
+    }
+
+    #[test]
+    fn many_blocks_go_at_the_pace_of_the_slowest_place() {
+        for (bits_per_second, pace) in [(1e12, 6.0), (800.0, 20.0), (8000.0, 6.0)] {
+            let (few, many) = (over(bits_per_second, 40).total, over(bits_per_second, 1040).total);
+            let measured = (many - few) / 1000.0;
+            assert!(measured >= pace - 1e-9, "{bits_per_second}: {measured} {pace}");
+            assert!(measured <= 1.4 * pace, "{bits_per_second}: {measured} {pace}");
+        }
+    }
+
+    #[test]
+    fn more_work_never_takes_less_time() {
+        let mut last = 0.0;
+        for blocks in [1, 2, 3, 5, 63, 64, 65, 1000] {
+            let total = over(1e5, blocks).total;
+            assert!(total > last, "{blocks} blocks");
+            last = total;
+        }
+        let mut last = f64::MAX;
+        for bits_per_second in [1e2, 1e3, 1e4, 1e6, 1e9] {
+            let total = over(bits_per_second, 7).total;
+            assert!(total <= last, "{bits_per_second} bits per second");
+            last = total;
+        }
+    }
+}
