@@ -5,6 +5,7 @@ pub(crate) mod attacking;
 pub(crate) mod compiling;
 pub(crate) mod fingerprinting;
 pub(crate) mod inference;
+pub(crate) mod planning;
 pub(crate) mod polynomializing;
 pub(crate) mod source;
 pub(crate) mod studying;

@@ -235,6 +235,30 @@ pub fn search(
     }
 }
 
+/// What a run under a finished plan costs, as an alternative.
+///
+/// Side, trust, ranges and batches are the plan's; the goal says the size of the run, the link, and
+/// the memory.
+///
+/// # Errors
+/// - [`Error::InvalidSetting`], [`Error::OutOfRange`] for a goal that makes no sense.
+/// - Those of `costs`.
+pub fn assess(plan: &Plan, goal: &PlanGoal, costs: &mut dyn CostSource) -> Result<Alternative> {
+    goal.check()?;
+    let public = plan.public();
+    let subject = Subject { network: plan.network(), observed: &[] };
+    let side = public.activation_side;
+    let search = SideSearch { number: 0, subject: &subject, goal, side };
+    let batch = public.expected_samples;
+    let mut chosen = Vec::with_capacity(public.segments.len());
+    for (idx, segment) in public.segments.iter().enumerate() {
+        let mut costed = search.weighed(idx, segment.clone(), public.security_bits, batch)?;
+        costed.seconds = search.block_seconds(segment, costs)?;
+        chosen.push(costed);
+    }
+    search.alternative(batch, &chosen.iter().collect::<Vec<_>>(), costs)
+}
+
 fn rank(found: &mut [Alternative], objective: Objective) {
     found.sort_by(|a, b| {
         let by_rank = || {
