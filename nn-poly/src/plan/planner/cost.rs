@@ -160,32 +160,38 @@ impl Pipeline {
     }
 
     /// When each block is open.
+    ///
+    /// The client encrypts two blocks, then opens the oldest and encrypts another, by turns.
     fn ends(&self, blocks: u64) -> Vec<f64> {
         let BlockSeconds { encrypt, receive, evaluate, check, decrypt } = self.seconds;
-        let (mut client, mut uplink, mut server, mut downlink) = (0.0_f64, 0.0_f64, 0.0_f64, 0.0_f64);
+        let n_blocks = usize::try_from(blocks).unwrap_or(usize::MAX);
+        let (mut uplink, mut server, mut downlink) = (0.0_f64, 0.0_f64, 0.0_f64);
+        let mut client = 0.0;
+        let mut waiting = std::collections::VecDeque::new();
         let mut ends: Vec<f64> = Vec::new();
-        for block in 0..usize::try_from(blocks).unwrap_or(usize::MAX) {
-            let place = block.checked_sub(IN_FLIGHT).and_then(|earlier| ends.get(earlier));
-            let begun = client.max(place.copied().unwrap_or(0.0));
-            let encrypted = begun + encrypt;
+        let mut n_begun = 0;
+        while ends.len() < n_blocks {
+            while n_begun < n_blocks && waiting.len() < IN_FLIGHT {
+                waiting.push_back(client);
+                client += encrypt;
+                n_begun += 1;
+            }
+            let begun = waiting.pop_front().unwrap_or(client);
             // Each step ends no sooner than it takes, nor than what feeds it.
-            let sent = encrypted.max(uplink.max(begun) + self.up);
+            let sent = (begun + encrypt).max(uplink.max(begun) + self.up);
             let arrived = sent + self.one_way;
             let received = arrived.max(server.max(begun + self.one_way) + receive);
             let evaluated = received + evaluate;
             let replied = evaluated.max(downlink.max(received) + self.down);
             let complete = replied + self.one_way;
-            // The client encrypts the next block while it waits for this one.
-            let free = if block + 1 < IN_FLIGHT { encrypted + encrypt } else { encrypted };
-            let free = if blocks > 1 { free } else { encrypted };
-            let opened = if self.is_linear {
-                complete.max(free.max(received + self.one_way) + check) + decrypt
+            let free = client.max(received + self.one_way);
+            client = if self.is_linear {
+                complete.max(free + check) + decrypt
             } else {
-                complete.max(free.max(received + self.one_way) + check + decrypt)
+                complete.max(free + check + decrypt)
             };
-            (client, uplink, server, downlink) = (encrypted, sent, evaluated, replied);
-            client += check + decrypt;
-            ends.push(opened.max(client));
+            (uplink, server, downlink) = (sent, evaluated, replied);
+            ends.push(client);
         }
         ends
     }
