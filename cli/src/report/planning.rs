@@ -85,18 +85,17 @@ pub(crate) fn print_time(screen: &Screen, planning: &Planning) {
         seconds(time.link),
     );
     screen.fact("Time", text);
-    screen.fact("Memory", format!("{} at the larger side", units::bytes(alternative.memory_bytes())));
+    screen
+        .fact("Memory", format!("{} at the larger side", units::bytes(alternative.memory_bytes())));
 }
 
 /// Where client and server are.
 fn place(goal: &PlanGoal) -> String {
     match goal.link {
         Link::SameMachine => "client and server on this machine".to_owned(),
-        Link::Network { bits_per_second, round_trip_seconds } => format!(
-            "over {}, round trip {}",
-            rate(bits_per_second),
-            seconds(round_trip_seconds)
-        ),
+        Link::Network { bits_per_second, round_trip_seconds } => {
+            format!("over {}, round trip {}", rate(bits_per_second), seconds(round_trip_seconds))
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use super::compile::{assemble, demands, finish};
 use super::forecast::{batch_samples, of_batches, samples_per_block};
 use super::{
     ActivationSide, Forecast, MAX_BATCH_SAMPLES, ModelFacts, Plan, PlanOptions, RangePolicy,
-    RunSize, Segment, Trust,
+    RunSize, SEED_BYTES, Segment, Trust,
 };
 use crate::encrypted::parameters;
 use crate::error::{Error, Result};
@@ -284,6 +284,11 @@ fn sides(network: &IntegerNetwork, settled: Option<ActivationSide>) -> Vec<Activ
     }
 }
 
+/// Bytes of one request, its seed included.
+fn bytes_up(segment: &Segment) -> u64 {
+    segment.request_bytes() + SEED_BYTES
+}
+
 /// One candidate of one segment with its cost in a batch.
 #[derive(Clone)]
 struct Costed {
@@ -407,7 +412,7 @@ impl SideSearch<'_> {
         let blocks = batch.div_ceil(samples_per_block(idx, &segment, &self.goal.size)?);
         let samples = batch.min(self.goal.size.n_samples);
         Ok(Costed {
-            bytes: blocks.saturating_mul(segment.request_bytes() + segment.reply_bytes()),
+            bytes: blocks.saturating_mul(bytes_up(&segment) + segment.reply_bytes()),
             client_memory: memory::client_bytes(network, idx, &segment, samples, blocks)?,
             server_memory: memory::server_bytes(network, &segment, blocks)?,
             segment,
@@ -443,11 +448,7 @@ impl SideSearch<'_> {
         Ok(found)
     }
 
-    fn block_seconds(
-        &self,
-        segment: &Segment,
-        costs: &mut dyn CostSource,
-    ) -> Result<BlockSeconds> {
+    fn block_seconds(&self, segment: &Segment, costs: &mut dyn CostSource) -> Result<BlockSeconds> {
         let seconds = costs.block_seconds(self.subject.network, segment)?;
         let faster = self.goal.server_speed;
         Ok(BlockSeconds {
@@ -469,7 +470,7 @@ impl SideSearch<'_> {
         let round = RoundCost {
             blocks: n_samples.div_ceil(samples_per_block(idx, segment, &self.goal.size)?),
             seconds: costed.seconds,
-            bytes_up: segment.request_bytes(),
+            bytes_up: bytes_up(segment),
             bytes_down: segment.reply_bytes(),
             is_linear: !segment.evaluates_activation,
         };

@@ -131,8 +131,7 @@ impl Shape {
         };
         let whole_rows = (out.channels / n_groups).max(1);
         let rows = if plane == (1, 1) { whole_rows.min(DENSE_ROWS) } else { whole_rows };
-        let whole_units =
-            (plane.0 * plane.1 * n_groups) as f64 * whole_rows as f64 / rows as f64;
+        let whole_units = (plane.0 * plane.1 * n_groups) as f64 * whole_rows as f64 / rows as f64;
         Self { kernel, stride, channels_in: channels_in.max(1), rows, n_groups, plane, whole_units }
     }
 
@@ -159,8 +158,7 @@ impl Shape {
             None => self.plane.1,
         };
         let groups = self.groups(channels_in, room);
-        let products =
-            self.kernel_taps() * channels_in * self.rows * groups * window.0 * window.1;
+        let products = self.kernel_taps() * channels_in * self.rows * groups * window.0 * window.1;
         let by_products = (room.products() / products.max(1)).max(1);
         let most = by_products.clamp(1, widest.max(1));
         let fits = |n: &usize| {
@@ -202,8 +200,8 @@ impl Shape {
             LinearGeometry::Conv2d(conv)
         };
         let squares = segment.evaluates_activation;
-        let pool = (squares && window != (1, 1))
-            .then(|| SumPool { input: conv.output(), window, stride });
+        let pool =
+            (squares && window != (1, 1)).then(|| SumPool { input: conv.output(), window, stride });
         StageStructure { linear, pool, ..dense(1, 1, squares) }
     }
 }

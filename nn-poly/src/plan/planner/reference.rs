@@ -36,8 +36,10 @@ mod nanoseconds {
     pub(super) const GATHER: f64 = 0.3;
     /// Reducing one word of a linear output.
     pub(super) const REDUCE: f64 = 0.5;
-    /// Multiplying one residue of up to 31 bits by a weight, and of more.
-    pub(super) const MULTIPLY: [f64; 2] = [0.025, 0.036];
+    /// Multiplying one residue of up to 31 bits by a weight.
+    pub(super) const MULTIPLY_NARROW: f64 = 0.025;
+    /// Multiplying one residue of more bits by a weight.
+    pub(super) const MULTIPLY_WIDE: f64 = 0.036;
     /// Hashing and copying one byte.
     pub(super) const BYTE: f64 = 0.45;
     /// One weight of a linear map in a word check, per modulus and two rows.
@@ -72,7 +74,8 @@ impl CostSource for ReferenceRates {
         let multiply: f64 = segment
             .ring
             .moduli_bits()
-            .map(|bits| ns::MULTIPLY[usize::from(bits > 31)] * 2.0 * degree * products)
+            .map(|bits| if bits > 31 { ns::MULTIPLY_WIDE } else { ns::MULTIPLY_NARROW })
+            .map(|each| each * 2.0 * degree * products)
             .sum();
         let words = 2.0 * residues;
         let mut seconds = BlockSeconds {
