@@ -10,9 +10,9 @@ use crate::plan::Segment;
 /// Taps per output that are measured, at most, where the number can be chosen.
 const MOST_TAPS: usize = 256;
 /// Products of a weight and a residue that a crop may take, about.
-const PRODUCTS: usize = 150_000_000;
+const PRODUCTS: usize = 80_000_000;
 /// Bytes of inputs that a crop may take, about.
-const INPUT_BYTES: usize = 48 << 20;
+const INPUT_BYTES: usize = 32 << 20;
 /// Rows of one matrix that are evaluated together, see [`super::super::map`].
 const DENSE_ROWS: usize = 160;
 /// Groups of channels that are measured, at most.
