@@ -6,6 +6,7 @@ mod fingerprint;
 mod import;
 mod planning;
 mod polynomial;
+mod training;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -29,6 +30,9 @@ pub(crate) use planning::{LinkArgument, ObjectiveName, PlanningArguments};
 pub(crate) use polynomial::{
     ApproximateArguments, FunctionArgument, IntervalArgument, MethodArgument,
     PolynomializeArguments,
+};
+pub(crate) use training::{
+    AugmentationArguments, FineTuneArguments, TrainArguments, TrainingRunArguments,
 };
 
 const STYLES: Styles = Styles::styled()
@@ -79,6 +83,7 @@ pub(crate) enum Command {
     Train(TrainArguments),
     Approximate(ApproximateArguments),
     Polynomialize(PolynomializeArguments),
+    FineTune(FineTuneArguments),
     Import(ImportArguments),
     Compile(CompileArguments),
     Inspect(InspectArguments),
@@ -132,57 +137,6 @@ pub(crate) struct ReadingArguments {
     /// Column of a CSV table that holds the classes, as numbers or names [default: label].
     #[arg(long, value_name = "COLUMN")]
     pub(crate) label_column: Option<String>,
-}
-
-/// Train a polynomial network and write a model file.
-///
-/// Ends with quantization-aware fine-tuning, so that the model computes in small integers. The same
-/// data, settings and seed give the same model on the same kind of machine.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Data: a path, or the name of a data set in $SECUREDL_DATA.
-  images   a folder with IDX files or CIFAR-style records (.gz allowed), or with one folder of PNG or
-           JPEG files per class, perhaps below train and test
-  arrays   a folder with features.npy and labels.npy, or a file .npz
-  tables   a file .csv with a header line and a column of classes
-
-Examples:
-  securedl train --data mnist --network cryptonets --out mnist.model
-  securedl train --data mnist --network securedl --activation relu --epochs 10 --out paper.model
-  securedl train --data wine --network mlp --bits 8/6/6 --out wine.model
-  securedl train --data iris.csv --label-column species --network mlp --out iris.model
-  securedl train --data mnist --network securedl --checkpoint run.ckpt --resume --out paper.model")]
-pub(crate) struct TrainArguments {
-    /// Data set: a path, or a name in $SECUREDL_DATA.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) data: String,
-    #[command(flatten)]
-    pub(crate) reading: ReadingArguments,
-    /// Which network.
-    #[arg(long, value_enum, value_name = "NAME")]
-    pub(crate) network: NetworkName,
-    /// Activation: `square` and `poly` can run at the server, `relu` at the client only.
-    #[arg(long, value_enum, value_name = "NAME", default_value_t = ActivationName::Square)]
-    pub(crate) activation: ActivationName,
-    /// Bits of inputs/weights/activations, or `none` to skip fine-tuning [default: 4/4/4 for image
-    /// networks, 6/6/6 for mlp].
-    #[arg(long, value_name = "I/W/A")]
-    pub(crate) bits: Option<BitsArgument>,
-    /// Passes over the training data, before fine-tuning [default: depends on the network].
-    #[arg(long, value_name = "E", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(crate) epochs: Option<u32>,
-    /// Seed of the initial weights, the order of samples, and the split of data without a test part.
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub(crate) seed: u64,
-    /// Where to write the model.
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) out: PathBuf,
-    /// Save the state of the training here after every epoch.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) checkpoint: Option<PathBuf>,
-    /// Go on from the checkpoint, if there is one.
-    #[arg(long, requires = "checkpoint")]
-    pub(crate) resume: bool,
 }
 
 /// Compile a model into a plan: encryption parameters, segments, and a forecast of their cost.

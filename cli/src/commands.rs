@@ -5,6 +5,7 @@ pub(crate) mod attack;
 pub(crate) mod bench;
 pub(crate) mod compile;
 pub(crate) mod demo;
+pub(crate) mod fine_tune;
 pub(crate) mod fingerprint;
 pub(crate) mod import;
 pub(crate) mod infer;

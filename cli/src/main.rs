@@ -46,6 +46,7 @@ fn run(command: Command) -> Result<Outcome> {
         Command::Train(arguments) => commands::train::run(&arguments),
         Command::Approximate(arguments) => commands::approximate::run(&arguments),
         Command::Polynomialize(arguments) => commands::polynomialize::run(&arguments),
+        Command::FineTune(arguments) => commands::fine_tune::run(&arguments),
         Command::Import(arguments) => commands::import::run(&arguments),
         Command::Compile(arguments) => commands::compile::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
@@ -60,7 +61,6 @@ fn run(command: Command) -> Result<Outcome> {
             commands::fingerprint::show(&arguments)
         }
         Command::Verify(arguments) => commands::verify::run(&arguments),
-
         Command::Paper(command) => commands::paper::run(&command),
         Command::Bench(command) => commands::bench::run(&command),
     }

@@ -1,8 +1,9 @@
-//! The steps behind the commands: train, make polynomial, compile, run encrypted, attack.
+//! The steps behind the commands: train, make polynomial, fine-tune, compile, run encrypted, attack.
 
 pub(crate) mod assessing;
 pub(crate) mod attacking;
 pub(crate) mod compiling;
+pub(crate) mod fine_tuning;
 pub(crate) mod fingerprinting;
 pub(crate) mod inference;
 pub(crate) mod planning;

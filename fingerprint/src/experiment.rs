@@ -25,4 +25,5 @@ pub use self::queries::{
 mod draws;
 mod float;
 mod instances;
+mod permutation;
 mod queries;

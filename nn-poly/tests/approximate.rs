@@ -22,10 +22,10 @@ fn solve(function: Function, l: f64, degree: usize, method: Method) -> Approxima
 
 /// Where a function's slope may jump.
 fn kinks(function: &Function) -> Vec<f64> {
-    match function {
-        Function::Sampled(sampled) => sampled.points().iter().map(|&(x, _)| x).collect(),
-        _ => vec![0.0],
+    if let Function::Sampled(sampled) = function {
+        return sampled.points().iter().map(|&(x, _)| x).collect();
     }
+    vec![0.0]
 }
 
 /// Points of the interval and their weight under the measure, by the rectangle rule in the angle of

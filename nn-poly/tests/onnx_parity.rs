@@ -94,7 +94,8 @@ fn check(path: &Path) -> f64 {
         worst = worst.max((actual - expected).abs() / (1.0 + expected.abs()));
     }
     println!("{}: {worst:.1e}", path.display());
-    assert!(worst < 1e-5, "{}: off by {worst}", path.display());
+    // Both compute in 32 bits: where squares cancel, four digits fewer than they have agree.
+    assert!(worst < 1e-4, "{}: off by {worst}", path.display());
     worst
 }
 

@@ -6,7 +6,9 @@ use std::str::FromStr;
 use clap::Args;
 use nn_poly::approximate::{Function, Method};
 
-use super::{BitsArgument, OutputPath, ReadingArguments};
+use super::{
+    AugmentationArguments, BitsArgument, OutputPath, ReadingArguments, TrainingRunArguments,
+};
 
 /// Fit polynomials to an activation, and tell how good they are inside and outside the interval.
 ///
@@ -107,18 +109,13 @@ pub(crate) struct PolynomializeArguments {
     /// those of `train`].
     #[arg(long, value_name = "I/W/A")]
     pub(crate) bits: Option<BitsArgument>,
-    /// Seed of the order of samples.
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) changes: AugmentationArguments,
+    #[command(flatten)]
+    pub(crate) run: TrainingRunArguments,
     /// Where to write the model.
     #[arg(long, value_name = "MODEL")]
     pub(crate) out: PathBuf,
-    /// Save the state of the training here after every epoch.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) checkpoint: Option<PathBuf>,
-    /// Go on from the checkpoint, if there is one.
-    #[arg(long, requires = "checkpoint")]
-    pub(crate) resume: bool,
 }
 
 /// A function by name.

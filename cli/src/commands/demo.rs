@@ -29,7 +29,7 @@ use crate::options::BitsChoice;
 use crate::output::Destination;
 use crate::pipeline::compiling::{self, Compiled};
 use crate::pipeline::inference::{self, Run, RunSettings};
-use crate::pipeline::training::{self, Trained, TrainingData, TrainingSettings};
+use crate::pipeline::training::{self, Trained, TrainingData, TrainingRun, TrainingSettings};
 use crate::report::picture::{self, Exhibit, Picture};
 use crate::report::predictions::Predictions;
 use crate::report::run::{Findings, RunReport, print_costs};
@@ -132,9 +132,7 @@ fn train(console: &Console, data: &TrainingData, seed: u64) -> Result<Trained> {
         activation: ActivationChoice::Square,
         bits: BitsChoice::Default,
         epochs: Some(EPOCHS),
-        seed,
-        checkpoint: None,
-        resume: false,
+        run: TrainingRun::seeded(seed),
     };
     let recipe = training::recipe(&settings, data.train.n_samples());
     let started = Instant::now();

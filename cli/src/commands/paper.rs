@@ -13,7 +13,7 @@ use crate::args::{PaperArguments, PaperCommand};
 use crate::failure::Outcome;
 use crate::output::OutputFile;
 use crate::pipeline::studying::{self, Folders, Scale, Scenario, Sizes, Study};
-use crate::report::plot::{Curve, Panel, svg};
+use crate::report::plot::{Axis, Curve, Panel, svg};
 use crate::report::{Console, paper};
 
 /// Shares of changed weights of figure 4 (e).
@@ -164,6 +164,7 @@ fn panels(experiment: Experiment, study: &Study) -> Vec<Panel> {
         .filter(|key| !is_figure || key.1 != sweep || Some(key.2) == weakest)
         .map(|(data, attack, strength)| Panel {
             title: format!("{attack} {strength}, {data}"),
+            axis: Axis::Linear,
             x_label: "samples".to_owned(),
             y_label: "detected, %".to_owned(),
             curves: CURVES
@@ -203,7 +204,7 @@ fn ratio_panel(study: &Study, attack: &str) -> Panel {
             let point = |&(data, strength, ratio): &(&str, &str, f64)| {
                 let about = (Some(data), attack, Some(strength));
                 let measured = study.merged(about, generator, selection, "top-1")?;
-                Some((ratio, 100.0 * (1.0 - measured.instances.mean(n)?)))
+                Some((100.0 * ratio, 100.0 * (1.0 - measured.instances.mean(n)?)))
             };
             let points = ratios.iter().filter_map(point).collect();
             curves.push(Curve { name: format!("{name}, {n}"), points });
@@ -211,7 +212,8 @@ fn ratio_panel(study: &Study, attack: &str) -> Panel {
     }
     Panel {
         title: "share of changed weights".to_owned(),
-        x_label: "share of weights with N(0, 1) noise".to_owned(),
+        axis: Axis::Logarithmic,
+        x_label: "weights with N(0, 1) noise, %".to_owned(),
         y_label: "detected, %".to_owned(),
         curves,
     }

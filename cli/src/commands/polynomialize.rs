@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use nn_poly::model::Model;
 use nn_poly::train::{BlendSpec, Evaluation, FitChoice, Limit, Polynomialization, ReplacedLayer};
 
-use super::train::{Rows, print_data};
+use super::train::{Rows, print_data, print_trained};
 use crate::args::{MethodArgument, PolynomializeArguments};
 use crate::failure::Outcome;
 use crate::kind::FileKind;
@@ -12,7 +12,7 @@ use crate::options::BitsChoice;
 use crate::output::OutputFile;
 use crate::pipeline::polynomializing::{PolynomialModel, PolynomializeSettings, make_polynomial};
 use crate::pipeline::source::DataSource;
-use crate::pipeline::training;
+use crate::pipeline::training::{self, TrainingRun};
 use crate::report::table::{Grid, Lean};
 use crate::report::terminal::{Ink, Screen};
 use crate::report::{Console, polynomials, units};
@@ -22,23 +22,12 @@ pub(crate) fn run(arguments: &PolynomializeArguments) -> Result<Outcome> {
     let Console { screen, progress } = Console::new(None);
     let settings = settings(arguments)?;
     let out = OutputFile::check(&arguments.out)?;
-    if let Some(checkpoint) = &arguments.checkpoint {
-        OutputFile::check(checkpoint)?;
-    }
     FileKind::Model.expect_of(&arguments.model)?;
     let model = Model::load(&arguments.model)?;
     let bar = progress.spinner("reading data");
     let source = DataSource::new(&arguments.data, &arguments.reading);
-    let data = training::load_split(&source, model.spec().split)?;
+    let data = training::load_like(&source, model.spec())?;
     drop(bar);
-    let expected = model.spec().network.input_shape();
-    if data.train.shape() != expected || data.train.class_names() != model.spec().class_names {
-        bail!(
-            "the samples in {} are not like those that the model `{}` was trained on",
-            arguments.data,
-            model.spec().name
-        );
-    }
     print_data(&screen, &data);
     let mut told = |layers: &[ReplacedLayer]| print_fits(&screen, layers);
     let mut rows = Rows { screen: &screen };
@@ -46,10 +35,7 @@ pub(crate) fn run(arguments: &PolynomializeArguments) -> Result<Outcome> {
     let bytes = made.model.to_bytes()?;
     out.write(&bytes)?;
     print_results(&screen, &made);
-    screen.fact(
-        "Model",
-        format!("{} ({})", arguments.out.display(), units::bytes(bytes.len() as u64)),
-    );
+    print_trained(&screen, &made.model, &arguments.out, bytes.len());
     screen.finish()?;
     Ok(Outcome::Success)
 }
@@ -73,9 +59,7 @@ fn settings(arguments: &PolynomializeArguments) -> Result<PolynomializeSettings>
         epochs: arguments.epochs,
         learning_rate: arguments.learning_rate,
         bits: BitsChoice::new(arguments.bits)?,
-        seed: arguments.seed,
-        checkpoint: arguments.checkpoint.clone(),
-        resume: arguments.resume,
+        run: TrainingRun::new(&arguments.run, arguments.changes)?,
     })
 }
 
@@ -123,6 +107,4 @@ fn print_results(screen: &Screen, made: &PolynomialModel) {
         ),
         None => screen.fact("Integer", "not fine-tuned (--bits none)"),
     }
-    let seconds = made.model.spec().training.seconds.max(0.0);
-    screen.fact("Time", units::duration(std::time::Duration::from_secs_f64(seconds)));
 }

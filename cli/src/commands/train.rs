@@ -1,6 +1,10 @@
 //! `securedl train`: from data to a model file.
 
+use std::path::Path;
+use std::time::Duration;
+
 use anyhow::Result;
+use nn_poly::model::Model;
 use nn_poly::network::Network;
 use nn_poly::train::{Optimizer, TrainSpec};
 
@@ -10,7 +14,7 @@ use crate::options::BitsChoice;
 use crate::output::OutputFile;
 use crate::pipeline::source::DataSource;
 use crate::pipeline::training::{
-    self, EpochSummary, Observer, Phase, Trained, TrainingData, TrainingSettings,
+    self, EpochSummary, Observer, Phase, Trained, TrainingData, TrainingRun, TrainingSettings,
 };
 use crate::report::terminal::{Ink, Screen};
 use crate::report::{Console, layers, units};
@@ -23,17 +27,12 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<Outcome> {
         activation: arguments.activation.into(),
         bits: BitsChoice::new(arguments.bits)?,
         epochs: arguments.epochs,
-        seed: arguments.seed,
-        checkpoint: arguments.checkpoint.clone(),
-        resume: arguments.resume,
+        run: TrainingRun::new(&arguments.run, arguments.changes)?,
     };
     let out = OutputFile::check(&arguments.out)?;
-    if let Some(checkpoint) = &arguments.checkpoint {
-        OutputFile::check(checkpoint)?;
-    }
     let bar = progress.spinner("reading data");
-    let data =
-        training::load(&DataSource::new(&arguments.data, &arguments.reading), arguments.seed)?;
+    let source = DataSource::new(&arguments.data, &arguments.reading);
+    let data = training::load(&source, arguments.run.seed)?;
     drop(bar);
     print_data(&screen, &data);
     let recipe = training::recipe(&settings, data.train.n_samples());
@@ -42,12 +41,16 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<Outcome> {
     let bytes = trained.model.to_bytes()?;
     out.write(&bytes)?;
     print_results(&screen, &trained);
-    screen.fact(
-        "Model",
-        format!("{} ({})", arguments.out.display(), units::bytes(bytes.len() as u64)),
-    );
+    print_trained(&screen, &trained.model, &arguments.out, bytes.len());
     screen.finish()?;
     Ok(Outcome::Success)
+}
+
+/// How long the training of a model took, and where the model is.
+pub(super) fn print_trained(screen: &Screen, model: &Model, path: &Path, n_bytes: usize) {
+    let seconds = model.spec().training.seconds.max(0.0);
+    screen.fact("Time", units::duration(Duration::from_secs_f64(seconds)));
+    screen.fact("Model", format!("{} ({})", path.display(), units::bytes(n_bytes as u64)));
 }
 
 pub(super) fn print_data(screen: &Screen, data: &TrainingData) {
@@ -81,12 +84,6 @@ fn print_results(screen: &Screen, trained: &Trained) {
         }
         None => screen.fact("Integer", "not fine-tuned (--bits none)"),
     }
-    screen.fact(
-        "Time",
-        units::duration(std::time::Duration::from_secs_f64(
-            trained.model.spec().training.seconds.max(0.0),
-        )),
-    );
 }
 
 /// Rows of a phase at most, or two more: the rest is left out evenly.

@@ -5,7 +5,6 @@
 //!                              └── checkpoint FILE                └── checkpoint FILE.fine-tune
 //! ```
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -18,7 +17,7 @@ use nn_poly::train::{
 };
 
 use super::compiling;
-use super::training::{Observer, Parts, Phase, PhaseRun, TrainingData, fine_tune_file};
+use super::training::{Observer, Parts, Phase, PhaseRun, TrainingData, TrainingRun};
 use crate::failure::Hint;
 use crate::options::BitsChoice;
 use crate::report::progress::Progress;
@@ -36,12 +35,8 @@ pub(crate) struct PolynomializeSettings {
     pub(crate) learning_rate: f64,
     /// Bits of the integer network.
     pub(crate) bits: BitsChoice,
-    /// Seed of the order.
-    pub(crate) seed: u64,
-    /// Where to save the state after every epoch.
-    pub(crate) checkpoint: Option<PathBuf>,
-    /// Whether to go on from there.
-    pub(crate) resume: bool,
+    /// Seed, changes of samples and checkpoints.
+    pub(crate) run: TrainingRun,
 }
 
 /// A polynomial model, and how good its forms are on the test part.
@@ -83,16 +78,16 @@ pub(crate) fn make_polynomial(
     told(&replaced.layers);
     let untrained = evaluate(&finish_blending(&replaced.network)?, &parts.test)?;
 
-    let recipe = TrainRecipe::for_network(spec.kind, spec.activation, data.train.n_samples())
-        .with_seed(settings.seed);
+    let recipe = TrainRecipe::for_network(spec.kind, spec.activation, data.train.n_samples());
+    let recipe = settings.run.apply(recipe);
     let blending = TrainSpec {
         epochs: settings.epochs.unwrap_or(recipe.float.epochs),
         learning_rate: settings.learning_rate,
         blend: settings.blend,
         ..recipe.float
     };
-    let mut run = PhaseRun { parts: &parts, resume: settings.resume, observer, progress };
-    let file = settings.checkpoint.clone();
+    let mut run = PhaseRun { parts: &parts, resume: settings.run.resume, observer, progress };
+    let file = settings.run.checkpoint.clone();
     let blended = run.run(Phase::Blend, replaced.network, &blending, file)?;
     let float = finish_blending(&blended)?;
     let polynomial = evaluate(&float, &parts.test)?;
@@ -100,8 +95,7 @@ pub(crate) fn make_polynomial(
     let (network, integer) = match bits {
         None => (float, None),
         Some(bits) => {
-            let file = settings.checkpoint.as_deref().map(fine_tune_file);
-            let plan = (bits, &recipe.fine_tune, file);
+            let plan = (bits, &recipe.fine_tune, settings.run.fine_tune_file());
             let (network, integer) = run.fine_tune(&float, &spec.preprocessing, plan)?;
             (network, Some(integer))
         }
@@ -109,7 +103,7 @@ pub(crate) fn make_polynomial(
     let training = TrainingRecord {
         epochs: blending.epochs,
         fine_tune_epochs: if integer.is_some() { recipe.fine_tune.epochs } else { 0 },
-        seed: settings.seed,
+        seed: settings.run.seed,
         n_training_samples: data.train.n_samples() as u64,
         float_accuracy: Some(polynomial.accuracy()),
         accuracy: Some(integer.as_ref().map_or(&polynomial, |(_, integer)| integer).accuracy()),

@@ -21,8 +21,10 @@ use nn_poly::train::{
 };
 
 use super::source::DataSource;
+use crate::args::{AugmentationArguments, TrainingRunArguments};
 use crate::failure::Hint;
 use crate::options::BitsChoice;
+use crate::output::OutputFile;
 use crate::report::progress::{Bar, Progress};
 
 /// Test samples looked at after each epoch: enough for a trend, quick for every network.
@@ -50,12 +52,60 @@ pub(crate) struct TrainingSettings {
     pub(crate) bits: BitsChoice,
     /// Epochs of float training, if not the recipe's.
     pub(crate) epochs: Option<u32>,
+    /// Seed, changes of samples and checkpoints.
+    pub(crate) run: TrainingRun,
+}
+
+/// What a person decides about any training.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TrainingRun {
     /// Seed of weights and order.
     pub(crate) seed: u64,
+    /// Pixels by which images move at most, if not the recipe's.
+    pub(crate) shift: Option<u8>,
+    /// Whether half of the images are mirrored.
+    pub(crate) flip: bool,
     /// Where to save the state after every epoch.
     pub(crate) checkpoint: Option<PathBuf>,
     /// Whether to go on from there.
     pub(crate) resume: bool,
+}
+
+impl TrainingRun {
+    /// What the flags say, once the checkpoint is known to be writable.
+    ///
+    /// # Errors
+    /// A checkpoint that cannot be written.
+    pub(crate) fn new(run: &TrainingRunArguments, changes: AugmentationArguments) -> Result<Self> {
+        if let Some(checkpoint) = &run.checkpoint {
+            OutputFile::check(checkpoint)?;
+        }
+        let AugmentationArguments { shift, flip } = changes;
+        let (seed, checkpoint, resume) = (run.seed, run.checkpoint.clone(), run.resume);
+        Ok(Self { seed, shift, flip, checkpoint, resume })
+    }
+
+    /// A run with this seed and nothing else.
+    pub(crate) fn seeded(seed: u64) -> Self {
+        Self { seed, ..Self::default() }
+    }
+
+    /// A recipe with this seed and these changes of samples.
+    pub(crate) fn apply(&self, recipe: TrainRecipe) -> TrainRecipe {
+        let mut recipe = recipe.with_seed(self.seed);
+        for spec in [&mut recipe.float, &mut recipe.fine_tune] {
+            spec.augmentation.shift = self.shift.unwrap_or(spec.augmentation.shift);
+            spec.augmentation.flip |= self.flip;
+        }
+        recipe
+    }
+
+    /// Where the state of fine-tuning goes.
+    pub(super) fn fine_tune_file(&self) -> Option<PathBuf> {
+        let mut name = self.checkpoint.as_ref()?.as_os_str().to_owned();
+        name.push(".fine-tune");
+        Some(PathBuf::from(name))
+    }
 }
 
 /// A trained model and how good it is.
@@ -111,7 +161,7 @@ impl Observer for () {}
 /// The recipe that settings ask for.
 pub(crate) fn recipe(settings: &TrainingSettings, n_samples: usize) -> TrainRecipe {
     let recipe = TrainRecipe::for_network(settings.kind, settings.activation, n_samples);
-    let mut recipe = recipe.with_seed(settings.seed);
+    let mut recipe = settings.run.apply(recipe);
     if let Some(epochs) = settings.epochs {
         recipe.float = recipe.float.with_epochs(epochs);
     }
@@ -135,20 +185,19 @@ pub(crate) fn train(
     let started = Instant::now();
     // First, because it is the shape that tells most about data of another kind.
     let initial =
-        recipe.architecture.build(data.train.shape(), data.train.n_classes(), settings.seed)?;
+        recipe.architecture.build(data.train.shape(), data.train.n_classes(), settings.run.seed)?;
     let preprocessing = recipe.preprocessing.fit(data.train.features())?;
     let parts = Parts::new(data, &preprocessing)?;
-    let mut run = PhaseRun { parts: &parts, resume: settings.resume, observer, progress };
+    let mut run = PhaseRun { parts: &parts, resume: settings.run.resume, observer, progress };
 
-    let file = settings.checkpoint.clone();
+    let file = settings.run.checkpoint.clone();
     let float = run.run(Phase::Float, initial, &recipe.float, file)?;
     let float_accuracy = evaluate(&float, &parts.test)?;
 
     let (network, integer) = if settings.bits == BitsChoice::None {
         (float, None)
     } else {
-        let file = settings.checkpoint.as_deref().map(fine_tune_file);
-        let plan = (recipe.bits, &recipe.fine_tune, file);
+        let plan = (recipe.bits, &recipe.fine_tune, settings.run.fine_tune_file());
         let (network, integer) = run.fine_tune(&float, &preprocessing, plan)?;
         (network, Some(integer))
     };
@@ -159,7 +208,7 @@ pub(crate) fn train(
     let record = TrainingRecord {
         epochs: recipe.float.epochs,
         fine_tune_epochs: if integer.is_some() { recipe.fine_tune.epochs } else { 0 },
-        seed: settings.seed,
+        seed: settings.run.seed,
         n_training_samples: data.train.n_samples() as u64,
         float_accuracy: Some(float_accuracy.accuracy()),
         accuracy: Some(accuracy),
@@ -194,22 +243,14 @@ fn model_spec(
     }
 }
 
-/// The integer form of a fine-tuned network, and how it does on the test part.
-fn integer_accuracy(
-    network: &Network<f32>,
-    test: &LabeledSamples,
-) -> Result<(Quantized, Evaluation)> {
-    let quantized = quantize(network)?;
-    let inputs = quantized.network.input().quantize(test.inputs().view())?;
+/// How an integer network does on samples.
+pub(super) fn integer_evaluation(
+    quantized: &Quantized,
+    samples: &LabeledSamples,
+) -> Result<Evaluation> {
+    let inputs = quantized.network.input().quantize(samples.inputs().view())?;
     let predicted = quantized.network.evaluate(&inputs)?.predictions();
-    let evaluation = Evaluation::of(&predicted, test.labels(), test.n_classes());
-    Ok((quantized, evaluation))
-}
-
-pub(super) fn fine_tune_file(checkpoint: &Path) -> PathBuf {
-    let mut name = checkpoint.as_os_str().to_owned();
-    name.push(".fine-tune");
-    PathBuf::from(name)
+    Ok(Evaluation::of(&predicted, samples.labels(), samples.n_classes()))
 }
 
 /// Samples as networks read them.
@@ -248,8 +289,9 @@ impl PhaseRun<'_> {
         let grids = calibrate(float, preprocessing, self.parts.train.inputs(), bits)?;
         let quantized = prepare_qat(float, &grids)?;
         let network = self.run(Phase::FineTune(bits), quantized, spec, file)?;
-        let integer = integer_accuracy(&network, &self.parts.test)?;
-        Ok((network, integer))
+        let integer = quantize(&network)?;
+        let evaluation = integer_evaluation(&integer, &self.parts.test)?;
+        Ok((network, (integer, evaluation)))
     }
 
     /// One phase, epoch by epoch.
@@ -387,6 +429,24 @@ pub(crate) fn load_split(source: &DataSource<'_>, split: SplitSpec) -> Result<Tr
     }
     let test = load_test_part(source, &train, &split)?;
     Ok(TrainingData { train, test, split })
+}
+
+/// Load both parts of the data that a model was trained on.
+///
+/// # Errors
+/// As [`load`], or data of another shape or of other classes.
+pub(crate) fn load_like(source: &DataSource<'_>, model: &ModelSpec) -> Result<TrainingData> {
+    let data = load_split(source, model.split)?;
+    if data.train.shape() != model.network.input_shape()
+        || data.train.class_names() != model.class_names
+    {
+        bail!(
+            "the samples in {} are not like those that the model `{}` was trained on",
+            data.train.source(),
+            model.name
+        );
+    }
+    Ok(data)
 }
 
 /// The test part beside the training part `train` of a source, with its classes.

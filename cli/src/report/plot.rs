@@ -25,10 +25,41 @@ pub(crate) struct Curve {
     pub(crate) points: Vec<(f64, f64)>,
 }
 
+/// How `x` is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Axis {
+    /// Equal steps for equal differences.
+    Linear,
+    /// Equal steps for equal factors; `x` is positive.
+    Logarithmic,
+}
+
+impl Axis {
+    fn place(self, x: f64) -> f64 {
+        match self {
+            Self::Linear => x,
+            Self::Logarithmic => x.log10(),
+        }
+    }
+
+    fn label(self, place: f64) -> String {
+        match self {
+            Self::Linear => {
+                format!("{place:.3}").trim_end_matches('0').trim_end_matches('.').to_owned()
+            }
+            Self::Logarithmic => {
+                let (x, digits) = (10_f64.powf(place), if place < 1.0 { 1 } else { 0 });
+                format!("{x:.digits$}")
+            }
+        }
+    }
+}
+
 /// One chart. Values of `y` are percentages.
 #[derive(Debug, Clone)]
 pub(crate) struct Panel {
     pub(crate) title: String,
+    pub(crate) axis: Axis,
     pub(crate) x_label: String,
     pub(crate) y_label: String,
     pub(crate) curves: Vec<Curve>,
@@ -61,7 +92,10 @@ fn draw<'a>(
     panel: &Panel,
     area: &Area<'a>,
 ) -> std::result::Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBackend>::ErrorType>> {
-    let xs = || panel.curves.iter().flat_map(|curve| curve.points.iter().map(|point| point.0));
+    let places = |curve: &Curve| -> Vec<(f64, f64)> {
+        curve.points.iter().map(|&(x, y)| (panel.axis.place(x), y)).collect()
+    };
+    let xs = || panel.curves.iter().flat_map(places).map(|point| point.0);
     let (low, high) = (xs().fold(f64::INFINITY, f64::min), xs().fold(f64::NEG_INFINITY, f64::max));
     let (low, high) = if low < high { (low, high) } else { (0.0, 1.0) };
     let mut chart = ChartBuilder::on(area)
@@ -74,25 +108,24 @@ fn draw<'a>(
     chart
         .configure_mesh()
         .light_line_style(WHITE)
-        .x_label_formatter(&|x| {
-            format!("{x:.3}").trim_end_matches('0').trim_end_matches('.').to_owned()
-        })
+        .x_label_formatter(&|&x| panel.axis.label(x))
         .y_label_formatter(&|y| format!("{y:.0}"))
         .x_desc(&panel.x_label)
         .y_desc(&panel.y_label)
         .draw()?;
     for (curve, color) in panel.curves.iter().zip(COLORS.into_iter().cycle()) {
-        let line = LineSeries::new(curve.points.iter().copied(), color.stroke_width(2));
+        let points = places(curve);
+        let line = LineSeries::new(points.iter().copied(), color.stroke_width(2));
         chart
             .draw_series(line)?
             .label(&curve.name)
             .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
-        let dots = curve.points.iter().map(|&point| Circle::new(point, 2, color.filled()));
+        let dots = points.iter().map(|&point| Circle::new(point, 2, color.filled()));
         chart.draw_series(dots)?;
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::LowerRight)
+        .position(SeriesLabelPosition::MiddleRight)
         .background_style(WHITE.mix(0.8))
         .border_style(RGBColor(200, 200, 200))
         .draw()
@@ -108,6 +141,7 @@ mod tests {
             |name: &str| Curve { name: name.into(), points: vec![(1.0, 10.0), (2.0, 90.0)] };
         let panel = Panel {
             title: "(a) trojan".into(),
+            axis: Axis::Linear,
             x_label: "samples".into(),
             y_label: "detected, %".into(),
             curves: vec![curve("random"), curve("tie")],
@@ -118,5 +152,14 @@ mod tests {
             assert!(text.contains(expected), "{expected}");
         }
         assert!(svg(&[]).unwrap().contains("<svg"));
+    }
+
+    #[test]
+    fn factors_are_equal_steps_on_a_logarithmic_axis() {
+        let axis = Axis::Logarithmic;
+        assert!((axis.place(80.0) - axis.place(8.0) - 1.0).abs() < 1e-12);
+        assert_eq!(axis.label(axis.place(0.1)), "0.1");
+        assert_eq!(axis.label(1.5), "32");
+        assert_eq!(Axis::Linear.label(0.25), "0.25");
     }
 }

@@ -121,6 +121,35 @@ fn a_relu_model_becomes_one_that_a_server_can_evaluate() {
 }
 
 #[test]
+fn a_relu_model_is_fine_tuned_in_small_integers() {
+    let fixture = fixture();
+    let folder = folder("fine-tune");
+    let (relu, tuned, plan) =
+        (folder.join("relu.model"), folder.join("tuned.model"), folder.join("tuned.plan"));
+    let (relu, tuned, plan) = (text(&relu), text(&tuned), text(&plan));
+    let data = text(&fixture.data);
+    let train = ["--network", "mlp", "--activation", "relu", "--epochs", "8", "--bits", "none"];
+    succeed(&[&["train", "--data", data, "--out", relu], &train[..]].concat());
+    let settings = ["--bits", "5/4/4", "--epochs", "3", "--out", tuned];
+    let finished = succeed(&[&["fine-tune", relu, "--data", data], &settings[..]].concat());
+    for expected in ["Fine-tuning at 5/4/4 bits: 3 epochs", "Float", "Rounded", "Integer"] {
+        assert!(finished.stdout.contains(expected), "{expected}:\n{}", finished.stdout);
+    }
+    let finished = succeed(&["inspect", tuned, "--json"]);
+    let model: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(model["bits"], "5/4/4");
+    let compile = ["--expected-samples", "24", "--out", plan];
+    let finished = succeed(&[&["compile", tuned, "--calibrate", data], &compile[..]].concat());
+    assert!(finished.stdout.contains("at the client"), "{}", finished.stdout);
+
+    let out = folder.join("none.model");
+    let finished = run(&["fine-tune", relu, "--data", data, "--bits", "none", "--out", text(&out)]);
+    assert_eq!(finished.code, Some(2));
+    assert!(finished.stderr.contains("--bits as input/weight/activation"), "{}", finished.stderr);
+    assert!(!out.exists());
+}
+
+#[test]
 fn a_compilation_is_reported() {
     let fixture = fixture();
     let folder = folder("compile-report");

@@ -2,12 +2,10 @@
 
 use core::fmt;
 
-use ndarray::{Array1, Array2, Axis};
-use nn_poly::layer::{Activation, BatchNorm, Layer, Quantize, WeightQuantizer};
+use ndarray::{Array2, Axis};
 use nn_poly::{Network, Predictor};
-use rand::seq::SliceRandom;
 
-use super::draws::stream;
+use super::permutation::permuted;
 use crate::endpoint::{Answers, ScoreKind};
 use crate::error::Result;
 
@@ -88,85 +86,6 @@ pub fn float_variants(
         .collect()
 }
 
-/// The same function with hidden neurons and channels in a random order. Where channels belong
-/// together (branches that meet, groups) all keep their order.
-///
-/// # Errors
-/// - [`Error::Network`](crate::Error::Network) never for a checked network.
-pub(super) fn permuted(network: &Network<f32>, seed: u64) -> Result<Network<f32>> {
-    let is_grouped = |layer: &Layer<f32>| matches!(layer, Layer::Conv2d(conv) if conv.groups > 1);
-    if !network.is_sequential() || network.layers().iter().any(is_grouped) {
-        return Ok(network.clone());
-    }
-    let is_linear = |layer: &Layer<f32>| matches!(layer, Layer::Dense(_) | Layer::Conv2d(_));
-    let last = network.layers().iter().rposition(is_linear).unwrap_or(0);
-    let mut rng = stream(seed, 0);
-    // Place `i` of the last axis holds what was at `order[i]`.
-    let mut order: Vec<usize> = (0..network.input_shape().channels()).collect();
-    let mut layers = Vec::with_capacity(network.layers().len());
-    for (idx, layer) in network.layers().iter().enumerate() {
-        let mut fresh = |n: usize| {
-            let mut order: Vec<usize> = (0..n).collect();
-            if idx != last {
-                order.shuffle(&mut rng);
-            }
-            order
-        };
-        let mut layer = layer.clone();
-        #[expect(clippy::wildcard_enum_match_arm, reason = "foreign and growing")]
-        match &mut layer {
-            Layer::Dense(dense) => {
-                let outputs = fresh(dense.bias.len());
-                dense.weights = dense.weights.select(Axis(1), &order).select(Axis(0), &outputs);
-                dense.bias = dense.bias.select(Axis(0), &outputs);
-                reorder_scales(&mut dense.weight_quantizer, &outputs);
-                order = outputs;
-            }
-            Layer::Conv2d(conv) => {
-                let outputs = fresh(conv.bias.len());
-                conv.weights = conv.weights.select(Axis(3), &order).select(Axis(0), &outputs);
-                conv.bias = conv.bias.select(Axis(0), &outputs);
-                reorder_scales(&mut conv.weight_quantizer, &outputs);
-                order = outputs;
-            }
-            Layer::BatchNorm(BatchNorm { gamma, beta, running_mean, running_variance, .. }) => {
-                for values in [gamma, beta, running_mean, running_variance] {
-                    reorder(values, &order);
-                }
-            }
-            Layer::Activation(Activation::Polynomial { a, b, c }) => {
-                for values in [a, b, c] {
-                    reorder(values, &order);
-                }
-            }
-            Layer::Quantize(Quantize { steps, .. }) => reorder(steps, &order),
-            Layer::Flatten => {
-                let n = network.layer_shapes().get(idx).map_or(0, nn_poly::Shape::len);
-                let n_channels = order.len().max(1);
-                let places = (0..n / n_channels).map(|place| place * n_channels);
-                order = places.flat_map(|first| order.iter().map(move |i| first + i)).collect();
-            }
-            // The other layers treat all channels alike.
-            _ => {}
-        }
-        layers.push(layer);
-    }
-    Ok(Network::new(network.input_shape().clone(), layers)?)
-}
-
-fn reorder_scales(quantizer: &mut Option<WeightQuantizer<f32>>, order: &[usize]) {
-    if let Some(quantizer) = quantizer {
-        reorder(&mut quantizer.scales, order);
-    }
-}
-
-/// One entry per channel is reordered, one for all stays.
-fn reorder(values: &mut Array1<f32>, order: &[usize]) {
-    if values.len() == order.len() {
-        *values = values.select(Axis(0), order);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -174,6 +93,7 @@ mod tests {
     use nn_poly::network::{ActivationChoice, Architecture, NetworkKind};
     use rand::Rng;
 
+    use super::super::draws::stream;
     use super::*;
 
     #[test]

@@ -22,7 +22,7 @@ use super::{GENERATORS, RULES, Scale};
 use crate::options::BitsChoice;
 use crate::pipeline::attacking::OWN_SAMPLES;
 use crate::pipeline::fingerprinting::{BagFile, SampleBar, complete_bag};
-use crate::pipeline::training::{self, TrainingData, TrainingSettings};
+use crate::pipeline::training::{self, TrainingData, TrainingRun, TrainingSettings};
 use crate::report::process::cpu_seconds;
 use crate::report::progress::Progress;
 
@@ -124,9 +124,7 @@ impl Subject {
             activation,
             bits: BitsChoice::None,
             epochs: Some(epochs),
-            seed,
-            checkpoint: None,
-            resume: false,
+            run: TrainingRun::seeded(seed),
         };
         let name = format!("{kind} on {}, {activation}, seed {seed}", samples.name);
         let bar = progress.spinner(format!("training {name}"));

@@ -1,0 +1,118 @@
+//! Flags of the commands that train.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{ActivationName, BitsArgument, NetworkName, ReadingArguments};
+
+/// Train a polynomial network and write a model file.
+///
+/// Ends with quantization-aware fine-tuning, so that the model computes in small integers. The same
+/// data, settings and seed give the same model on the same kind of machine.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Data: a path, or the name of a data set in $SECUREDL_DATA.
+  images   a folder with IDX files or CIFAR-style records (.gz allowed), or with one folder of PNG or
+           JPEG files per class, perhaps below train and test
+  arrays   a folder with features.npy and labels.npy, or a file .npz
+  tables   a file .csv with a header line and a column of classes
+
+Examples:
+  securedl train --data mnist --network cryptonets --out mnist.model
+  securedl train --data mnist --network securedl --activation relu --epochs 10 --out paper.model
+  securedl train --data wine --network mlp --bits 8/6/6 --out wine.model
+  securedl train --data iris.csv --label-column species --network mlp --out iris.model
+  securedl train --data mnist --network securedl --checkpoint run.ckpt --resume --out paper.model")]
+pub(crate) struct TrainArguments {
+    /// Data set: a path, or a name in $SECUREDL_DATA.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
+    /// Which network.
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(crate) network: NetworkName,
+    /// Activation: `square` and `poly` can run at the server, `relu` at the client only.
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = ActivationName::Square)]
+    pub(crate) activation: ActivationName,
+    /// Bits of inputs/weights/activations, or `none` to skip fine-tuning [default: 4/4/4 for image
+    /// networks, 6/6/6 for mlp].
+    #[arg(long, value_name = "I/W/A")]
+    pub(crate) bits: Option<BitsArgument>,
+    /// Passes over the training data, before fine-tuning [default: depends on the network].
+    #[arg(long, value_name = "E", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) epochs: Option<u32>,
+    #[command(flatten)]
+    pub(crate) changes: AugmentationArguments,
+    #[command(flatten)]
+    pub(crate) run: TrainingRunArguments,
+    /// Where to write the model.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) out: PathBuf,
+}
+
+/// Fine-tune a trained model in small integers, with the activations it has.
+///
+/// For imported networks, models trained with `--bits none`, and models that need other bits: inputs,
+/// weights and the values between stages are rounded in training as an encrypted run rounds them
+/// (straight-through gradients), so that the weights adapt.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  securedl fine-tune imported.model --data mnist --bits 5/5/6 --out small.model
+  securedl fine-tune imported.model --data cifar10 --bits 6/5/6 --epochs 3 --shift 2 --flip \\
+                     --out small.model")]
+pub(crate) struct FineTuneArguments {
+    /// The model.
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Data to train on: those of the model.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
+    /// Bits of inputs/weights/activations [default: the model's, else those of `train`].
+    #[arg(long, value_name = "I/W/A")]
+    pub(crate) bits: Option<BitsArgument>,
+    /// Passes over the training data [default: as many as `train` spends on it].
+    #[arg(long, value_name = "E", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) epochs: Option<u32>,
+    /// Learning rate at the start; it falls along a cosine.
+    #[arg(long, value_name = "RATE", default_value_t = 3e-4)]
+    pub(crate) learning_rate: f64,
+    #[command(flatten)]
+    pub(crate) changes: AugmentationArguments,
+    #[command(flatten)]
+    pub(crate) run: TrainingRunArguments,
+    /// Where to write the model.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) out: PathBuf,
+}
+
+/// Random changes of training samples.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct AugmentationArguments {
+    /// Move each image by up to this many pixels [default: what the network's recipe says; 0 for
+    /// imported networks].
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u8).range(0..=16))]
+    pub(crate) shift: Option<u8>,
+    /// Mirror half of the images left to right.
+    #[arg(long)]
+    pub(crate) flip: bool,
+}
+
+/// Seed and checkpoints of a training.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct TrainingRunArguments {
+    /// Seed of the order of samples and their changes; for `train`, of the initial weights and of the
+    /// split of data without a test part, too.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Save the state of the training here after every epoch.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) checkpoint: Option<PathBuf>,
+    /// Go on from the checkpoint, if there is one.
+    #[arg(long, requires = "checkpoint")]
+    pub(crate) resume: bool,
+}
