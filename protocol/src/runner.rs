@@ -29,7 +29,8 @@ use crate::session::{
 };
 
 /// Largest number of samples of one batch.
-const MAX_BATCH: usize = MAX_BATCH_SAMPLES as usize;
+const MAX_BATCH: usize = 1 << 20;
+const _: () = assert!(MAX_BATCH as u64 == MAX_BATCH_SAMPLES, "what forecasts count on");
 /// Largest number of blocks, and of batches, in flight.
 const MAX_CONNECTIONS: usize = 64;
 
