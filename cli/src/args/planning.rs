@@ -15,7 +15,7 @@ pub(crate) struct PlanningArguments {
     /// this machine.
     #[arg(long, value_name = "RATE", default_value = "1Gbps")]
     pub(crate) link: LinkArgument,
-    /// Round trip of the link, such as 20ms.
+    /// Round trip of the link, such as 20ms; no matter with `--link local`.
     #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = seconds)]
     pub(crate) latency: f64,
     /// Memory that client and server may each take, such as 4GiB or 500MB.
@@ -31,7 +31,7 @@ pub(crate) struct PlanningArguments {
     /// Also rest on calibrated ranges where there are parameters for proven ones, if that is better.
     #[arg(long, conflicts_with = "proven")]
     pub(crate) calibrated: bool,
-    /// Cores of the server [default: as many as here].
+    /// Cores of the server, each as fast as one here [default: as many as here].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
     pub(crate) server_cores: Option<u32>,
     /// Do not measure this machine (about two seconds): compare by stored rates.
@@ -63,16 +63,17 @@ impl FromStr for LinkArgument {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const UNITS: [(&str, f64); 9] = [
+        const UNITS: [(&str, f64); 10] = [
             ("bps", 1.0),
             ("kbps", 1e3),
             ("Mbps", 1e6),
-            ("mbps", 1e6),
             ("Gbps", 1e9),
-            ("gbps", 1e9),
             ("Tbps", 1e12),
+            ("bit/s", 1.0),
             ("kbit/s", 1e3),
+            ("Mbit/s", 1e6),
             ("Gbit/s", 1e9),
+            ("Tbit/s", 1e12),
         ];
         if text == "local" {
             return Ok(Self::Local);
@@ -147,7 +148,8 @@ mod tests {
             ("2.5 Gbps", 2.5e9),
             ("56kbps", 56e3),
             ("9600bps", 9600.0),
-            ("10gbps", 1e10),
+            ("100Mbit/s", 1e8),
+            ("300 bit/s", 300.0),
         ] {
             assert_eq!(text.parse(), Ok(LinkArgument::Rate(rate)), "{text}");
         }
@@ -174,6 +176,8 @@ mod tests {
             ("100MB/s", "bits"),
             ("1000", "no unit"),
             ("1Xbps", "unit `Xbps`"),
+            ("1gbps", "unit `gbps`"),
+            ("Local", "`local`"),
             ("fast", "such as"),
             ("0Mbps", "no speed"),
             ("-1Gbps", "such as"),

@@ -29,6 +29,9 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     let Console { screen, progress } = Console::new(arguments.json.as_ref());
     let out = OutputFile::check(&arguments.out)?;
     let json = arguments.json.as_ref().map(Destination::check).transpose()?;
+    let side = arguments.activation.map(Into::into);
+    let size = forecast_size(arguments.expected_samples);
+    let goal = planning::goal(&arguments.planning, side, arguments.trust.into(), size)?;
     FileKind::Model.expect_of(&arguments.model)?;
     let model = Model::load(&arguments.model)?;
     let choice = BitsChoice::new(arguments.bits)?;
@@ -38,9 +41,6 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     let reference = arguments.reference.as_deref();
     let reference = reference.map(|path| assessing::load_reference(path, &model)).transpose()?;
     let test = wants_report.then(|| assessing::load_test(&source, &data, &model)).transpose()?;
-    let side = arguments.activation.map(Into::into);
-    let size = forecast_size(arguments.expected_samples);
-    let goal = planning::goal(&arguments.planning, side, arguments.trust.into(), size);
     let options = PlanOptions {
         activation_side: side.unwrap_or_else(|| compiling::default_side(&model)),
         trust: goal.trust,

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use nn_poly::Error;
 use nn_poly::encrypted::SelfTest;
 use nn_poly::plan::planner::{
     Alternative, CostSource, Link, Objective, PlanGoal, ReferenceRates, Subject, assess, search,
@@ -29,13 +30,19 @@ pub(crate) struct Planning {
 }
 
 /// The goal that flags describe, for a run of `size`.
+///
+/// # Errors
+/// Flags that contradict each other.
 pub(crate) fn goal(
     arguments: &PlanningArguments,
     activation_side: Option<ActivationSide>,
     trust: Trust,
     size: RunSize,
-) -> PlanGoal {
-    PlanGoal {
+) -> Result<PlanGoal> {
+    if arguments.link == LinkArgument::Local && arguments.server_cores.is_some() {
+        bail!("`--link local` means that the server is this machine: leave out --server-cores");
+    }
+    Ok(PlanGoal {
         objective: match arguments.objective {
             ObjectiveName::Time => Objective::Time,
             ObjectiveName::Bytes => Objective::Bytes,
@@ -58,7 +65,7 @@ pub(crate) fn goal(
         activation_side,
         trust,
         size,
-    }
+    })
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a few cores")]
@@ -95,7 +102,7 @@ pub(crate) fn plan(
     };
     let planning = Planning { alternatives, goal, self_test };
     let Some(best) = planning.alternatives.first() else {
-        anyhow::bail!("no plan was found");
+        bail!("no plan was found");
     };
     let plan = best.compile(&network, facts)?;
     Ok((Compiled { plan, observed }, planning))
@@ -106,12 +113,35 @@ fn ranked(
     goal: &PlanGoal,
     costs: &mut dyn CostSource,
 ) -> Result<Vec<Alternative>> {
-    search(&[*subject], goal, costs).hint(|| match goal.activation_side {
-        Some(ActivationSide::Server) => {
-            "fewer bits (--bits) or --activation client make the numbers smaller"
+    let found = search(&[*subject], goal, costs);
+    let advice = found.as_ref().err().and_then(|error| advice(error, goal));
+    match advice {
+        Some(advice) => found.hint(|| advice),
+        None => Ok(found?),
+    }
+}
+
+/// What the person may change about a goal that nothing serves.
+fn advice(error: &Error, goal: &PlanGoal) -> Option<&'static str> {
+    match (error, goal.ranges) {
+        (Error::NoSegmentParameters { .. } | Error::Accumulator { .. }, ranges) => {
+            Some(match (goal.activation_side, ranges) {
+                (_, RangePolicy::RequireProven) => {
+                    "fewer bits (--bits) make the numbers smaller, and so do calibrated ranges (without --proven)"
+                }
+                (Some(ActivationSide::Server), _) => {
+                    "fewer bits (--bits) or --activation client make the numbers smaller"
+                }
+                _ => "fewer bits (--bits) make the numbers smaller",
+            })
         }
-        _ => "fewer bits (--bits) make the numbers smaller; --memory, --rounds and --proven limit the choice",
-    })
+        (Error::MemoryLimit { .. }, RangePolicy::PreferProven) => {
+            Some("allow more (--memory), or calibrated ranges for smaller numbers (--calibrated)")
+        }
+        (Error::MemoryLimit { .. }, _) => Some("allow more (--memory)"),
+        (Error::RoundLimit { .. }, _) => Some("allow more (--rounds)"),
+        _ => None,
+    }
 }
 
 /// What a run under a finished plan costs by stored rates, over a link of the default speed.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use nn_poly::plan::planner::{Alternative, Link, Objective, PlanGoal};
 use serde::Serialize;
 
+use super::run::SegmentReport;
 use super::table::{Grid, Lean};
 use super::terminal::{Ink, Screen};
 use super::units;
@@ -150,15 +151,6 @@ struct SecondsReport {
     total: f64,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct SegmentReport {
-    ring_degree: u32,
-    ciphertext_modulus_bits: f64,
-    packing: String,
-    range: String,
-    blocks: u64,
-}
-
 impl PlanningReport {
     /// Of these alternatives.
     pub(crate) fn new(planning: &Planning) -> Self {
@@ -213,17 +205,7 @@ impl AlternativeReport {
             security_bits: forecast.security_bits,
             all_proven: forecast.all_proven,
             noise_margin_bits: forecast.noise_margin_bits,
-            segments: forecast
-                .segments
-                .iter()
-                .map(|segment| SegmentReport {
-                    ring_degree: segment.ring_degree,
-                    ciphertext_modulus_bits: segment.ciphertext_modulus_bits,
-                    packing: segment.packing.to_string(),
-                    range: segment.evidence.to_string(),
-                    blocks: segment.blocks,
-                })
-                .collect(),
+            segments: alternative.segments().iter().map(SegmentReport::new).collect(),
         }
     }
 }

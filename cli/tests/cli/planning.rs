@@ -100,6 +100,7 @@ fn limits_that_nothing_keeps_are_named() {
         (&["--latency", "5"], "has no unit"),
         (&["--memory", "4G"], "has the unit `G`"),
         (&["--rounds", "0"], "--rounds"),
+        (&["--link", "local", "--server-cores", "8"], "leave out --server-cores"),
         (&["--proven", "--calibrated"], "cannot be used with"),
         (&["--objective", "money"], "possible values"),
     ] {
