@@ -345,7 +345,8 @@ fn the_self_test_answers_for_every_kind_of_segment() {
             assert_eq!(check > 0.0, !segment.evaluates_activation, "{seconds:?}");
         }
     }
-    assert!(test.spent() > Duration::ZERO && test.seconds_per_byte() > 0.0);
+    assert!(test.spent() > Duration::ZERO && test.byte_seconds().unwrap().payload > 0.0);
+    assert!(test.byte_seconds().unwrap().memory > 0.0);
 }
 
 fn server_memory(network: &IntegerNetwork, number: usize, segment: &Segment) -> [u64; 2] {

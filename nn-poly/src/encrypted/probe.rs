@@ -8,11 +8,13 @@
 mod crop;
 
 use std::fmt;
+use std::hint::black_box;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rayon::prelude::*;
 
 use super::client::{BlockEncryption, decrypt_reply, encrypt_block};
 use super::error::Error as EncryptedError;
@@ -22,7 +24,7 @@ use crate::integer::{
     Arrivals, IntegerNetwork, Interval, LinearGeometry, Refresher, StageOutput, StageStructure,
     StageWeights,
 };
-use crate::plan::planner::{BlockSeconds, CostSource};
+use crate::plan::planner::{BlockSeconds, ByteSeconds, CostSource};
 use crate::plan::{Packing, RingSpec, Segment};
 
 use crop::{Crop, crops, dense, weights_of};
@@ -38,6 +40,10 @@ const POINTS: usize = 2;
 const CHECK_ROWS: usize = 2;
 /// Bytes hashed to learn how fast payloads are hashed.
 const HASHED_BYTES: usize = 4 << 20;
+/// Bytes first used to learn how fast that is: more than allocators ever keep at hand.
+const FRESH_BYTES: usize = 48 << 20;
+/// Bytes of the smallest page.
+const PAGE_BYTES: usize = 4096;
 
 /// Measures what segments cost on this machine, each ring and each stage once.
 ///
@@ -49,7 +55,7 @@ pub struct SelfTest<'a> {
     rings: Vec<(RingKey, PerCiphertext)>,
     maps: Vec<(MapKey, f64)>,
     points: Vec<(PointsKey, f64)>,
-    per_byte: Option<f64>,
+    per_byte: Option<ByteSeconds>,
     told: Box<dyn FnMut(usize) + 'a>,
 }
 
@@ -300,24 +306,37 @@ impl CostSource for SelfTest<'_> {
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a few megabytes")]
-    fn seconds_per_byte(&mut self) -> f64 {
+    fn byte_seconds(&mut self) -> Result<ByteSeconds> {
         if let Some(known) = self.per_byte {
-            return known;
+            return Ok(known);
         }
         let mut target = vec![0; HASHED_BYTES];
+        let payload = vec![0x5A_u8; HASHED_BYTES];
         let hashed = self.measured(|test, started| {
-            let payload = vec![0x5A_u8; HASHED_BYTES];
             test.time(started, || {
                 target.copy_from_slice(&payload);
                 let hash = blake3::hash(&target);
                 target.iter_mut().zip(hash.as_bytes()).for_each(|(byte, &sign)| *byte ^= sign);
                 Ok(())
             })
-        });
+        })?;
+        let used = self.measured(|test, started| {
+            test.time(started, || {
+                let mut fresh = vec![0_u8; FRESH_BYTES];
+                fresh.par_chunks_mut(PAGE_BYTES).for_each(|page| {
+                    page.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 1);
+                });
+                black_box(&fresh);
+                Ok(())
+            })
+        })?;
         let threads = rayon::current_num_threads().max(1) as f64;
-        let seconds = hashed.unwrap_or_default() / HASHED_BYTES as f64 / threads;
-        self.per_byte = Some(seconds);
-        seconds
+        let found = ByteSeconds {
+            payload: hashed / HASHED_BYTES as f64 / threads,
+            memory: used / FRESH_BYTES as f64,
+        };
+        self.per_byte = Some(found);
+        Ok(found)
     }
 }
 

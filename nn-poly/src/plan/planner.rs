@@ -29,7 +29,7 @@ mod reference;
 mod side;
 
 pub use alternative::Alternative;
-pub use cost::{BlockSeconds, CostSource, Link, TimeForecast};
+pub use cost::{BlockSeconds, ByteSeconds, CostSource, Link, TimeForecast};
 pub use goal::{Objective, PlanGoal};
 pub use reference::ReferenceRates;
 

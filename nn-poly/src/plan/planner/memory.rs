@@ -31,13 +31,25 @@ pub(super) fn client_bytes(
     for (number, stage) in (0..).zip(network.structure().iter().take(idx)) {
         kept += if is_read(ValueRef::Stage(number)) { stage.n_outputs() } else { 0 };
     }
+    let kept = (wide(kept) * VALUE_BYTES).saturating_mul(n_samples);
+    Ok(kept.saturating_add(new_client_bytes(network, idx, segment, n_samples, blocks)?))
+}
+
+/// What the client takes for the round of stage `idx` alone: all but the values of earlier stages.
+pub(super) fn new_client_bytes(
+    network: &IntegerNetwork,
+    idx: usize,
+    segment: &Segment,
+    n_samples: u64,
+    blocks: u64,
+) -> Result<u64> {
     let (stage, _) = network.stage(idx)?;
     let value_bytes = if stage.refresh.is_some() { VALUE_BYTES } else { SCORE_BYTES };
-    let values = wide(kept) * VALUE_BYTES + 2 * wide(stage.n_outputs()) * value_bytes;
+    let values = (2 * wide(stage.n_outputs()) * value_bytes).saturating_mul(n_samples);
     let reply = segment.reply_bytes();
     let reply = if segment.evaluates_activation { reply.min(WAITING_BYTES) } else { reply };
     let block = segment.request_bytes() + reply;
-    Ok(values.saturating_mul(n_samples).saturating_add(block.saturating_mul(in_flight(blocks))))
+    Ok(values.saturating_add(block.saturating_mul(in_flight(blocks))))
 }
 
 /// The server while it evaluates the blocks in flight of one client.

@@ -1,6 +1,6 @@
 //! Stored rates, for when nothing is to be measured.
 
-use super::cost::{BlockSeconds, CostSource};
+use super::cost::{BlockSeconds, ByteSeconds, CostSource};
 use crate::error::Result;
 use crate::integer::{IntegerNetwork, LinearGeometry};
 use crate::plan::{Packing, Segment};
@@ -42,6 +42,8 @@ mod nanoseconds {
     pub(super) const MULTIPLY_WIDE: f64 = 0.036;
     /// Hashing and copying one byte.
     pub(super) const BYTE: f64 = 0.45;
+    /// First use of one byte of memory.
+    pub(super) const MEMORY: f64 = 0.6;
     /// One weight of a linear map in a word check, per modulus and two rows.
     pub(super) const CHECK_WEIGHT: f64 = 3.0;
 }
@@ -108,8 +110,10 @@ impl CostSource for ReferenceRates {
         })
     }
 
-    fn seconds_per_byte(&mut self) -> f64 {
-        nanoseconds::BYTE * 1e-9 / self.cores
+    fn byte_seconds(&mut self) -> Result<ByteSeconds> {
+        let scale = 1e-9 / self.cores;
+        let (payload, memory) = (nanoseconds::BYTE * scale, nanoseconds::MEMORY * scale);
+        Ok(ByteSeconds { payload, memory })
     }
 }
 

@@ -184,6 +184,7 @@ impl SideSearch<'_> {
     }
 
     /// One round of `n_samples` samples.
+    #[expect(clippy::cast_precision_loss, reason = "a forecast of seconds")]
     fn round(
         &self,
         idx: usize,
@@ -191,15 +192,21 @@ impl SideSearch<'_> {
         n_samples: u64,
         costs: &mut dyn CostSource,
     ) -> Result<TimeForecast> {
-        let segment = &costed.segment;
+        let (segment, network) = (&costed.segment, self.subject.network);
+        let blocks = n_samples.div_ceil(samples_per_block(idx, segment, &self.goal.size)?);
+        let of_client = memory::new_client_bytes(network, idx, segment, n_samples, blocks)?;
+        let of_server = memory::server_bytes(network, segment, blocks)?;
+        let each = costs.byte_seconds()?;
         let round = RoundCost {
-            blocks: n_samples.div_ceil(samples_per_block(idx, segment, &self.goal.size)?),
+            blocks,
             seconds: costed.seconds,
             bytes_up: bytes_up(segment),
             bytes_down: segment.reply_bytes(),
             is_linear: !segment.evaluates_activation,
+            client_memory: of_client as f64 * each.memory,
+            server_memory: of_server as f64 * each.memory / self.goal.server_speed,
         };
-        Ok(round_time(&round, self.goal.link, costs.seconds_per_byte()))
+        Ok(round_time(&round, self.goal.link, each.payload))
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a forecast of seconds")]
