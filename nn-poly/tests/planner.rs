@@ -226,6 +226,26 @@ fn memory_is_kept_by_smaller_batches_and_blocks_or_refused() {
 }
 
 #[test]
+fn more_memory_never_makes_the_best_worse() {
+    let network = dense_network(&[400, 300, 5]);
+    for (objective, n_samples) in OBJECTIVES.into_iter().flat_map(|o| [(o, 9000), (o, 50_000)]) {
+        let base = PlanGoal { objective, ..goal(n_samples) };
+        let used = found(&network, &base).unwrap()[0].memory_bytes();
+        let mut last = f64::MAX;
+        for twentieths in 1..=21 {
+            let goal = PlanGoal { memory_bytes: Some(used / 20 * twentieths), ..base };
+            let best = match found(&network, &goal) {
+                Err(Error::MemoryLimit { .. }) if last == f64::MAX => continue,
+                alternatives => figure(&alternatives.unwrap()[0], objective),
+            };
+            assert!(best <= last, "{objective:?}, {n_samples}, {twentieths}/20: {best} > {last}");
+            last = best;
+        }
+        assert!(last < f64::MAX);
+    }
+}
+
+#[test]
 fn proven_ranges_are_demanded_preferred_or_given_up() {
     let network = dense_network(&[200, 100, 5]);
     let inputs = ndarray::Array2::from_shape_fn((200, 50), |(i, j)| i32::from((i + j) % 7 == 0));

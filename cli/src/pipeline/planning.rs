@@ -121,7 +121,7 @@ fn ranked(
     }
 }
 
-/// What the person may change about a goal that nothing serves.
+/// What the person may change about a goal that nothing serves, where the error does not say it.
 fn advice(error: &Error, goal: &PlanGoal) -> Option<&'static str> {
     match (error, goal.ranges) {
         (Error::NoSegmentParameters { .. } | Error::Accumulator { .. }, ranges) => {
@@ -139,7 +139,6 @@ fn advice(error: &Error, goal: &PlanGoal) -> Option<&'static str> {
             Some("allow more (--memory), or calibrated ranges for smaller numbers (--calibrated)")
         }
         (Error::MemoryLimit { .. }, _) => Some("allow more (--memory)"),
-        (Error::RoundLimit { .. }, _) => Some("allow more (--rounds)"),
         _ => None,
     }
 }
