@@ -32,7 +32,7 @@ pub(crate) use polynomial::{
     PolynomializeArguments,
 };
 pub(crate) use training::{
-    AugmentationArguments, FineTuneArguments, TrainArguments, TrainingRunArguments,
+    FineTuneArguments, TrainArguments, TrainedModelArguments, TrainingRunArguments,
 };
 
 const STYLES: Styles = Styles::styled()

@@ -1,16 +1,17 @@
 //! Audits of a service over HTTP: honest, modified, unsteady, and in every kind of trouble.
 
+mod answers;
+mod transport;
+
 use std::time::Duration;
 
-use fingerprint::endpoint::{Answers, Endpoint, EndpointError, ScoreKind};
-use fingerprint::fingerprint::sift_for_model;
+use fingerprint::endpoint::{Endpoint, EndpointError};
 use fingerprint::{
-    AuditError, AuditOutcome, ComparisonRule, Fingerprint, FingerprintParts, GeneratorKind,
-    InputGrid, Repetition, SampleBag, SampleInfo, SelectionRule, audit,
+    AuditError, AuditOutcome, Fingerprint, FingerprintParts, GeneratorKind, InputGrid, Repetition,
+    SampleBag, SampleInfo, SelectionRule, audit,
 };
 use ndarray::Array2;
 use nn_poly::import::{Preprocessing, SplitSpec};
-use nn_poly::layer::Layer;
 use nn_poly::model::{Model, ModelSpec, TrainingRecord};
 use nn_poly::network::{ActivationChoice, Architecture, NetworkKind, predictions};
 use nn_poly::{Network, Predictor, Shape};
@@ -19,7 +20,6 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use securedl_tests::http::{HttpReply, HttpRequest, HttpServer};
 use serde_json::{Value, json};
-use tempfile::{TempDir, tempdir};
 
 const N_SAMPLES: usize = 5;
 const NAMES: [&str; 4] = ["ant", "bee", "cat", "dog"];
@@ -57,16 +57,17 @@ fn fingerprint(model: &Model) -> Fingerprint {
         log_sensitivity: 0.0,
         tied: vec![],
     };
-    let bag = SampleBag {
-        inputs,
-        generator: GeneratorKind::Random,
-        seed: 4,
-        samples: labels.into_iter().map(info).collect(),
-    };
+    let samples = labels.into_iter().map(info).collect();
+    let bag = SampleBag { inputs, generator: GeneratorKind::Random, seed: 4, samples };
+    of_bag(model, &bag, None)
+}
+
+/// The fingerprint of all samples of a bag of byte images.
+fn of_bag(model: &Model, bag: &SampleBag, originals: Option<&Array2<f32>>) -> Fingerprint {
     let parts = FingerprintParts {
-        bag: &bag,
-        grid: &grid,
-        originals: None,
+        bag,
+        grid: &InputGrid::bytes(),
+        originals,
         selection: SelectionRule::Random,
         rule: "top-1".parse().unwrap(),
         margin: 1e-5,
@@ -74,16 +75,19 @@ fn fingerprint(model: &Model) -> Fingerprint {
     Fingerprint::of_model(model, &parts).unwrap()
 }
 
+/// The samples of a fingerprint as a bag.
+fn bag_of(fingerprint: &Fingerprint) -> SampleBag {
+    SampleBag {
+        inputs: fingerprint.inputs(),
+        generator: GeneratorKind::Random,
+        seed: 4,
+        samples: fingerprint.samples().to_vec(),
+    }
+}
+
 /// What a service that serves `network` answers to a list of byte images.
 fn scores(network: &Network<f32>, request: &HttpRequest) -> Array2<f64> {
-    let body: Value = serde_json::from_slice(&request.body).unwrap();
-    let rows = body["inputs"].as_array().unwrap();
-    let values: Vec<f32> = rows
-        .iter()
-        .flat_map(|row| row.as_array().unwrap())
-        .map(|level| level.as_u64().unwrap() as f32 / 255.0)
-        .collect();
-    network.scores(&Array2::from_shape_vec((rows.len(), 6), values).unwrap()).unwrap()
+    network.scores(&request.rows("inputs").mapv(|level| level / 255.0)).unwrap()
 }
 
 fn service(model: &Model) -> impl Fn(&HttpRequest) -> HttpReply + Send + Sync + 'static {
@@ -129,152 +133,6 @@ fn the_true_model_passes_and_another_does_not() {
         let json = ("content-type".to_owned(), "application/json".to_owned());
         assert!(requests[0].headers.contains(&json), "{:?}", requests[0].headers);
     }
-}
-
-/// The model with scores so close that classes tie in two decimals, everywhere.
-fn close_model() -> Model {
-    let mut spec = model(1).spec().clone();
-    let mut layers = spec.network.clone().into_layers();
-    let Some(Layer::Dense(last)) = layers.last_mut() else { panic!("a dense layer") };
-    last.weights.mapv_inplace(|weight| 1e-3 * weight);
-    last.bias.assign(&ndarray::array![0.0, 1e-3, 2e-3, 3e-3]);
-    spec.network = Network::new(spec.network.input_shape().clone(), layers).unwrap();
-    Model::new(spec).unwrap()
-}
-
-/// A fingerprint of random samples that keep the margin.
-fn steady_fingerprint(model: &Model) -> Fingerprint {
-    let bag = SampleBag {
-        inputs: fingerprint(model).inputs(),
-        generator: GeneratorKind::Random,
-        seed: 4,
-        samples: fingerprint(model).samples().to_vec(),
-    };
-    let (network, grid) = (&model.spec().network, InputGrid::bytes());
-    let bag = sift_for_model(network, &bag, &grid, 1e-5).unwrap().bag;
-    let parts = FingerprintParts {
-        bag: &bag,
-        grid: &grid,
-        originals: None,
-        selection: SelectionRule::Random,
-        rule: "top-1".parse().unwrap(),
-        margin: 1e-5,
-    };
-    Fingerprint::of_model(model, &parts).unwrap()
-}
-
-/// A service that gives probabilities of preprocessed inputs, rounded to so many decimals.
-fn rounding_service(
-    network: Network<f32>,
-    decimals: i32,
-) -> impl Fn(&HttpRequest) -> HttpReply + Send + Sync + 'static {
-    let per_unit = 10_f64.powi(decimals);
-    move |request| {
-        let body: Value = serde_json::from_slice(&request.body).unwrap();
-        let rows = body["inputs"].as_array().unwrap();
-        let values: Vec<f32> = rows
-            .iter()
-            .flat_map(|row| row.as_array().unwrap())
-            .map(|value| value.as_f64().unwrap() as f32)
-            .collect();
-        let inputs = Array2::from_shape_vec((rows.len(), 6), values).unwrap();
-        let values = network.scores(&inputs).unwrap();
-        let answers = Answers::Scores { values, kind: ScoreKind::Logits };
-        let rounded = answers.probabilities().unwrap().mapv(|p| (p * per_unit).round() / per_unit);
-        let rows: Vec<Vec<f64>> = rounded.rows().into_iter().map(|row| row.to_vec()).collect();
-        HttpReply::ok(json!({"outputs": rows}).to_string())
-    }
-}
-
-#[test]
-fn a_service_that_rounds_its_probabilities_is_not_accused() {
-    let honest = close_model();
-    let fingerprint = steady_fingerprint(&honest);
-    let n = fingerprint.n_samples();
-    assert_eq!(n, N_SAMPLES);
-    let mut layers = honest.spec().network.clone().into_layers();
-    let Some(Layer::Dense(last)) = layers.last_mut() else { panic!("a dense layer") };
-    last.bias[0] += 4.0;
-    let flat = honest.spec().network.input_shape().clone();
-    let modified = Network::new(flat, layers).unwrap();
-    for decimals in [1, 2, 4, 12] {
-        let ask = |network: &Network<f32>, rule: Option<ComparisonRule>| {
-            let server = HttpServer::start(rounding_service(network.clone(), decimals));
-            let mut spec = spec(server.url("/"));
-            spec.answers = AnswerForm::Probabilities;
-            spec.units = InputUnits::Preprocessed;
-            let mut endpoint = endpoint(spec, &fingerprint);
-            audit(&mut endpoint, &fingerprint, rule, Repetition::Twice).unwrap()
-        };
-        let found = ask(&honest.spec().network, None);
-        let expected = if found.n_tied == n { AuditOutcome::Undecided } else { AuditOutcome::Same };
-        assert_eq!(found.outcome, expected, "{decimals} decimals");
-        assert_eq!(found.n_tied == n, decimals <= 2, "{decimals} decimals");
-        // What the audit advises does not accuse it either.
-        let advised = ComparisonRule::strictest_for(&found.answers);
-        let again = ask(&honest.spec().network, Some(advised)).outcome;
-        assert_eq!(again, AuditOutcome::Same, "{decimals} decimals, {advised}");
-        for rule in [None, Some(advised)] {
-            let outcome = ask(&modified, rule).outcome;
-            assert!(matches!(outcome, AuditOutcome::Different { .. }), "{decimals}: {outcome:?}");
-        }
-    }
-}
-
-/// A service that is asked in another way than it expects gets natural samples wrong, too.
-#[test]
-fn a_wrong_description_is_no_verdict() {
-    let honest = model(1);
-    let network = honest.spec().network.clone();
-    let grid = InputGrid::bytes();
-    let natural = fingerprint(&model(1)).inputs().mapv(|x| 1.0 - x);
-    let bag = SampleBag {
-        inputs: fingerprint(&honest).inputs(),
-        generator: GeneratorKind::Random,
-        seed: 4,
-        samples: fingerprint(&honest).samples().to_vec(),
-    };
-    let parts = FingerprintParts {
-        bag: &bag,
-        grid: &grid,
-        originals: Some(&natural),
-        selection: SelectionRule::Random,
-        rule: "top-1".parse().unwrap(),
-        margin: 1e-5,
-    };
-    let fingerprint = Fingerprint::of_model(&honest, &parts).unwrap();
-    let shifted = move |by: usize| {
-        let network = network.clone();
-        HttpServer::start(move |request| {
-            let classes = predictions(&scores(&network, request));
-            let labels: Vec<usize> = classes.into_iter().map(|class| (class + by) % 5).collect();
-            HttpReply::ok(json!({"outputs": labels}).to_string())
-        })
-    };
-    let ask = |server: &HttpServer, first_label: u32| {
-        let mut spec = spec(server.url("/"));
-        (spec.answers, spec.first_label) = (AnswerForm::Labels, first_label);
-        run(spec, &fingerprint)
-    };
-    assert_eq!(ask(&shifted(0), 0).unwrap(), AuditOutcome::Same);
-    let counts_from_one = shifted(1);
-    assert_eq!(ask(&counts_from_one, 1).unwrap(), AuditOutcome::Same);
-    match ask(&counts_from_one, 0) {
-        Ok(outcome) => {
-            assert!(matches!(outcome, AuditOutcome::DoesNotFit { .. }), "{outcome:?}");
-            assert_eq!(outcome.exit_code(), 2);
-        }
-        // The last class has no number that counts from 0.
-        Err(error) => assert!(error.to_string().contains("counted from 0"), "{error}"),
-    }
-    let permuted = honest.spec().network.clone();
-    let server = HttpServer::start(move |request| {
-        let classes = predictions(&scores(&permuted, request));
-        let labels: Vec<usize> = classes.into_iter().map(|class| 3 - class).collect();
-        HttpReply::ok(json!({"outputs": labels}).to_string())
-    });
-    let expected = AuditOutcome::DoesNotFit { n_disagreeing: N_SAMPLES, n_originals: N_SAMPLES };
-    assert_eq!(ask(&server, 0).unwrap(), expected);
 }
 
 #[test]
@@ -380,12 +238,8 @@ fn an_endpoint_that_changes_its_mind_is_unsteady_not_modified() {
             return steady(request);
         }
         // As a service that adds noise, or switches between models.
-        let rows: Vec<Vec<f64>> = scores(&network, request)
-            .rows()
-            .into_iter()
-            .map(|row| row.iter().map(|score| score + 0.25 * score.abs() + 0.1).collect())
-            .collect();
-        HttpReply::ok(json!({"outputs": rows}).to_string())
+        let noisy = scores(&network, request).mapv(|score| score + 0.25 * score.abs() + 0.1);
+        HttpReply::rows("outputs", &noisy)
     });
     let outcome = run(spec(server.url("/")), &fingerprint).unwrap();
     assert!(matches!(outcome, AuditOutcome::Unsteady { .. }), "{outcome:?}");
@@ -447,135 +301,4 @@ fn trouble_is_an_error_and_never_a_verdict() {
         HttpReply::ok(json!({"outputs": vec![vec!["nan"; 4]; N_SAMPLES]}).to_string())
     };
     fail(rows, long, "is no number");
-}
-
-/// Files of a development authority and a server it vouches for.
-fn authority() -> (TempDir, Vec<u8>) {
-    let directory = tempdir().unwrap();
-    protocol::tls::init(directory.path(), &[]).unwrap();
-    let pem = std::fs::read(directory.path().join("ca.pem")).unwrap();
-    (directory, pem)
-}
-
-#[test]
-fn a_service_over_tls_is_asked_only_if_its_authority_is_trusted() {
-    let honest = model(1);
-    let fingerprint = fingerprint(&honest);
-    let (directory, pem) = authority();
-    let (_elsewhere, foreign) = authority();
-    let server = HttpServer::start_tls(directory.path(), service(&honest));
-    let with = |ca_pem: Option<Vec<u8>>, url: String| {
-        let mut spec = spec(url);
-        spec.ca_pem = ca_pem;
-        run(spec, &fingerprint)
-    };
-    let url = || server.url("/v1/classify");
-    assert_eq!(with(Some(pem.clone()), url()).unwrap(), AuditOutcome::Same);
-    let both = [foreign.as_slice(), pem.as_slice()].concat();
-    assert_eq!(with(Some(both), url()).unwrap(), AuditOutcome::Same, "every one in the file");
-    let n_asked = server.requests().len();
-    assert_eq!(n_asked, 4);
-
-    for not_its_own in [Some(foreign), None] {
-        let error = with(not_its_own, url()).unwrap_err();
-        let untrusted = matches!(error, AuditError::Endpoint(EndpointError::Untrusted { .. }));
-        assert!(untrusted, "{error}");
-    }
-    assert_eq!(server.requests().len(), n_asked, "no sample is shown to a stranger");
-}
-
-#[test]
-fn plain_http_behind_an_https_address_is_no_verdict() {
-    let fingerprint = fingerprint(&model(1));
-    let server = HttpServer::start(|_| HttpReply::ok("{}"));
-    let error = run(spec(server.url("/").replace("http:", "https:")), &fingerprint).unwrap_err();
-    assert!(matches!(error, AuditError::Endpoint(_)), "{error}");
-    assert!(server.requests().iter().all(|request| request.body.is_empty()));
-}
-
-#[test]
-fn redirects_are_not_followed_and_samples_and_headers_go_nowhere_else() {
-    let honest = model(1);
-    let fingerprint = fingerprint(&honest);
-    let other = HttpServer::start(service(&honest));
-    for status in [301, 302, 303, 307, 308] {
-        let target = other.url("/v1/classify");
-        let server = HttpServer::start(move |_| {
-            let mut reply = HttpReply::status(status, "elsewhere");
-            reply.headers.push(("Location", target.clone()));
-            reply
-        });
-        let mut spec = spec(server.url("/"));
-        spec.headers = vec![("Authorization".to_owned(), "Bearer secret".to_owned())];
-        let error = run(spec, &fingerprint).unwrap_err();
-        let refused = format!("status {status}: elsewhere");
-        assert!(error.to_string().contains(&refused), "`{error}` lacks `{refused}`");
-        assert_eq!(server.requests().len(), 1);
-    }
-    assert!(other.requests().is_empty());
-}
-
-#[test]
-fn replies_are_read_up_to_a_limit_also_over_tls_and_in_refusals() {
-    let fingerprint = fingerprint(&model(1));
-    let (directory, pem) = authority();
-    for status in [200, 500] {
-        let server = HttpServer::start_tls(directory.path(), move |_| {
-            HttpReply::status(status, vec![b' '; 8 << 20])
-        });
-        let mut spec = spec(server.url("/"));
-        spec.ca_pem = Some(pem.clone());
-        let error = run(spec, &fingerprint).unwrap_err().to_string();
-        assert!(error.contains("longer than"), "{error}");
-    }
-}
-
-#[test]
-fn a_service_that_is_down_is_unreachable_at_once() {
-    let fingerprint = fingerprint(&model(1));
-    let server = HttpServer::start(|_| HttpReply::ok(""));
-    let url = server.url("/");
-    drop(server);
-    let error = run(spec(url), &fingerprint).unwrap_err();
-    let unreachable = matches!(error, AuditError::Endpoint(EndpointError::Unreachable { .. }));
-    assert!(unreachable, "{error}");
-}
-
-#[test]
-fn descriptions_that_cannot_work_are_refused_before_anything_is_sent() {
-    let fingerprint = fingerprint(&model(1));
-    let refused = |alter: &dyn Fn(&mut HttpSpec), expected: &str| {
-        let mut spec = spec("http://127.0.0.1:9/".to_owned());
-        alter(&mut spec);
-        let (shape, grid) = (fingerprint.shape().clone(), fingerprint.grid().clone());
-        let error = HttpEndpoint::new(spec, shape, grid, fingerprint.class_names()).unwrap_err();
-        assert!(matches!(error, EndpointError::Setting { .. }), "{error}");
-        assert!(error.to_string().contains(expected), "`{error}` lacks `{expected}`");
-    };
-    refused(&|spec: &mut HttpSpec| spec.url = "ftp://host/".to_owned(), "https://");
-    refused(&|spec: &mut HttpSpec| spec.url = "not a url".to_owned(), "no URL");
-    refused(
-        &|spec: &mut HttpSpec| spec.headers = vec![("a b".to_owned(), String::new())],
-        "header",
-    );
-    refused(
-        &|spec: &mut HttpSpec| spec.headers = vec![("a".to_owned(), "b\nc".to_owned())],
-        "header",
-    );
-    refused(&|spec: &mut HttpSpec| spec.attempts = 0, "above zero");
-    refused(&|spec: &mut HttpSpec| spec.ca_pem = Some(b"nonsense".to_vec()), "no certificate");
-    let broken = "-----BEGIN CERTIFICATE-----\n%%%%\n-----END CERTIFICATE-----\n";
-    let broken = move |spec: &mut HttpSpec| spec.ca_pem = Some(broken.as_bytes().to_vec());
-    refused(&broken, "certificate authority");
-    refused(&|spec: &mut HttpSpec| spec.request = "{}".to_owned(), "placeholder");
-    let grid = InputGrid::per_feature(vec![0.0; 7], vec![1.0; 7], 3).unwrap();
-    let spec = spec("http://127.0.0.1:9/".to_owned());
-    let wide =
-        HttpEndpoint::new(spec, fingerprint.shape().clone(), grid, fingerprint.class_names());
-    assert!(wide.is_err());
-    let server = HttpServer::start(|_| HttpReply::ok(""));
-    let mut endpoint = endpoint(HttpSpec::new(server.url("/"), AnswerForm::Labels), &fingerprint);
-    let error = endpoint.query(&Array2::zeros((1, 5))).unwrap_err();
-    assert!(matches!(error, EndpointError::InputWidth { expected: 6, actual: 5 }));
-    assert!(server.requests().is_empty());
 }

@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use ndarray::Array2;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use serde_json::{Value, json};
 
 /// Longest request body.
 const MAX_BODY_BYTES: usize = 64 << 20;
@@ -26,6 +28,21 @@ pub struct HttpRequest {
     pub headers: Vec<(String, String)>,
     /// The body.
     pub body: Vec<u8>,
+}
+
+impl HttpRequest {
+    /// The rows of numbers in this field of a JSON body.
+    ///
+    /// # Panics
+    /// Panics if the body holds no such rows, or rows of several lengths.
+    #[must_use]
+    pub fn rows(&self, field: &str) -> Array2<f32> {
+        let body: Value = serde_json::from_slice(&self.body).expect("JSON");
+        let rows: Vec<Vec<f32>> =
+            serde_json::from_value(body[field].clone()).expect("rows of numbers");
+        let shape = (rows.len(), rows.first().map_or(0, Vec::len));
+        Array2::from_shape_vec(shape, rows.concat()).expect("rows of one length")
+    }
 }
 
 /// What the server answers.
@@ -48,6 +65,13 @@ impl HttpReply {
     #[must_use]
     pub fn ok(body: impl Into<Vec<u8>>) -> Self {
         Self::status(200, body)
+    }
+
+    /// Status 200 with these rows of numbers in a field of a JSON body.
+    #[must_use]
+    pub fn rows(field: &str, rows: &Array2<f64>) -> Self {
+        let rows: Vec<Vec<f64>> = rows.rows().into_iter().map(|row| row.to_vec()).collect();
+        Self::ok(json!({ field: rows }).to_string())
     }
 
     /// Any status with this body.

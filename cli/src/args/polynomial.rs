@@ -6,9 +6,7 @@ use std::str::FromStr;
 use clap::Args;
 use nn_poly::approximate::{Function, Method};
 
-use super::{
-    AugmentationArguments, BitsArgument, OutputPath, ReadingArguments, TrainingRunArguments,
-};
+use super::{OutputPath, ReadingArguments, TrainedModelArguments, TrainingRunArguments};
 
 /// Fit polynomials to an activation, and tell how good they are inside and outside the interval.
 ///
@@ -73,14 +71,8 @@ Examples:
   securedl polynomialize relu.model --data mnist --degree 2 --fit minimax --coverage 1 \\
                          --epochs 6 --bits 5/5/6 --out poly.model")]
 pub(crate) struct PolynomializeArguments {
-    /// A model with ReLU.
-    #[arg(value_name = "MODEL")]
-    pub(crate) model: PathBuf,
-    /// Data to train on: those of the model.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) data: String,
     #[command(flatten)]
-    pub(crate) reading: ReadingArguments,
+    pub(crate) trained: TrainedModelArguments,
     /// Degree of the polynomials; integer networks evaluate 1 and 2.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=8))]
     pub(crate) degree: u8,
@@ -105,17 +97,8 @@ pub(crate) struct PolynomializeArguments {
     /// Weight of the loss for values outside the intervals.
     #[arg(long, value_name = "W", default_value_t = 0.1)]
     pub(crate) range_weight: f64,
-    /// Bits of inputs/weights/activations, or `none` to skip fine-tuning [default: the model's, else
-    /// those of `train`].
-    #[arg(long, value_name = "I/W/A")]
-    pub(crate) bits: Option<BitsArgument>,
-    #[command(flatten)]
-    pub(crate) changes: AugmentationArguments,
     #[command(flatten)]
     pub(crate) run: TrainingRunArguments,
-    /// Where to write the model.
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) out: PathBuf,
 }
 
 /// A function by name.

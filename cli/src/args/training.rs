@@ -44,12 +44,7 @@ pub(crate) struct TrainArguments {
     #[arg(long, value_name = "E", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) epochs: Option<u32>,
     #[command(flatten)]
-    pub(crate) changes: AugmentationArguments,
-    #[command(flatten)]
     pub(crate) run: TrainingRunArguments,
-    /// Where to write the model.
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) out: PathBuf,
 }
 
 /// Fine-tune a trained model in small integers, with the activations it has.
@@ -64,17 +59,8 @@ Examples:
   securedl fine-tune imported.model --data cifar10 --bits 6/5/6 --epochs 3 --shift 2 --flip \\
                      --out small.model")]
 pub(crate) struct FineTuneArguments {
-    /// The model.
-    #[arg(value_name = "MODEL")]
-    pub(crate) model: PathBuf,
-    /// Data to train on: those of the model.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) data: String,
     #[command(flatten)]
-    pub(crate) reading: ReadingArguments,
-    /// Bits of inputs/weights/activations [default: the model's, else those of `train`].
-    #[arg(long, value_name = "I/W/A")]
-    pub(crate) bits: Option<BitsArgument>,
+    pub(crate) trained: TrainedModelArguments,
     /// Passes over the training data [default: as many as `train` spends on it].
     #[arg(long, value_name = "E", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) epochs: Option<u32>,
@@ -82,17 +68,29 @@ pub(crate) struct FineTuneArguments {
     #[arg(long, value_name = "RATE", default_value_t = 3e-4)]
     pub(crate) learning_rate: f64,
     #[command(flatten)]
-    pub(crate) changes: AugmentationArguments,
-    #[command(flatten)]
     pub(crate) run: TrainingRunArguments,
-    /// Where to write the model.
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) out: PathBuf,
 }
 
-/// Random changes of training samples.
-#[derive(Debug, Clone, Copy, Default, Args)]
-pub(crate) struct AugmentationArguments {
+/// A trained model that training goes on from.
+#[derive(Debug, Args)]
+pub(crate) struct TrainedModelArguments {
+    /// The model to start from.
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Data to train on: those of the model.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) data: String,
+    #[command(flatten)]
+    pub(crate) reading: ReadingArguments,
+    /// Bits of inputs/weights/activations; `polynomialize` takes `none`, too [default: the model's,
+    /// else those of `train`].
+    #[arg(long, value_name = "I/W/A")]
+    pub(crate) bits: Option<BitsArgument>,
+}
+
+/// Seed, changes of samples, checkpoints and result of a training.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct TrainingRunArguments {
     /// Move each image by up to this many pixels [default: what the network's recipe says; 0 for
     /// imported networks].
     #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u8).range(0..=16))]
@@ -100,11 +98,6 @@ pub(crate) struct AugmentationArguments {
     /// Mirror half of the images left to right.
     #[arg(long)]
     pub(crate) flip: bool,
-}
-
-/// Seed and checkpoints of a training.
-#[derive(Debug, Clone, Default, Args)]
-pub(crate) struct TrainingRunArguments {
     /// Seed of the order of samples and their changes; for `train`, of the initial weights and of the
     /// split of data without a test part, too.
     #[arg(long, value_name = "S", default_value_t = 0)]
@@ -115,4 +108,7 @@ pub(crate) struct TrainingRunArguments {
     /// Go on from the checkpoint, if there is one.
     #[arg(long, requires = "checkpoint")]
     pub(crate) resume: bool,
+    /// Where to write the model.
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) out: PathBuf,
 }

@@ -1,24 +1,20 @@
 //! `securedl fine-tune`: from a trained model to one in small integers.
 
 use anyhow::{Result, bail};
-use nn_poly::model::Model;
 
-use super::train::{Rows, print_data, print_trained};
+use super::train::{Retraining, Rows, print_trained};
 use crate::args::FineTuneArguments;
 use crate::failure::Outcome;
-use crate::kind::FileKind;
 use crate::options::BitsChoice;
-use crate::output::OutputFile;
 use crate::pipeline::fine_tuning::{FineTuneSettings, FineTuned, fine_tune};
-use crate::pipeline::source::DataSource;
-use crate::pipeline::training::{self, TrainingRun};
+use crate::pipeline::training::TrainingRun;
 use crate::report::terminal::{Ink, Screen};
 use crate::report::{Console, units};
 
 /// Fine-tune and write the model.
 pub(crate) fn run(arguments: &FineTuneArguments) -> Result<Outcome> {
-    let Console { screen, progress } = Console::new(None);
-    let bits = BitsChoice::new(arguments.bits)?;
+    let console = Console::new(None);
+    let bits = BitsChoice::new(arguments.trained.bits)?;
     if bits == BitsChoice::None {
         bail!("fine-tuning rounds to bits: write --bits as input/weight/activation, such as 4/4/4");
     }
@@ -26,23 +22,17 @@ pub(crate) fn run(arguments: &FineTuneArguments) -> Result<Outcome> {
         bits,
         epochs: arguments.epochs,
         learning_rate: arguments.learning_rate,
-        run: TrainingRun::new(&arguments.run, arguments.changes)?,
+        run: TrainingRun::new(&arguments.run)?,
     };
-    let out = OutputFile::check(&arguments.out)?;
-    FileKind::Model.expect_of(&arguments.model)?;
-    let model = Model::load(&arguments.model)?;
-    let bar = progress.spinner("reading data");
-    let source = DataSource::new(&arguments.data, &arguments.reading);
-    let data = training::load_like(&source, model.spec())?;
-    drop(bar);
-    print_data(&screen, &data);
-    let mut rows = Rows { screen: &screen };
-    let tuned = fine_tune(&model, &data, &settings, &mut rows, &progress)?;
-    let bytes = tuned.model.to_bytes()?;
-    out.write(&bytes)?;
-    print_results(&screen, &tuned);
-    print_trained(&screen, &tuned.model, &arguments.out, bytes.len());
-    screen.finish()?;
+    let retraining = Retraining::open(&arguments.trained, &arguments.run.out, &console)?;
+    let Retraining { model, data, .. } = &retraining;
+    let Console { screen, progress } = &console;
+    let mut rows = Rows { screen };
+    let tuned = fine_tune(model, data, &settings, &mut rows, progress)?;
+    let n_bytes = retraining.write(&tuned.model)?;
+    print_results(screen, &tuned);
+    print_trained(screen, &tuned.model, &arguments.run.out, n_bytes);
+    console.screen.finish()?;
     Ok(Outcome::Success)
 }
 

@@ -1,42 +1,32 @@
 //! `securedl polynomialize`: from a ReLU model to one that a server can evaluate.
 
 use anyhow::{Result, bail};
-use nn_poly::model::Model;
 use nn_poly::train::{BlendSpec, Evaluation, FitChoice, Limit, Polynomialization, ReplacedLayer};
 
-use super::train::{Rows, print_data, print_trained};
+use super::train::{Retraining, Rows, print_trained};
 use crate::args::{MethodArgument, PolynomializeArguments};
 use crate::failure::Outcome;
-use crate::kind::FileKind;
 use crate::options::BitsChoice;
-use crate::output::OutputFile;
 use crate::pipeline::polynomializing::{PolynomialModel, PolynomializeSettings, make_polynomial};
-use crate::pipeline::source::DataSource;
-use crate::pipeline::training::{self, TrainingRun};
+use crate::pipeline::training::TrainingRun;
 use crate::report::table::{Grid, Lean};
 use crate::report::terminal::{Ink, Screen};
 use crate::report::{Console, polynomials, units};
 
 /// Train and write the model.
 pub(crate) fn run(arguments: &PolynomializeArguments) -> Result<Outcome> {
-    let Console { screen, progress } = Console::new(None);
+    let console = Console::new(None);
     let settings = settings(arguments)?;
-    let out = OutputFile::check(&arguments.out)?;
-    FileKind::Model.expect_of(&arguments.model)?;
-    let model = Model::load(&arguments.model)?;
-    let bar = progress.spinner("reading data");
-    let source = DataSource::new(&arguments.data, &arguments.reading);
-    let data = training::load_like(&source, model.spec())?;
-    drop(bar);
-    print_data(&screen, &data);
-    let mut told = |layers: &[ReplacedLayer]| print_fits(&screen, layers);
-    let mut rows = Rows { screen: &screen };
-    let made = make_polynomial(&model, &data, &settings, &mut told, &mut rows, &progress)?;
-    let bytes = made.model.to_bytes()?;
-    out.write(&bytes)?;
-    print_results(&screen, &made);
-    print_trained(&screen, &made.model, &arguments.out, bytes.len());
-    screen.finish()?;
+    let retraining = Retraining::open(&arguments.trained, &arguments.run.out, &console)?;
+    let Retraining { model, data, .. } = &retraining;
+    let Console { screen, progress } = &console;
+    let mut told = |layers: &[ReplacedLayer]| print_fits(screen, layers);
+    let mut rows = Rows { screen };
+    let made = make_polynomial(model, data, &settings, &mut told, &mut rows, progress)?;
+    let n_bytes = retraining.write(&made.model)?;
+    print_results(screen, &made);
+    print_trained(screen, &made.model, &arguments.run.out, n_bytes);
+    console.screen.finish()?;
     Ok(Outcome::Success)
 }
 
@@ -58,8 +48,8 @@ fn settings(arguments: &PolynomializeArguments) -> Result<PolynomializeSettings>
         blend: BlendSpec { ramp: arguments.ramp, range_weight: arguments.range_weight },
         epochs: arguments.epochs,
         learning_rate: arguments.learning_rate,
-        bits: BitsChoice::new(arguments.bits)?,
-        run: TrainingRun::new(&arguments.run, arguments.changes)?,
+        bits: BitsChoice::new(arguments.trained.bits)?,
+        run: TrainingRun::new(&arguments.run)?,
     })
 }
 

@@ -8,8 +8,9 @@ use nn_poly::model::Model;
 use nn_poly::network::Network;
 use nn_poly::train::{Optimizer, TrainSpec};
 
-use crate::args::TrainArguments;
+use crate::args::{TrainArguments, TrainedModelArguments};
 use crate::failure::Outcome;
+use crate::kind::FileKind;
 use crate::options::BitsChoice;
 use crate::output::OutputFile;
 use crate::pipeline::source::DataSource;
@@ -27,9 +28,9 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<Outcome> {
         activation: arguments.activation.into(),
         bits: BitsChoice::new(arguments.bits)?,
         epochs: arguments.epochs,
-        run: TrainingRun::new(&arguments.run, arguments.changes)?,
+        run: TrainingRun::new(&arguments.run)?,
     };
-    let out = OutputFile::check(&arguments.out)?;
+    let out = OutputFile::check(&arguments.run.out)?;
     let bar = progress.spinner("reading data");
     let source = DataSource::new(&arguments.data, &arguments.reading);
     let data = training::load(&source, arguments.run.seed)?;
@@ -38,12 +39,51 @@ pub(crate) fn run(arguments: &TrainArguments) -> Result<Outcome> {
     let recipe = training::recipe(&settings, data.train.n_samples());
     let mut rows = Rows { screen: &screen };
     let trained = training::train(&data, &settings, &recipe, &mut rows, &progress)?;
-    let bytes = trained.model.to_bytes()?;
-    out.write(&bytes)?;
+    let n_bytes = write_model(out, &trained.model)?;
     print_results(&screen, &trained);
-    print_trained(&screen, &trained.model, &arguments.out, bytes.len());
+    print_trained(&screen, &trained.model, &arguments.run.out, n_bytes);
     screen.finish()?;
     Ok(Outcome::Success)
+}
+
+/// A trained model and what training goes on with.
+pub(super) struct Retraining {
+    /// The model to start from.
+    pub(super) model: Model,
+    /// Data of the same kind.
+    pub(super) data: TrainingData,
+    /// Where the next model goes.
+    out: OutputFile,
+}
+
+impl Retraining {
+    /// Read the model and its data, once the result is known to be writable.
+    pub(super) fn open(
+        trained: &TrainedModelArguments,
+        out: &Path,
+        Console { screen, progress }: &Console,
+    ) -> Result<Self> {
+        let out = OutputFile::check(out)?;
+        FileKind::Model.expect_of(&trained.model)?;
+        let model = Model::load(&trained.model)?;
+        let bar = progress.spinner("reading data");
+        let source = DataSource::new(&trained.data, &trained.reading);
+        let data = training::load_like(&source, model.spec())?;
+        drop(bar);
+        print_data(screen, &data);
+        Ok(Self { model, data, out })
+    }
+
+    /// Write the next model; gives its bytes.
+    pub(super) fn write(self, model: &Model) -> Result<usize> {
+        write_model(self.out, model)
+    }
+}
+
+fn write_model(out: OutputFile, model: &Model) -> Result<usize> {
+    let bytes = model.to_bytes()?;
+    out.write(&bytes)?;
+    Ok(bytes.len())
 }
 
 /// How long the training of a model took, and where the model is.
@@ -53,7 +93,7 @@ pub(super) fn print_trained(screen: &Screen, model: &Model, path: &Path, n_bytes
     screen.fact("Model", format!("{} ({})", path.display(), units::bytes(n_bytes as u64)));
 }
 
-pub(super) fn print_data(screen: &Screen, data: &TrainingData) {
+fn print_data(screen: &Screen, data: &TrainingData) {
     screen.fact(
         "Data",
         format!(

@@ -15,7 +15,7 @@ use nn_poly::train::Evaluation;
 use crate::failure::Hint;
 use crate::kind::FileKind;
 use crate::pipeline::source::DataSource;
-use crate::pipeline::training::load_test_part;
+use crate::pipeline::training::{check_classes, load_test_part};
 
 /// The forms of a model on its test part.
 #[derive(Debug)]
@@ -47,10 +47,7 @@ pub(crate) fn check_labeled(source: &DataSource<'_>, data: &Dataset, model: &Mod
     if data.labels().is_none() {
         bail!("{source} has no labels, and accuracy cannot be told without");
     }
-    if data.class_names() != model.spec().class_names {
-        bail!("the classes in {source} are not those of the model `{}`", model.spec().name);
-    }
-    Ok(())
+    check_classes(data, model.spec())
 }
 
 /// Read the model to compare with.

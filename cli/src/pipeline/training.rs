@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nn_poly::import::{Dataset, Preprocessing, Split, SplitSpec};
 use nn_poly::layer::Layer;
 use nn_poly::model::{Bits, Model, ModelSpec, TrainingRecord};
@@ -21,7 +21,7 @@ use nn_poly::train::{
 };
 
 use super::source::DataSource;
-use crate::args::{AugmentationArguments, TrainingRunArguments};
+use crate::args::TrainingRunArguments;
 use crate::failure::Hint;
 use crate::options::BitsChoice;
 use crate::output::OutputFile;
@@ -76,12 +76,12 @@ impl TrainingRun {
     ///
     /// # Errors
     /// A checkpoint that cannot be written.
-    pub(crate) fn new(run: &TrainingRunArguments, changes: AugmentationArguments) -> Result<Self> {
+    pub(crate) fn new(run: &TrainingRunArguments) -> Result<Self> {
         if let Some(checkpoint) = &run.checkpoint {
             OutputFile::check(checkpoint)?;
         }
-        let AugmentationArguments { shift, flip } = changes;
-        let (seed, checkpoint, resume) = (run.seed, run.checkpoint.clone(), run.resume);
+        let TrainingRunArguments { shift, flip, seed, resume, .. } = *run;
+        let checkpoint = run.checkpoint.clone();
         Ok(Self { seed, shift, flip, checkpoint, resume })
     }
 
@@ -437,16 +437,43 @@ pub(crate) fn load_split(source: &DataSource<'_>, split: SplitSpec) -> Result<Tr
 /// As [`load`], or data of another shape or of other classes.
 pub(crate) fn load_like(source: &DataSource<'_>, model: &ModelSpec) -> Result<TrainingData> {
     let data = load_split(source, model.split)?;
-    if data.train.shape() != model.network.input_shape()
-        || data.train.class_names() != model.class_names
-    {
+    let (shape, expected) = (data.train.shape(), model.network.input_shape());
+    if shape != expected {
         bail!(
-            "the samples in {} are not like those that the model `{}` was trained on",
+            "the samples in {} are of shape {shape}, those of the model `{}` of shape {expected}",
             data.train.source(),
             model.name
         );
     }
+    check_classes(&data.train, model)?;
     Ok(data)
+}
+
+/// Check that classes of the same number have the same name.
+///
+/// # Errors
+/// Data with other classes than the model's; names the first one.
+pub(crate) fn check_classes(data: &Dataset, model: &ModelSpec) -> Result<()> {
+    let (names, expected) = (data.class_names(), model.class_names.as_slice());
+    let (source, model) = (data.source(), &model.name);
+    if names.len() != expected.len() {
+        let (n, n_expected) = (names.len(), expected.len());
+        bail!("{source} has {n} classes, and the model `{model}` tells {n_expected} apart");
+    }
+    match names.iter().zip(expected).position(|(name, expected)| name != expected) {
+        None => Ok(()),
+        Some(class) => {
+            let of = |names: &[String]| names.get(class).cloned().unwrap_or_default();
+            Err(anyhow!(
+                "class {class} is `{}` in {source} and `{}` in the model `{model}`",
+                of(names),
+                of(expected)
+            ))
+            .hint(|| {
+                "an imported network gets the names of its classes by `securedl import --labels FILE`"
+            })
+        }
+    }
 }
 
 /// The test part beside the training part `train` of a source, with its classes.

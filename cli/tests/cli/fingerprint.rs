@@ -4,7 +4,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use ndarray::Array2;
 use nn_poly::layer::Layer;
 use nn_poly::model::Model;
 use nn_poly::plan::Plan;
@@ -55,19 +54,7 @@ fn copy(path: &Path, folder: &Path) -> PathBuf {
 
 /// A service that answers logits of `network` to preprocessed inputs.
 fn service(network: Network<f32>) -> impl Fn(&HttpRequest) -> HttpReply + Send + Sync + 'static {
-    move |request| {
-        let body: Value = serde_json::from_slice(&request.body).unwrap();
-        let rows = body["x"].as_array().unwrap();
-        let values: Vec<f32> = rows
-            .iter()
-            .flat_map(|row| row.as_array().unwrap())
-            .map(|value| value.as_f64().unwrap() as f32)
-            .collect();
-        let inputs = Array2::from_shape_vec((rows.len(), 3), values).unwrap();
-        let scores = network.scores(&inputs).unwrap();
-        let rows: Vec<Vec<f64>> = scores.rows().into_iter().map(|row| row.to_vec()).collect();
-        HttpReply::ok(json!({ "y": rows }).to_string())
-    }
+    move |request| HttpReply::rows("y", &network.scores(&request.rows("x")).unwrap())
 }
 
 /// The network with one bias of the last layer moved.

@@ -49,6 +49,12 @@ fn a_scikit_learn_network_is_imported_compiled_and_run_encrypted() {
     assert!(succeed(&["inspect", &model]).stdout.contains("elsewhere"));
 
     let data = path("moons.csv");
+    // Labels are numbers here, the classes of the model have names.
+    let refused = run(&["fine-tune", &model, "--data", &data, "--out", &path("tuned.model")]);
+    assert_eq!(refused.code, Some(2));
+    for expected in ["class 0 is `0` in", "and `upper` in the model", "--labels FILE"] {
+        assert!(refused.stderr.contains(expected), "`{expected}` in\n{}", refused.stderr);
+    }
     let samples = ["--expected-samples", "16", "--bits", "6/6/6"];
     succeed(&[&["compile", &model, "--calibrate", &data, "--out", &plan], &samples[..]].concat());
     let predictions = path("predictions.csv");
