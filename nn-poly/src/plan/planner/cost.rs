@@ -125,8 +125,8 @@ pub(super) struct RoundCost {
 ///
 /// On one machine both sides take turns on the same cores, so times add up. Over a link up to
 /// [`IN_FLIGHT`] blocks are under way, and what client and server compute overlaps as in
-/// [`Pipeline`]; the link overlaps with that in part: see [`with_link`]. The first use of memory is
-/// taken not to overlap: it is the first blocks' that nothing is computed beside.
+/// [`Pipeline`], after the first use of memory; the link overlaps with that in part: see
+/// [`with_link`].
 #[expect(clippy::cast_precision_loss, reason = "a forecast of seconds")]
 pub(super) fn round_time(round: &RoundCost, link: Link, seconds_per_byte: f64) -> TimeForecast {
     let (up, down) = (round.bytes_up as f64, round.bytes_down as f64);
@@ -148,7 +148,7 @@ pub(super) fn round_time(round: &RoundCost, link: Link, seconds_per_byte: f64) -
             let pipeline = Pipeline { seconds, one_way: round_trip_seconds / 2.0, is_linear };
             let on_wire = n * 8.0 * (up + down) / bits_per_second;
             let memory = round.client_memory + round.server_memory;
-            let total = memory + with_link(pipeline.makespan(round.blocks), on_wire);
+            let total = with_link(memory + pipeline.makespan(round.blocks), on_wire);
             TimeForecast { client, server, link: on_wire + round_trip_seconds, total }
         }
     }
