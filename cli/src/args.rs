@@ -4,6 +4,7 @@ mod attack;
 mod bench;
 mod fingerprint;
 mod import;
+mod planning;
 mod polynomial;
 mod training;
 
@@ -25,6 +26,7 @@ pub(crate) use bench::{
     TransportName,
 };
 pub(crate) use import::ImportArguments;
+pub(crate) use planning::{LinkArgument, ObjectiveName, PlanningArguments};
 pub(crate) use polynomial::{
     ApproximateArguments, FunctionArgument, IntervalArgument, MethodArgument,
     PolynomializeArguments,
@@ -141,13 +143,17 @@ pub(crate) struct ReadingArguments {
 
 /// Compile a model into a plan: encryption parameters, segments, and a forecast of their cost.
 ///
-/// The plan holds the weights: give it to the server and keep a copy. Ranges are proven over all
-/// possible inputs wherever parameters allow; the calibration data serve where they do not.
+/// Compares the plans the model can have by time, bytes or rounds, shows them in a table, and writes
+/// the best one. The plan holds the weights: give it to the server and keep a copy. Ranges are proven
+/// over all possible inputs wherever parameters allow; the calibration data serve where they do not.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   securedl compile mnist.model --calibrate mnist --out plans/mnist.plan
   securedl compile mnist.model --calibrate mnist --activation client --out plans/mnist.plan
+  securedl compile mnist.model --calibrate mnist --objective bytes --memory 1GiB --proven \
+                   --out plans/mnist.plan
+  securedl compile mnist.model --calibrate mnist --link 100Mbps --latency 20ms --out plans/mnist.plan
   securedl compile wine.model --calibrate wine --expected-samples 36 --out plans/wine.plan
   securedl compile mnist.model --calibrate mnist --report --out plans/mnist.plan
   securedl compile mnist.model --calibrate mnist --target-drop 0.3 --json - --out plans/mnist.plan")]
@@ -161,7 +167,7 @@ pub(crate) struct CompileArguments {
     #[command(flatten)]
     pub(crate) reading: ReadingArguments,
     /// Who evaluates the activations: the server (homomorphic squares) or the client while it
-    /// refreshes (every reply word is then checked) [default: server, or client for ReLU].
+    /// refreshes (every reply word is then checked) [default: what the objective prefers].
     #[arg(long, value_enum, value_name = "SIDE")]
     pub(crate) activation: Option<SideName>,
     /// Who may see intermediate values.
@@ -174,9 +180,12 @@ pub(crate) struct CompileArguments {
     /// of accuracy to the network before rounding, on a fifth of the training part.
     #[arg(long, value_name = "POINTS", conflicts_with = "bits")]
     pub(crate) target_drop: Option<f64>,
-    /// Samples of a typical batch; decides how many share a ciphertext.
+    /// Samples of a typical run: what the forecast is about, and what decides how many share a
+    /// ciphertext.
     #[arg(long, value_name = "N", default_value_t = 8192, value_parser = clap::value_parser!(u64).range(1..=1 << 40))]
     pub(crate) expected_samples: u64,
+    #[command(flatten)]
+    pub(crate) planning: PlanningArguments,
     /// Tell what rounding costs: accuracy of every form on the test part, clamps, use of ranges, and
     /// bits that nothing uses.
     #[arg(long)]

@@ -8,6 +8,7 @@ pub(crate) mod cross_validating;
 pub(crate) mod fine_tuning;
 pub(crate) mod fingerprinting;
 pub(crate) mod inference;
+pub(crate) mod planning;
 pub(crate) mod polynomializing;
 pub(crate) mod source;
 pub(crate) mod studying;

@@ -10,6 +10,7 @@ pub(crate) mod machine;
 pub(crate) mod memory;
 pub(crate) mod paper;
 pub(crate) mod picture;
+pub(crate) mod planning;
 pub(crate) mod plot;
 pub(crate) mod polynomials;
 pub(crate) mod predictions;

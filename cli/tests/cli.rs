@@ -29,6 +29,8 @@ mod fixture;
 mod importing;
 #[path = "cli/paper.rs"]
 mod paper;
+#[path = "cli/planning.rs"]
+mod planning;
 #[path = "cli/polynomials.rs"]
 mod polynomials;
 #[path = "cli/runs.rs"]

@@ -20,6 +20,7 @@ mod evaluator;
 mod map;
 pub mod parameters;
 mod pool;
+mod probe;
 
 pub use client::{
     BlockEncryption, ClientTimes, EncryptedBlock, ReplyCheckStream, ReplyDecryption, RowMismatch,
@@ -27,9 +28,10 @@ pub use client::{
 };
 pub use context::{SegmentContext, SegmentKey};
 pub use error::{Error, Result};
-pub use evaluator::{RequestReceiver, SegmentEvaluator};
+pub use evaluator::{RequestReceiver, SegmentEvaluator, request_memory_bytes};
 pub use map::linear_map;
 pub use pool::StoragePool;
+pub use probe::SelfTest;
 
 /// The linear map of a stage on ciphertexts.
 pub use he_core::LinearMap;

@@ -209,6 +209,28 @@ pub enum Error {
         /// Why none fit.
         cause: Cause,
     },
+    /// More rounds are needed than are allowed.
+    #[error(
+        "the network takes {needed} rounds, one for each stage with a refresh after it, and {allowed} \
+         are allowed: allow {needed}, or train a network with fewer layers"
+    )]
+    RoundLimit {
+        /// Stages of the network.
+        needed: u32,
+        /// Rounds allowed.
+        allowed: u32,
+    },
+    /// More memory is needed than is allowed.
+    #[error(
+        "no plan keeps within {allowed} bytes of memory at each side: the least needs {needed}, with \
+         the smallest blocks and batches"
+    )]
+    MemoryLimit {
+        /// Bytes of the plan that takes least.
+        needed: u64,
+        /// Bytes allowed.
+        allowed: u64,
+    },
     /// A plan whose noise may exceed what its ring holds.
     #[error(
         "segment {segment}: the noise margin is {margin_bits:.2} bits, it must not be negative"

@@ -16,7 +16,8 @@
 //! |---|---|
 //! | `segment` | ring, packing, range, noise of one segment; what the planner asks for |
 //! | `public` | the public part, checked and encoded |
-//! | `compile` | the planner |
+//! | `compile` | one plan: the parameters that move the fewest bytes |
+//! | [`planner`] | every plan worth comparing, ranked by time, bytes or rounds |
 //! | `simulate` | the plan without encryption |
 //! | `forecast` | bytes, blocks, rounds |
 
@@ -24,6 +25,7 @@ mod check;
 mod compile;
 mod digest;
 mod forecast;
+pub mod planner;
 mod public;
 mod segment;
 mod simulate;
@@ -37,7 +39,10 @@ pub use compile::{
     CALIBRATION_MARGIN, ModelFacts, PlanOptions, RangePolicy, compile, compile_with,
 };
 pub use digest::Digest;
-pub use forecast::{Forecast, RunSize, SEED_BYTES, SegmentForecast, forecast};
+pub use forecast::{
+    Forecast, MAX_BATCH_SAMPLES, RunSize, SEED_BYTES, SegmentForecast, batch_samples, forecast,
+    forecast_run,
+};
 pub use public::{
     ActivationSide, MAX_PUBLIC_PLAN_BYTES, PLAN_VERSION, PUBLIC_PLAN_MAGIC, PublicPlan,
     PublicPlanSpec, Trust,

@@ -27,8 +27,9 @@ use nn_poly::integer::{
     StepFunction, ValueRef, Volume,
 };
 use nn_poly::layer::Padding;
+use nn_poly::plan::planner::{PlanGoal, ReferenceRates, Subject, search};
 use nn_poly::plan::{
-    ActivationSide, Evidence, ModelFacts, Packing, Plan, PlanOptions, Trust, compile,
+    ActivationSide, Evidence, ModelFacts, Packing, Plan, PlanOptions, RunSize, Trust, compile,
 };
 use nn_poly::{Shape, encrypted};
 use proptest::prelude::*;
@@ -117,22 +118,34 @@ impl Sketch {
         IntegerNetwork::new(grid, n_inputs, vec![first, second], weights).unwrap()
     }
 
-    fn plan(&self, side: ActivationSide, expected_samples: u64) -> Plan {
-        let facts = ModelFacts {
+    fn facts(&self) -> ModelFacts {
+        ModelFacts {
             name: "sketch".into(),
             input_shape: Shape::image(self.size, self.size, self.channels).unwrap(),
             preprocessing: Preprocessing::UnitRange,
             split: SplitSpec::default(),
             class_names: (0..self.classes).map(|c| c.to_string()).collect(),
             score_step: 1.0,
-        };
+        }
+    }
+
+    fn plan(&self, side: ActivationSide, expected_samples: u64) -> Plan {
         let options = PlanOptions {
             activation_side: side,
             trust: Trust::Owner,
             expected_samples,
             ..PlanOptions::default()
         };
-        compile(&self.network(), &[], facts, &options).unwrap()
+        compile(&self.network(), &[], self.facts(), &options).unwrap()
+    }
+
+    /// Every plan that the planner compares for a run of so many samples.
+    fn alternatives(&self, n_samples: u64) -> Vec<Plan> {
+        let network = self.network();
+        let subject = Subject { network: &network, observed: &[] };
+        let goal = PlanGoal::new(RunSize { n_samples, canaries_per_block: 18, replicas: 1 });
+        let found = search(&[subject], &goal, &mut ReferenceRates::new(1)).unwrap();
+        found.iter().map(|found| found.compile(&network, self.facts()).unwrap()).collect()
     }
 }
 
@@ -270,6 +283,24 @@ proptest! {
         let sketch = Sketch { activation, pool, ..sketch };
         let plan = sketch.plan(ActivationSide::Server, 1000);
         check(&plan, 70, sketch.seed);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 6, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_alternative_of_the_planner_equals_the_network(
+        sketch in sketches(),
+        many in any::<bool>(),
+    ) {
+        let plans = sketch.alternatives(if many { 30_000 } else { 100 });
+        let segments = |plan: &Plan| plan.public().segments.clone();
+        for (number, plan) in plans.iter().enumerate() {
+            check(plan, 20, sketch.seed);
+            let earlier = &plans[..number];
+            prop_assert!(earlier.iter().all(|other| segments(other) != segments(plan)));
+        }
     }
 }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use fingerprint::Verdict;
 use ndarray::{Axis, Slice};
 use nn_poly::integer::{IntegerMatrix, ScoreMatrix};
+use nn_poly::plan::{MAX_BATCH_SAMPLES, batch_samples};
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -29,6 +30,7 @@ use crate::session::{
 
 /// Largest number of samples of one batch.
 const MAX_BATCH: usize = 1 << 20;
+const _: () = assert!(MAX_BATCH as u64 == MAX_BATCH_SAMPLES, "what forecasts count on");
 /// Largest number of blocks, and of batches, in flight.
 const MAX_CONNECTIONS: usize = 64;
 
@@ -57,13 +59,15 @@ impl Default for RunOptions {
 }
 
 impl RunOptions {
-    /// Batches of about as many samples as the plan was compiled for, but no less than a block of
-    /// the smallest segment holds: blocks cost the same however little is in them.
+    /// Batches of as many samples as the plan was compiled for, rounded up to whole blocks of the
+    /// smallest segment: blocks cost the same however little is in them. What
+    /// [`forecast_run`](nn_poly::plan::forecast_run) counts on.
     #[must_use]
     pub fn for_plan(plan: &ClientPlan) -> Self {
-        let expected = usize::try_from(plan.plan().public().expected_samples).unwrap_or(MAX_BATCH);
-        let block = plan.samples_per_block().into_iter().min().unwrap_or(1).max(1);
-        Self { samples_per_batch: expected.max(block).min(MAX_BATCH), ..Self::default() }
+        let block = plan.samples_per_block().into_iter().min().unwrap_or(1);
+        let samples = batch_samples(plan.plan().public().expected_samples, block as u64);
+        let samples_per_batch = usize::try_from(samples).unwrap_or(MAX_BATCH);
+        Self { samples_per_batch, ..Self::default() }
     }
 }
 

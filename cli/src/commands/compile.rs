@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 use nn_poly::import::{Dataset, Split};
 use nn_poly::model::Model;
-use nn_poly::plan::{ActivationSide, Plan, PlanOptions, RangePolicy, RunSize, forecast};
+use nn_poly::plan::{Plan, PlanOptions, RunSize, forecast};
 use nn_poly::quantize::{SearchOutcome, Trial};
 
 use crate::args::CompileArguments;
@@ -13,20 +13,25 @@ use crate::options::BitsChoice;
 use crate::output::{Destination, OutputFile};
 use crate::pipeline::assessing;
 use crate::pipeline::compiling::{self, Compiled};
+use crate::pipeline::planning;
 use crate::pipeline::source::DataSource;
 use crate::report::accuracy::{self, CompilationReport};
+use crate::report::planning as planning_table;
 use crate::report::progress::Progress;
 use crate::report::terminal::{Ink, Screen};
 use crate::report::{Console, segments, units};
 
 /// Slots a block spends on checks with the default settings of `infer`.
-pub(crate) const DEFAULT_CHECKED_SLOTS: u64 = 18;
+const DEFAULT_CHECKED_SLOTS: u64 = 18;
 
 /// Compile and write the plan.
 pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     let Console { screen, progress } = Console::new(arguments.json.as_ref());
     let out = OutputFile::check(&arguments.out)?;
     let json = arguments.json.as_ref().map(Destination::check).transpose()?;
+    let side = arguments.activation.map(Into::into);
+    let size = forecast_size(arguments.expected_samples);
+    let goal = planning::goal(&arguments.planning, side, arguments.trust.into(), size)?;
     FileKind::Model.expect_of(&arguments.model)?;
     let model = Model::load(&arguments.model)?;
     let choice = BitsChoice::new(arguments.bits)?;
@@ -37,12 +42,10 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     let reference = reference.map(|path| assessing::load_reference(path, &model)).transpose()?;
     let test = wants_report.then(|| assessing::load_test(&source, &data, &model)).transpose()?;
     let options = PlanOptions {
-        activation_side: arguments
-            .activation
-            .map_or_else(|| compiling::default_side(&model), Into::into),
-        trust: arguments.trust.into(),
+        activation_side: side.unwrap_or_else(|| compiling::default_side(&model)),
+        trust: goal.trust,
         expected_samples: arguments.expected_samples,
-        ranges: RangePolicy::PreferProven,
+        ranges: goal.ranges,
     };
     let searched = match arguments.target_drop {
         None => None,
@@ -55,10 +58,12 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
         Some((found, _)) => found.bits,
         None => compiling::bits(&model, choice),
     };
-    let bar = progress.spinner("calibrating and choosing parameters");
-    let compiled = compiling::compile_model(&model, bits, data.features(), &options)?;
-    let bytes = compiled.plan.to_bytes()?;
+    let bar = progress.spinner("calibrating");
+    let prepared = compiling::prepare(&model, bits, data.features())?;
     drop(bar);
+    let is_measured = !arguments.planning.no_self_test;
+    let (compiled, planning) = planning::plan(prepared, goal, is_measured, &progress)?;
+    let bytes = compiled.plan.to_bytes()?;
     out.write(&bytes)?;
 
     if let Some((found, points)) = &searched {
@@ -71,6 +76,8 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
         "Calibrated",
         format!("on {} of {}", units::counted(data.n_samples(), "training sample"), data.source()),
     );
+    planning_table::print(&screen, &planning);
+    screen.gap();
     print_plan(&screen, &compiled.plan)?;
     print_calibration(&screen, &compiled);
     if let Some(test) = &test {
@@ -81,7 +88,7 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
         accuracy::print(&screen, compiled.plan.public(), &assessment, &activation);
         if let Some(json) = json {
             let searched = searched.as_ref().map(|(found, points)| (found, *points));
-            let report = CompilationReport::new(&compiled.plan, &assessment, searched);
+            let report = CompilationReport::new(&compiled.plan, &assessment, searched, &planning);
             json.write(&(serde_json::to_string_pretty(&report)? + "\n"))?;
         }
     }
@@ -103,20 +110,16 @@ fn search(
     progress: &Progress,
 ) -> Result<SearchOutcome> {
     let bar = progress.spinner("searching the cheapest bits");
-    let run = forecast_size(options.expected_samples, options.activation_side);
+    let run = forecast_size(options.expected_samples);
     let mut told = |trial: &Trial| {
         bar.message(format!("{} tried, {} choices open", trial.bits, trial.n_open));
     };
     assessing::search(model, data, points, run, options, &mut told)
 }
 
-/// The run that a forecast is about: checked slots only where the server squares.
-fn forecast_size(n_samples: u64, side: ActivationSide) -> RunSize {
-    let canaries_per_block = match side {
-        ActivationSide::Server => DEFAULT_CHECKED_SLOTS,
-        ActivationSide::Client => 0,
-    };
-    RunSize { n_samples, canaries_per_block, replicas: 1 }
+/// The run that a forecast is about, with the slots that `infer` checks by default.
+pub(crate) fn forecast_size(n_samples: u64) -> RunSize {
+    RunSize { n_samples, canaries_per_block: DEFAULT_CHECKED_SLOTS, replicas: 1 }
 }
 
 fn load_calibration(model: &Model, source: &DataSource<'_>) -> Result<Dataset> {
@@ -143,12 +146,7 @@ pub(crate) fn print_plan(screen: &Screen, plan: &Plan) -> Result<()> {
     );
     screen.fact("Activation", format!("at the {}", public.activation_side));
     screen.fact("Security", format!("{} bits", public.security_bits));
-    let has_slots = public.segments.iter().any(|segment| segment.evaluates_activation);
-    let size = RunSize {
-        n_samples: public.expected_samples,
-        canaries_per_block: if has_slots { DEFAULT_CHECKED_SLOTS } else { 0 },
-        replicas: 1,
-    };
+    let size = forecast_size(public.expected_samples);
     let forecast = forecast(public, &size)?;
     screen.heading("Segments");
     segments::print_segments(screen, public);

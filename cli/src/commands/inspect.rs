@@ -4,14 +4,16 @@ use anyhow::Result;
 use nn_poly::import::Preprocessing;
 use nn_poly::model::{Model, TrainingRecord};
 use nn_poly::network::NetworkKind;
-use nn_poly::plan::{Forecast, Plan, PublicPlan, RunSize, forecast};
+use nn_poly::plan::{Forecast, Plan, PublicPlan, forecast};
 use serde::Serialize;
 
-use super::compile::{DEFAULT_CHECKED_SLOTS, print_plan};
+use super::compile::{forecast_size, print_plan};
 use crate::args::InspectArguments;
 use crate::failure::{Hint, Outcome};
 use crate::kind::FileKind;
 use crate::output::Destination;
+use crate::pipeline::planning;
+use crate::report::planning::{PlanningReport, print_time};
 use crate::report::run::SegmentReport;
 use crate::report::terminal::Screen;
 use crate::report::{Console, layers, units};
@@ -133,7 +135,11 @@ fn print_whole_plan(screen: &Screen, plan: &Plan) -> Result<()> {
     );
     screen.fact("Classes", classes(&public.class_names));
     screen.fact("Products", format!("{} per sample", units::count(plan.network().n_products())));
-    print_plan(screen, plan)
+    print_plan(screen, plan)?;
+    let size = forecast_size(public.expected_samples);
+    screen.gap();
+    print_time(screen, &planning::assessed(plan, size)?);
+    Ok(())
 }
 
 fn preprocessing(preprocessing: &Preprocessing) -> &'static str {
@@ -221,16 +227,13 @@ struct PlanReport<'a> {
     products_per_sample: u64,
     segments: Vec<SegmentReport>,
     forecast: Forecast,
+    planning: PlanningReport,
 }
 
 impl<'a> PlanReport<'a> {
     fn new(plan: &'a Plan) -> Result<Self> {
         let public: &PublicPlan = plan.public();
-        let size = RunSize {
-            n_samples: public.expected_samples,
-            canaries_per_block: DEFAULT_CHECKED_SLOTS,
-            replicas: 1,
-        };
+        let size = forecast_size(public.expected_samples);
         Ok(Self {
             kind: "plan",
             format_version: nn_poly::plan::PLAN_VERSION,
@@ -248,6 +251,7 @@ impl<'a> PlanReport<'a> {
             products_per_sample: plan.network().n_products(),
             segments: public.segments.iter().map(SegmentReport::new).collect(),
             forecast: forecast(public, &size)?,
+            planning: PlanningReport::new(&planning::assessed(plan, size)?),
         })
     }
 }

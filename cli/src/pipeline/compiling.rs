@@ -2,7 +2,8 @@
 
 use anyhow::Result;
 use ndarray::Array2;
-use nn_poly::integer::Evaluation;
+use nn_poly::Error;
+use nn_poly::integer::{Evaluation, IntegerNetwork};
 use nn_poly::model::{Bits, Model};
 use nn_poly::plan::{ActivationSide, ModelFacts, Plan, PlanOptions, compile};
 use nn_poly::quantize::quantize_model;
@@ -38,7 +39,32 @@ pub(crate) fn default_side(model: &Model) -> ActivationSide {
     if model.network().needs_client() { ActivationSide::Client } else { ActivationSide::Server }
 }
 
-/// Quantize a model, watch it on raw `features`, and plan its segments.
+/// A network in integers, and what was seen of it.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    /// The network.
+    pub(crate) network: IntegerNetwork,
+    /// What was seen on the calibration data.
+    pub(crate) observed: Evaluation,
+    /// What its plan says about the model.
+    pub(crate) facts: ModelFacts,
+}
+
+/// Quantize a model and watch it on raw `features`.
+///
+/// # Errors
+/// Features of another shape, or a network whose integers grow too large.
+pub(crate) fn prepare(model: &Model, bits: Bits, features: &Array2<f32>) -> Result<Prepared> {
+    const FEWER_BITS: &str = "choose fewer bits: --bits, such as 4/4/4";
+    let inputs = model.spec().preprocessing.apply(features)?;
+    let quantized = quantize_model(model, bits, &inputs).hint(|| FEWER_BITS)?;
+    let inputs = quantized.network.input().quantize(inputs.view())?;
+    let observed = quantized.network.evaluate(&inputs)?;
+    let facts = ModelFacts::of(model, quantized.score_step);
+    Ok(Prepared { network: quantized.network, observed, facts })
+}
+
+/// Quantize a model, watch it on raw `features`, and plan its segments to move the fewest bytes.
 ///
 /// # Errors
 /// Features of another shape, or a network for which no parameters exist.
@@ -48,13 +74,14 @@ pub(crate) fn compile_model(
     features: &Array2<f32>,
     options: &PlanOptions,
 ) -> Result<Compiled> {
-    const FEWER_BITS: &str = "choose fewer bits: --bits, such as 4/4/4";
-    let inputs = model.spec().preprocessing.apply(features)?;
-    let quantized = quantize_model(model, bits, &inputs).hint(|| FEWER_BITS)?;
-    let inputs = quantized.network.input().quantize(inputs.view())?;
-    let observed = quantized.network.evaluate(&inputs)?;
-    let facts = ModelFacts::of(model, quantized.score_step);
-    let plan = compile(&quantized.network, &observed.observed, facts, options)
-        .hint(|| "fewer bits (--bits) or --activation client make the numbers smaller")?;
+    let Prepared { network, observed, facts } = prepare(model, bits, features)?;
+    let plan = match compile(&network, &observed.observed, facts, options) {
+        Ok(plan) => plan,
+        Err(error @ (Error::NoSegmentParameters { .. } | Error::Accumulator { .. })) => {
+            return Err(error)
+                .hint(|| "fewer bits or activations at the client make the numbers smaller");
+        }
+        Err(error) => return Err(error.into()),
+    };
     Ok(Compiled { plan, observed })
 }

@@ -5,11 +5,13 @@ use nn_poly::quantize::{GridUse, SearchOutcome, StageUse, TrialResult, Waste};
 use nn_poly::train::Evaluation;
 use serde::Serialize;
 
+use super::planning::PlanningReport;
 use super::segments;
 use super::table::{Grid, Lean};
 use super::terminal::{Ink, Screen};
 use super::units;
 use crate::pipeline::assessing::Assessment;
+use crate::pipeline::planning::Planning;
 
 /// Print accuracy, ranges, grids and wasted bits. `unrounded` names the form without rounding.
 pub(crate) fn print(screen: &Screen, plan: &PublicPlan, assessment: &Assessment, unrounded: &str) {
@@ -260,6 +262,7 @@ pub(crate) struct CompilationReport {
     stages: Vec<StageFigures>,
     wasted: Vec<WasteFigures>,
     search: Option<SearchFigures>,
+    planning: PlanningReport,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -418,6 +421,7 @@ impl CompilationReport {
         plan: &Plan,
         assessment: &Assessment,
         search: Option<(&SearchOutcome, f64)>,
+        planning: &Planning,
     ) -> Self {
         let report = &assessment.report;
         let reference = assessment.reference.as_ref();
@@ -440,6 +444,7 @@ impl CompilationReport {
             stages: report.stages.iter().map(StageFigures::of).collect(),
             wasted: report.wastes().iter().map(WasteFigures::of).collect(),
             search: search.map(SearchFigures::of),
+            planning: PlanningReport::new(planning),
         }
     }
 }

@@ -128,13 +128,10 @@ impl SegmentEvaluator {
     /// four pieces of its reply included; what the pool keeps for others is not counted.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        let degree = self.context.reply_degree();
         let band = self.bands.iter().map(Band::n_results).max().unwrap_or(0);
-        let words = band * row_bytes(&self.context, degree + 1);
-        let pieces = 4 * (PIECE_BYTES + self.context.reply_ciphertext_bytes());
-        let undecoded = 2 * (DECODED_BYTES + self.context.request_ciphertext_bytes());
-        let blocks = StoragePool::most_for(self.input_bytes()) + StoragePool::most_for(words);
-        (blocks + pieces.max(undecoded)) as u64
+        let results = band * row_bytes(&self.context, self.context.reply_degree() + 1);
+        let reply = self.context.reply_ciphertext_bytes();
+        memory_bytes(self.input_bytes(), results, self.context.request_ciphertext_bytes(), reply)
     }
 
     /// Starts receiving a request whose `c_1` polynomials expand from `seed`.
@@ -217,6 +214,40 @@ impl SegmentEvaluator {
     fn input_bytes(&self) -> usize {
         self.context.n_inputs() * row_bytes(&self.context, 2)
     }
+}
+
+/// As [`SegmentEvaluator::memory_bytes`], from the description of a segment and its stage alone.
+///
+/// Cost: one pass over the outputs.
+#[must_use]
+pub fn request_memory_bytes(segment: &Segment, structure: &StageStructure) -> u64 {
+    let ring = &segment.ring;
+    let row = |n_polynomials: usize| {
+        n_polynomials * ring.ring_degree as usize * ring.moduli.len() * size_of::<u64>()
+    };
+    let square = [Quadratic { a: 1, b: 0, c: 0 }];
+    let quadratic = segment.evaluates_activation.then_some(&square[..]);
+    let polynomials = segment.reply_degree() as usize + 1;
+    let bands = bands(structure, quadratic, (BAND_BYTES / row(polynomials)).max(1));
+    let results = bands.iter().map(Band::n_results).max().unwrap_or(0) * row(polynomials);
+    let of_one = |bytes: u64, count: u32| {
+        usize::try_from(bytes / u64::from(count.max(1))).unwrap_or(usize::MAX)
+    };
+    memory_bytes(
+        segment.n_inputs as usize * row(2),
+        results,
+        of_one(segment.request_bytes(), segment.n_inputs),
+        of_one(segment.reply_bytes(), segment.n_outputs),
+    )
+}
+
+/// Memory of a request with these bytes of inputs, of results of its largest band, and of one packed
+/// ciphertext of request and reply.
+fn memory_bytes(inputs: usize, results: usize, request: usize, reply: usize) -> u64 {
+    let pieces = 4 * (PIECE_BYTES + reply);
+    let undecoded = 2 * (DECODED_BYTES + request);
+    let blocks = StoragePool::most_for(inputs) + StoragePool::most_for(results);
+    (blocks + pieces.max(undecoded)) as u64
 }
 
 /// Bytes of one ciphertext of so many polynomials over all moduli, in memory.

@@ -29,6 +29,8 @@ const MIN_PRIME_BITS: u32 = 20;
 const LINEAR_DEGREES: [usize; 3] = [2048, 4096, 8192];
 /// Ring degrees of segments with a square.
 const SQUARE_DEGREES: [usize; 3] = [4096, 8192, 16384];
+/// Most parameters of one segment that are compared by what they cost.
+pub const MAX_CANDIDATES: usize = 4;
 /// Slots of a block that canaries and random points take, at least.
 const RESERVED_SLOTS: u64 = 18;
 
@@ -39,29 +41,90 @@ const RESERVED_SLOTS: u64 = 18;
 /// # Errors
 /// [`Error::NoParameters`] when no supported ring holds the values with their noise.
 pub fn choose(demand: &SegmentDemand) -> Result<ChosenParameters> {
-    let low = demand.low.min(0);
-    let width =
-        u64::try_from(i128::from(demand.high.max(0)) - i128::from(low) + 1).unwrap_or(u64::MAX);
-    let best = match demand.activation {
-        Some(square) => {
-            SQUARE_DEGREES.iter().filter_map(|&n| slots(demand, square, n, low, width)).min_by(cost)
-        }
-        None => linear_candidates(demand, low, width).min_by(cost),
-    };
-    let Some(best) = best else {
-        return Err(Error::NoParameters {
-            value_bits: u64::BITS - width.leading_zeros(),
-            l2: demand.max_l2,
-            advice: match (demand.activation, demand.evidence) {
-                (Some(_), Evidence::Proven) => {
-                    "use fewer bits, calibrated ranges, or the activation at the client"
-                }
-                (Some(_), Evidence::Calibrated) => "use fewer bits or the activation at the client",
-                (None, _) => "use fewer bits or split the layer",
-            },
+    let best = all(demand).min_by(cost);
+    finish(best.ok_or_else(|| none(demand))?)
+}
+
+/// The parameters among which a segment's cost may be decided: no other ones move fewer bytes *and*
+/// compute on fewer residues *and* take less memory per block. At most [`MAX_CANDIDATES`], the one
+/// that [`choose`] takes first.
+///
+/// Cost: as [`choose`], and about a millisecond for each.
+///
+/// # Errors
+/// As [`choose`].
+pub fn candidates(demand: &SegmentDemand) -> Result<Vec<ChosenParameters>> {
+    let mut front = front(all(demand).collect());
+    if front.is_empty() {
+        return Err(none(demand));
+    }
+    if front.len() > MAX_CANDIDATES {
+        // The best of each kind, then those that are good at all.
+        let least = |figure: fn(&Candidate) -> u128| {
+            front.iter().enumerate().min_by_key(|(_, c)| figure(c)).map_or(0, |(i, _)| i)
+        };
+        let best = [least(|c| c.bytes), least(|c| c.work), least(Candidate::block_residues)];
+        let mut order: Vec<usize> = (0..front.len()).collect();
+        order.sort_by_key(|i| {
+            let product = front.get(*i).map(|c| c.bytes.saturating_mul(c.work));
+            (!best.contains(i), product)
         });
-    };
-    finish(best)
+        order.truncate(MAX_CANDIDATES);
+        let mut position = 0;
+        front.retain(|_| {
+            position += 1;
+            order.contains(&(position - 1))
+        });
+    }
+    front.into_iter().map(finish).collect()
+}
+
+/// The candidates that no other one beats in every respect, fewest bytes first.
+fn front(mut all: Vec<Candidate>) -> Vec<Candidate> {
+    all.sort_by(cost);
+    let mut front: Vec<Candidate> = Vec::new();
+    for candidate in all {
+        // Those before it move no more bytes.
+        let is_beaten = front.iter().any(|other| {
+            other.work <= candidate.work && other.block_residues() <= candidate.block_residues()
+        });
+        if !is_beaten {
+            front.push(candidate);
+        }
+    }
+    front
+}
+
+/// Every candidate.
+fn all(demand: &SegmentDemand) -> Box<dyn Iterator<Item = Candidate> + '_> {
+    let low = demand.low.min(0);
+    let width = width(demand);
+    match demand.activation {
+        Some(square) => Box::new(
+            SQUARE_DEGREES.iter().filter_map(move |&n| slots(demand, square, n, low, width)),
+        ),
+        None => Box::new(linear_candidates(demand, low, width)),
+    }
+}
+
+/// Numbers between the ends of the demanded range, zero included.
+fn width(demand: &SegmentDemand) -> u64 {
+    let (low, high) = (demand.low.min(0), demand.high.max(0));
+    u64::try_from(i128::from(high) - i128::from(low) + 1).unwrap_or(u64::MAX)
+}
+
+fn none(demand: &SegmentDemand) -> Error {
+    Error::NoParameters {
+        value_bits: u64::BITS - width(demand).leading_zeros(),
+        l2: demand.max_l2,
+        advice: match (demand.activation, demand.evidence) {
+            (Some(_), Evidence::Proven) => {
+                "use fewer bits, calibrated ranges, or the activation at the client"
+            }
+            (Some(_), Evidence::Calibrated) => "use fewer bits or the activation at the client",
+            (None, _) => "use fewer bits or split the layer",
+        },
+    }
 }
 
 /// One way to run a segment.
@@ -73,6 +136,22 @@ struct Candidate {
     noise: NoiseForecast,
     /// Bytes of a whole batch, both directions.
     bytes: u128,
+    /// Residues of one polynomial in all blocks of a batch, weighted by the digits the kernels cut
+    /// them into: what computing times follow.
+    work: u128,
+}
+
+impl Candidate {
+    /// Residues of one polynomial: what the memory of a block follows.
+    fn block_residues(&self) -> u128 {
+        (self.spec.ring_degree * self.spec.moduli.len()) as u128
+    }
+}
+
+/// Blocks × residues of a polynomial × digits of a residue.
+fn work(blocks: u64, degree: usize, moduli: impl IntoIterator<Item = u32>) -> u128 {
+    let digits: u128 = moduli.into_iter().map(|bits| if bits <= 31 { 2 } else { 3 }).sum();
+    u128::from(blocks) * degree as u128 * digits
 }
 
 fn cost(a: &Candidate, b: &Candidate) -> core::cmp::Ordering {
@@ -127,6 +206,7 @@ fn coefficients(
     let bits: u128 = moduli.iter().map(|&q| u128::from(u64::BITS - q.leading_zeros())).sum();
     let polynomials = u128::from(demand.n_inputs) + 2 * u128::from(demand.n_outputs);
     let n_moduli = moduli.len();
+    let work = work(blocks, degree, moduli.iter().map(|&q| u64::BITS - q.leading_zeros()));
     Some(Candidate {
         spec: ParamsSpec { ring_degree: degree, plaintext_modulus: 1 << (radix_bits * k), moduli },
         reply_moduli: n_moduli,
@@ -134,6 +214,7 @@ fn coefficients(
         window: Window { low, modulus: 1 << radix_bits },
         noise: NoiseForecast { log2_noise_bound: phase.log2_bound(), log2_capacity },
         bytes: u128::from(blocks) * polynomials * bits * degree as u128 / 8,
+        work,
     })
 }
 
@@ -199,7 +280,8 @@ fn slots(
     // Primes are searched (the slow part) from the cheapest shape on, until one works.
     shapes.sort_by_key(|&(bytes, ..)| bytes);
     shapes.iter().find_map(|(bytes, bits, n_kept)| {
-        slot_candidate(degree, t, low, (bits, *n_kept), *bytes, phase)
+        let work = work(slot_blocks(demand, degree), degree, bits.iter().copied());
+        slot_candidate(degree, t, low, (bits, *n_kept), (*bytes, work), phase)
     })
 }
 
@@ -207,11 +289,16 @@ fn slots(
 fn slot_bytes(demand: &SegmentDemand, degree: usize, bits: &[u32], n_kept: u32) -> u128 {
     let width = |bits: &[u32]| u128::from(bits.iter().sum::<u32>());
     let kept = bits.get(..n_kept as usize).unwrap_or_default();
-    let capacity = (degree as u64).saturating_sub(RESERVED_SLOTS).max(1);
-    let blocks = demand.expected_samples.max(1).div_ceil(capacity);
+    let blocks = slot_blocks(demand, degree);
     let per_slot =
         u128::from(demand.n_inputs) * width(bits) + 3 * u128::from(demand.n_outputs) * width(kept);
     u128::from(blocks) * per_slot * degree as u128 / 8
+}
+
+/// Blocks of a batch.
+fn slot_blocks(demand: &SegmentDemand, degree: usize) -> u64 {
+    let capacity = (degree as u64).saturating_sub(RESERVED_SLOTS).max(1);
+    demand.expected_samples.max(1).div_ceil(capacity)
 }
 
 /// The candidate with primes of the given bits, if there are such primes and the noise fits.
@@ -220,7 +307,7 @@ fn slot_candidate(
     t: u64,
     low: i64,
     (bits, n_kept): (&[u32], u32),
-    bytes: u128,
+    (bytes, work): (u128, u128),
     phase: Phase,
 ) -> Option<Candidate> {
     let spec = ParamsSpec::with_bits(degree, u128::from(t), bits).ok()?;
@@ -231,6 +318,7 @@ fn slot_candidate(
         window: Window { low, modulus: t },
         noise,
         bytes,
+        work,
         spec,
     })
 }

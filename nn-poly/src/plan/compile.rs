@@ -59,6 +59,8 @@ pub enum RangePolicy {
     PreferProven,
     /// Proven ranges only.
     RequireProven,
+    /// Whichever moves fewer bytes, segment by segment.
+    Cheapest,
 }
 
 /// What a person decides about a plan.
@@ -124,6 +126,20 @@ pub fn compile_with<E: std::error::Error + Send + Sync + 'static>(
         segments.push(segment);
         security_bits = security_bits.min(security);
     }
+    finish(network, facts, options, segments, security_bits)
+}
+
+/// The plan of chosen segments.
+///
+/// # Errors
+/// - Those of [`PublicPlan::new`] and [`Plan::new`].
+pub(super) fn finish(
+    network: &IntegerNetwork,
+    facts: ModelFacts,
+    options: &PlanOptions,
+    segments: Vec<Segment>,
+    security_bits: u32,
+) -> Result<Plan> {
     let ModelFacts { name, input_shape, preprocessing, split, class_names, score_step } = facts;
     let public = PublicPlan::new(PublicPlanSpec {
         name,
@@ -143,7 +159,8 @@ pub fn compile_with<E: std::error::Error + Send + Sync + 'static>(
     Plan::new(public, network.weights().to_vec())
 }
 
-/// Choose the parameters of one segment: proven range first, calibrated range if that fails.
+/// Choose the parameters of one segment: proven range first, calibrated range if that fails, or the
+/// cheaper of the two.
 fn plan_segment<E: std::error::Error + Send + Sync + 'static>(
     network: &IntegerNetwork,
     idx: usize,
@@ -151,6 +168,41 @@ fn plan_segment<E: std::error::Error + Send + Sync + 'static>(
     options: &PlanOptions,
     choose: &impl Fn(&SegmentDemand) -> std::result::Result<ChosenParameters, E>,
 ) -> Result<(Segment, u32)> {
+    let mut found: Vec<(Segment, u32)> = Vec::new();
+    let mut refused = None;
+    for demand in demands(network, idx, observed, options)? {
+        match choose(&demand) {
+            Ok(chosen) => found.push(assemble(network, idx, &demand, chosen)?),
+            Err(error) => {
+                let (evidence, cause) = (demand.evidence, Box::new(error));
+                refused = Some(Error::NoSegmentParameters { segment: idx, evidence, cause });
+            }
+        }
+        if !found.is_empty() && options.ranges != RangePolicy::Cheapest {
+            break;
+        }
+    }
+    let bytes = |segment: &Segment| {
+        let blocks = options.expected_samples.max(1).div_ceil(segment.capacity().max(1));
+        blocks.saturating_mul(segment.request_bytes() + segment.reply_bytes())
+    };
+    match found.into_iter().min_by_key(|(segment, _)| bytes(segment)) {
+        Some(found) => Ok(found),
+        None => Err(refused.expect("invariant: the proven range was tried")),
+    }
+}
+
+/// What a segment may ask for: with its proven range, then with its calibrated one if that is allowed
+/// and narrower.
+///
+/// # Errors
+/// - [`Error::NotAtServer`] if the server would have to evaluate what is no polynomial.
+pub(super) fn demands(
+    network: &IntegerNetwork,
+    idx: usize,
+    observed: Option<&StageObservation>,
+    options: &PlanOptions,
+) -> Result<Vec<SegmentDemand>> {
     let (stage, weights) = network.stage(idx)?;
     let activation = match options.activation_side {
         ActivationSide::Server => {
@@ -162,27 +214,19 @@ fn plan_segment<E: std::error::Error + Send + Sync + 'static>(
     let output = if activation.is_some() { StageOutput::Pooled } else { StageOutput::Linear };
     let proven = network.stage_ranges(idx)?.bounds(output);
     let calibrated = observed
-        .filter(|_| options.ranges == RangePolicy::PreferProven)
+        .filter(|_| options.ranges != RangePolicy::RequireProven)
         .map(|seen| seen.at(output).widened(CALIBRATION_MARGIN).intersection(proven))
         .filter(|range| range.width() < proven.width());
     let demand = demand(network, idx, activation, options.expected_samples)?;
-
-    let attempts = [(Some(proven), Evidence::Proven), (calibrated, Evidence::Calibrated)];
-    let mut refused = None;
-    for (range, evidence) in attempts {
-        let Some(Interval { low, high }) = range else { continue };
-        match choose(&SegmentDemand { low, high, evidence, ..demand }) {
-            Ok(chosen) => {
-                let range = ValueRange { low, high, evidence };
-                return Ok(assemble(idx, stage, activation.is_some(), range, chosen));
-            }
-            Err(error) => {
-                let cause = Box::new(error);
-                refused = Some(Error::NoSegmentParameters { segment: idx, evidence, cause });
-            }
-        }
-    }
-    Err(refused.expect("invariant: the proven range was tried"))
+    let with = |range: Interval, evidence| SegmentDemand {
+        low: range.low,
+        high: range.high,
+        evidence,
+        ..demand
+    };
+    let mut found = vec![with(proven, Evidence::Proven)];
+    found.extend(calibrated.map(|range| with(range, Evidence::Calibrated)));
+    Ok(found)
 }
 
 /// What the segment asks for, apart from its range.
@@ -242,21 +286,26 @@ pub(super) fn recompute_noise(
     Ok(parameters::forecast_noise(&demand, &segment.ring, segment.packing))
 }
 
-fn assemble(
+/// The segment that a demand and the answer to it make, and the security of its ring, bits.
+///
+/// # Errors
+/// - [`Error::OutOfRange`] if there is no such stage.
+pub(super) fn assemble(
+    network: &IntegerNetwork,
     idx: usize,
-    stage: &StageStructure,
-    evaluates_activation: bool,
-    range: ValueRange,
+    demand: &SegmentDemand,
     chosen: ChosenParameters,
-) -> (Segment, u32) {
+) -> Result<(Segment, u32)> {
+    let (stage, _) = network.stage(idx)?;
     let ChosenParameters { ring, packing, window, noise, security_bits } = chosen;
+    let &SegmentDemand { low, high, evidence, .. } = demand;
     let mut segment = Segment {
         stage: count(idx),
-        evaluates_activation,
+        evaluates_activation: demand.activation.is_some(),
         ring,
         packing,
         window,
-        range,
+        range: ValueRange { low, high, evidence },
         noise,
         n_inputs: count(stage.n_inputs()),
         n_outputs: 0,
@@ -265,7 +314,7 @@ fn assemble(
         StageOutput::Linear => stage.linear.n_outputs(),
         StageOutput::Pooled => stage.n_outputs(),
     });
-    (segment, security_bits)
+    Ok((segment, security_bits))
 }
 
 /// Counts of a checked network are below 2^22.

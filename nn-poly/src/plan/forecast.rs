@@ -10,6 +10,9 @@ use crate::integer::require;
 /// Bytes of the public seed from which one half of every uploaded ciphertext is expanded.
 pub const SEED_BYTES: u64 = 32;
 
+/// Most samples of one batch.
+pub const MAX_BATCH_SAMPLES: u64 = 1 << 20;
+
 /// What a person asks of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RunSize {
@@ -93,39 +96,108 @@ pub struct Forecast {
 /// - [`crate::Error::OutOfRange`] if nothing is to be run, or canaries and replicas leave no room for
 ///   a sample in a block.
 pub fn forecast(plan: &PublicPlan, size: &RunSize) -> Result<Forecast> {
+    of_batches(&plan.segments, plan.activation_side, plan.security_bits, size, size.n_samples)
+}
+
+/// Forecast a run of `size` under `plan`, cut into batches as a client with default settings cuts
+/// them: see [`batch_samples`]. Of one batch whenever `size` has no more samples than the plan
+/// expects.
+///
+/// Rounds of all batches count.
+///
+/// # Errors
+/// As for [`forecast`].
+pub fn forecast_run(plan: &PublicPlan, size: &RunSize) -> Result<Forecast> {
+    let (side, security) = (plan.activation_side, plan.security_bits);
+    let per_batch = samples_per_batch(&plan.segments, plan.expected_samples, size)?;
+    of_batches(&plan.segments, side, security, size, per_batch)
+}
+
+/// Samples of a batch of a client with default settings, when the plan expects `expected_samples` and
+/// the smallest block of all segments holds `smallest_block`: at least the expected ones, in whole
+/// blocks of that segment, since blocks cost the same however little is in them.
+///
+/// At most [`MAX_BATCH_SAMPLES`].
+#[must_use]
+pub fn batch_samples(expected_samples: u64, smallest_block: u64) -> u64 {
+    let block = smallest_block.clamp(1, MAX_BATCH_SAMPLES);
+    let limit = expected_samples.clamp(1, MAX_BATCH_SAMPLES);
+    limit.div_ceil(block).min(MAX_BATCH_SAMPLES / block) * block
+}
+
+/// As [`batch_samples`], of these segments.
+pub(super) fn samples_per_batch(
+    segments: &[Segment],
+    expected_samples: u64,
+    size: &RunSize,
+) -> Result<u64> {
+    let mut smallest = MAX_BATCH_SAMPLES;
+    for (idx, segment) in segments.iter().enumerate() {
+        smallest = smallest.min(samples_per_block(idx, segment, size)?);
+    }
+    Ok(batch_samples(expected_samples, smallest))
+}
+
+/// The forecast of a run in batches of `per_batch` samples.
+pub(super) fn of_batches(
+    segments: &[Segment],
+    activation_side: ActivationSide,
+    security_bits: u32,
+    size: &RunSize,
+    per_batch: u64,
+) -> Result<Forecast> {
     require("run", 0, "number of samples", size.n_samples, 1, 1 << 48)?;
     require("run", 0, "number of replicas", size.replicas, 1, 1 << 12)?;
-    let segments = plan
-        .segments
+    let n_batches = size.n_samples.div_ceil(per_batch.max(1));
+    let segments = segments
         .iter()
         .enumerate()
-        .map(|(idx, segment)| forecast_segment(idx, segment, size))
+        .map(|(idx, segment)| forecast_segment(idx, segment, size, per_batch.max(1)))
         .collect::<Result<Vec<_>>>()?;
+    let rounds = n_batches.saturating_mul(segments.len() as u64);
     Ok(Forecast {
         n_samples: size.n_samples,
-        activation_side: plan.activation_side,
-        rounds: u32::try_from(segments.len()).unwrap_or(u32::MAX),
+        activation_side,
+        rounds: u32::try_from(rounds).unwrap_or(u32::MAX),
         bytes_up: segments.iter().map(|s| s.bytes_up + s.seed_bytes).sum(),
         bytes_down: segments.iter().map(|s| s.bytes_down).sum(),
-        security_bits: plan.security_bits,
+        security_bits,
         all_proven: segments.iter().all(|s| s.evidence == Evidence::Proven),
         noise_margin_bits: segments.iter().map(|s| s.noise_margin_bits).fold(f64::MAX, f64::min),
         segments,
     })
 }
 
-fn forecast_segment(idx: usize, segment: &Segment, size: &RunSize) -> Result<SegmentForecast> {
-    let capacity = segment.capacity();
-    let (canaries, replicas) = match segment.packing {
+/// Slots of a block that no sample gets, and slots each sample gets.
+fn reserved(segment: &Segment, size: &RunSize) -> (u64, u64) {
+    match segment.packing {
         Packing::Slots => (size.canaries_per_block, size.replicas),
         Packing::Coefficients { .. } => (0, 1),
-    };
+    }
+}
+
+/// Samples one block of a segment carries; all replicas of a sample lie in one block.
+pub(super) fn samples_per_block(idx: usize, segment: &Segment, size: &RunSize) -> Result<u64> {
+    let capacity = segment.capacity();
+    let (canaries, replicas) = reserved(segment, size);
     require("segment", idx, "canary slots of a block", canaries, 0, capacity.saturating_sub(1))?;
     let usable = capacity - canaries;
     require("segment", idx, "replicas of a sample in a block", replicas, 1, usable)?;
+    Ok(usable / replicas)
+}
+
+fn forecast_segment(
+    idx: usize,
+    segment: &Segment,
+    size: &RunSize,
+    per_batch: u64,
+) -> Result<SegmentForecast> {
+    let capacity = segment.capacity();
+    let (canaries, replicas) = reserved(segment, size);
+    let per_block = samples_per_block(idx, segment, size)?;
     let carried = size.n_samples.saturating_mul(replicas);
-    // All replicas of a sample lie in one block.
-    let blocks = size.n_samples.div_ceil(usable / replicas);
+    let (full, rest) = (size.n_samples / per_batch, size.n_samples % per_batch);
+    let blocks = full * per_batch.div_ceil(per_block) + rest.div_ceil(per_block);
     let used = carried.saturating_add(canaries.saturating_mul(blocks));
     Ok(SegmentForecast {
         segment: segment.stage,

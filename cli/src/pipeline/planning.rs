@@ -1,0 +1,154 @@
+//! From a quantized model to the plan that serves a goal best.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use nn_poly::Error;
+use nn_poly::encrypted::SelfTest;
+use nn_poly::plan::planner::{
+    Alternative, CostSource, Link, Objective, PlanGoal, ReferenceRates, Subject, assess, search,
+};
+use nn_poly::plan::{ActivationSide, Plan, RangePolicy, RunSize, Trust};
+
+use super::compiling::{Compiled, Prepared};
+use crate::args::{LinkArgument, ObjectiveName, PlanningArguments};
+use crate::failure::Hint;
+use crate::report::progress::Progress;
+
+/// Time after which measurements are no longer repeated.
+const SELF_TEST: Duration = Duration::from_secs(2);
+
+/// The plans a model can have, best first, and where their times come from.
+#[derive(Debug)]
+pub(crate) struct Planning {
+    /// Ranked; the first one was chosen.
+    pub(crate) alternatives: Vec<Alternative>,
+    /// What they are for.
+    pub(crate) goal: PlanGoal,
+    /// How long the self-test took; `None` for stored rates.
+    pub(crate) self_test: Option<Duration>,
+}
+
+/// The goal that flags describe, for a run of `size`.
+///
+/// # Errors
+/// Flags that contradict each other.
+pub(crate) fn goal(
+    arguments: &PlanningArguments,
+    activation_side: Option<ActivationSide>,
+    trust: Trust,
+    size: RunSize,
+) -> Result<PlanGoal> {
+    if arguments.link == LinkArgument::Local && arguments.server_cores.is_some() {
+        bail!("`--link local` means that the server is this machine: leave out --server-cores");
+    }
+    Ok(PlanGoal {
+        objective: match arguments.objective {
+            ObjectiveName::Time => Objective::Time,
+            ObjectiveName::Bytes => Objective::Bytes,
+            ObjectiveName::Rounds => Objective::Rounds,
+        },
+        link: match arguments.link {
+            LinkArgument::Local => Link::SameMachine,
+            LinkArgument::Rate(bits_per_second) => {
+                Link::Network { bits_per_second, round_trip_seconds: arguments.latency }
+            }
+        },
+        server_speed: server_speed(arguments.server_cores),
+        memory_bytes: arguments.memory,
+        max_rounds: arguments.rounds,
+        ranges: match (arguments.proven, arguments.calibrated) {
+            (true, _) => RangePolicy::RequireProven,
+            (false, true) => RangePolicy::Cheapest,
+            (false, false) => RangePolicy::PreferProven,
+        },
+        activation_side,
+        trust,
+        size,
+    })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a few cores")]
+fn server_speed(cores: Option<u32>) -> f64 {
+    cores.map_or(1.0, |cores| f64::from(cores) / n_cores() as f64)
+}
+
+/// Cores that the arithmetic uses here.
+fn n_cores() -> usize {
+    rayon::current_num_threads().max(1)
+}
+
+/// Rank the plans of a network, measuring this machine unless `is_measured` is false.
+///
+/// # Errors
+/// A network for which no plan exists, or none within the goal's limits.
+pub(crate) fn plan(
+    prepared: Prepared,
+    goal: PlanGoal,
+    is_measured: bool,
+    progress: &Progress,
+) -> Result<(Compiled, Planning)> {
+    let Prepared { network, observed, facts } = prepared;
+    let subject = Subject { network: &network, observed: &observed.observed };
+    let (alternatives, self_test) = if is_measured {
+        let bar = progress.spinner("measuring this machine");
+        let mut test = SelfTest::with_progress(SELF_TEST, |n_measured| {
+            bar.message(format!("{n_measured} measurements"));
+        });
+        let alternatives = ranked(&subject, &goal, &mut test)?;
+        (alternatives, Some(test.spent()))
+    } else {
+        (ranked(&subject, &goal, &mut ReferenceRates::new(n_cores()))?, None)
+    };
+    let planning = Planning { alternatives, goal, self_test };
+    let Some(best) = planning.alternatives.first() else {
+        bail!("no plan was found");
+    };
+    let plan = best.compile(&network, facts)?;
+    Ok((Compiled { plan, observed }, planning))
+}
+
+fn ranked(
+    subject: &Subject<'_>,
+    goal: &PlanGoal,
+    costs: &mut dyn CostSource,
+) -> Result<Vec<Alternative>> {
+    let found = search(&[*subject], goal, costs);
+    let advice = found.as_ref().err().and_then(|error| advice(error, goal));
+    match advice {
+        Some(advice) => found.hint(|| advice),
+        None => Ok(found?),
+    }
+}
+
+/// What the person may change about a goal that nothing serves, where the error does not say it.
+fn advice(error: &Error, goal: &PlanGoal) -> Option<&'static str> {
+    match (error, goal.ranges) {
+        (Error::NoSegmentParameters { .. } | Error::Accumulator { .. }, ranges) => {
+            Some(match (goal.activation_side, ranges) {
+                (_, RangePolicy::RequireProven) => {
+                    "fewer bits (--bits) make the numbers smaller, and so do calibrated ranges (without --proven)"
+                }
+                (Some(ActivationSide::Server), _) => {
+                    "fewer bits (--bits) or --activation client make the numbers smaller"
+                }
+                _ => "fewer bits (--bits) make the numbers smaller",
+            })
+        }
+        (Error::MemoryLimit { .. }, RangePolicy::PreferProven) => {
+            Some("allow more (--memory), or calibrated ranges for smaller numbers (--calibrated)")
+        }
+        (Error::MemoryLimit { .. }, _) => Some("allow more (--memory)"),
+        _ => None,
+    }
+}
+
+/// What a run under a finished plan costs by stored rates, over a link of the default speed.
+///
+/// # Errors
+/// Only broken invariants.
+pub(crate) fn assessed(plan: &Plan, size: RunSize) -> Result<Planning> {
+    let goal = PlanGoal::new(size);
+    let alternative = assess(plan, &goal, &mut ReferenceRates::new(n_cores()))?;
+    Ok(Planning { alternatives: vec![alternative], goal, self_test: None })
+}

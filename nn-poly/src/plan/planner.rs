@@ -1,0 +1,146 @@
+//! The planner: which plans a network can have, what each costs, and which one serves a goal best.
+//!
+//! ```text
+//!  IntegerNetwork ─► sides × batch sizes ─► per segment: candidates ─► picks ─► alternatives
+//!                                            (ring, packing, range)      │         ranked by the
+//!  CostSource: measured or stored ─► seconds of a block ─────────────────┘         objective
+//! ```
+//!
+//! Segments cost independently of each other once side and batch size are fixed: bytes and times of
+//! rounds add up, and memory is that of the largest. So the best plan of a side picks for every
+//! segment the candidate that is best by itself; nothing is lost by not trying their products.
+//!
+//! | File | Content |
+//! |---|---|
+//! | `goal` | what a plan is for |
+//! | `side` | the search with activations at one side |
+//! | `candidate` | what one segment may be, and how one is picked |
+//! | `alternative` | a whole plan with its cost, and how plans are ranked |
+//! | `cost` | the model of time; `memory` and `reference`: that of memory, stored rates |
+//!
+//! Bytes and rounds are exact; seconds and memory are forecasts, see `docs/planner.md`.
+
+mod alternative;
+mod candidate;
+mod cost;
+mod goal;
+mod memory;
+mod reference;
+mod side;
+
+pub use alternative::Alternative;
+pub use cost::{BlockSeconds, ByteSeconds, CostSource, Link, TimeForecast};
+pub use goal::{Objective, PlanGoal};
+pub use reference::ReferenceRates;
+
+use super::{ActivationSide, Plan};
+use crate::error::{Error, Result};
+use crate::integer::{IntegerNetwork, StageObservation};
+
+use side::SideSearch;
+
+/// A network to plan for. Several of them, such as one model in different bits, compete.
+#[derive(Clone, Copy, Debug)]
+pub struct Subject<'a> {
+    /// The network.
+    pub network: &'a IntegerNetwork,
+    /// What was seen on calibration data, as for [`super::compile()`].
+    pub observed: &'a [StageObservation],
+}
+
+/// Enumerates the plans of the subjects and ranks them by the goal's objective: the first one is the
+/// planner's choice. Those that take too much memory come last.
+///
+/// Candidates are: the side of the activations (both, where the network and the goal leave it open);
+/// per segment the parameters of [`parameters::candidates`], with the ranges the goal allows; batches
+/// of the whole run or, where memory excludes candidates, of half the samples and so on. A segment is
+/// a stage, so a batch takes as many round trips as the network has stages.
+///
+/// [`parameters::candidates`]: crate::encrypted::parameters::candidates
+///
+/// Cost: some milliseconds per segment and side, and what `costs` takes to measure.
+///
+/// # Errors
+/// - [`Error::InvalidSetting`], [`Error::OutOfRange`] for a goal that makes no sense.
+/// - [`Error::RoundLimit`] if no network gets by with so few rounds.
+/// - [`Error::MemoryLimit`] if no plan keeps within the memory.
+/// - [`Error::NotAtServer`], [`Error::NoSegmentParameters`], [`Error::Accumulator`] if no side has
+///   parameters: that of the last side tried.
+/// - Those of `costs`.
+pub fn search(
+    subjects: &[Subject<'_>],
+    goal: &PlanGoal,
+    costs: &mut dyn CostSource,
+) -> Result<Vec<Alternative>> {
+    goal.check()?;
+    let mut found = Vec::new();
+    let mut refused = None;
+    let mut fewest_rounds = u32::MAX;
+    for (number, subject) in subjects.iter().enumerate() {
+        let rounds = u32::try_from(subject.network.structure().len()).unwrap_or(u32::MAX);
+        fewest_rounds = fewest_rounds.min(rounds);
+        if goal.max_rounds.is_some_and(|most| rounds > most) {
+            continue;
+        }
+        for side in sides(goal.activation_side) {
+            let search = SideSearch { number, subject, goal, side };
+            match search.alternatives(costs) {
+                // Without activations both sides have the same plans.
+                Ok(alternatives) => {
+                    for alternative in alternatives {
+                        if !found.iter().any(|other| alternative.equals(other)) {
+                            found.push(alternative);
+                        }
+                    }
+                }
+                Err(
+                    error @ (Error::NoSegmentParameters { .. }
+                    | Error::NotAtServer { .. }
+                    | Error::Accumulator { .. }),
+                ) => refused = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    found.sort_by(|a, b| a.compare(b, goal.objective));
+    match found.first() {
+        None => Err(refused.unwrap_or(Error::RoundLimit {
+            needed: fewest_rounds,
+            allowed: goal.max_rounds.unwrap_or(0),
+        })),
+        Some(best) if best.exceeds_memory => Err(Error::MemoryLimit {
+            needed: found.iter().map(Alternative::memory_bytes).min().unwrap_or(0),
+            allowed: goal.memory_bytes.unwrap_or(0),
+        }),
+        Some(_) => Ok(found),
+    }
+}
+
+/// What a run under a finished plan costs, as an alternative.
+///
+/// Side, trust, ranges and batches are the plan's; the goal says the size of the run, the link, and
+/// the memory.
+///
+/// # Errors
+/// - [`Error::InvalidSetting`], [`Error::OutOfRange`] for a goal that makes no sense.
+/// - Those of `costs`.
+pub fn assess(plan: &Plan, goal: &PlanGoal, costs: &mut dyn CostSource) -> Result<Alternative> {
+    goal.check()?;
+    let public = plan.public();
+    let subject = Subject { network: plan.network(), observed: &[] };
+    let side = public.activation_side;
+    let search = SideSearch { number: 0, subject: &subject, goal, side };
+    let batch = public.expected_samples;
+    let mut chosen = Vec::with_capacity(public.segments.len());
+    for (idx, segment) in public.segments.iter().enumerate() {
+        let mut costed = search.weighed(idx, segment.clone(), public.security_bits, batch)?;
+        costed.seconds = search.block_seconds(segment, costs)?;
+        chosen.push(costed);
+    }
+    search.alternative(batch, &chosen.iter().collect::<Vec<_>>(), costs)
+}
+
+/// The sides that may evaluate the activations, unless one is settled.
+fn sides(settled: Option<ActivationSide>) -> Vec<ActivationSide> {
+    settled.map_or_else(|| vec![ActivationSide::Server, ActivationSide::Client], |side| vec![side])
+}
