@@ -89,7 +89,8 @@ const SAMPLES: usize = 1500;
 ///
 /// Quantizers are removed. A batch normalization that changes nothing is inserted between a dense or
 /// convolution layer and such an activation that follows it directly, so that training can keep
-/// pre-activations where they are. Maximum pools stay; they are no polynomials either. `inputs` are preprocessed, one row per sample; the first 1500 are used.
+/// pre-activations where they are. Maximum pools stay; they are no polynomials either. `inputs` are
+/// preprocessed, one row per sample; the first 1500 are used.
 ///
 /// # Errors
 /// - [`Error::InvalidSetting`] for a degree other than 1 or 2, a coverage out of range, or a layer whose
@@ -235,8 +236,8 @@ fn without_quantizers(network: &Network<f32>) -> Result<Network<f32>> {
     })
 }
 
-/// Insert a batch normalization wherever an activation to be replaced directly follows a linear layer, or a sum of such, that
-/// nothing else reads: there it can be folded.
+/// Insert a batch normalization wherever an activation to be replaced directly follows a linear layer,
+/// or a sum of such, that nothing else reads: there it can be folded.
 fn normalized(network: &Network<f32>, inputs: &Array2<f32>) -> Result<Network<f32>> {
     let mut rewriter = Rewriter::new(network.input_shape().clone());
     for (idx, layer) in network.layers().iter().enumerate() {
