@@ -9,72 +9,30 @@
     reason = "tests"
 )]
 
+#[path = "support/lowering.rs"]
+mod lowering;
 #[path = "generators/random_graph.rs"]
 mod random_graph;
 
+use lowering::{bits, check, inputs, quantized};
 use ndarray::{Array1, Array2, Array4};
-use nn_poly::import::Preprocessing;
 use nn_poly::integer::{ActivationKind, ConvGeometry, Grouping, LinearGeometry, SumTerm, ValueRef};
 use nn_poly::layer::{
     Activation, Clamp, Conv2d, Dense, Layer, Padding, Pool2d, PoolKind, Quantize,
 };
-use nn_poly::model::Bits;
 use nn_poly::network::{NetworkBuilder, Source};
-use nn_poly::quantize::{Quantized, calibrate, prepare_qat, quantize};
-use nn_poly::{Error, Network, Result, Shape, Tensor};
+use nn_poly::quantize::quantize;
+use nn_poly::{Error, Network, Shape, Tensor};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-
-fn inputs(shape: &Shape, n: usize, seed: u64) -> Array2<f32> {
-    let mut rng = StdRng::seed_from_u64(seed);
-    Array2::from_shape_simple_fn((n, shape.len()), || rng.random_range(0.0..=1.0))
-}
-
-fn bits(n: u32) -> Bits {
-    Bits::new(n, n, n).unwrap()
-}
-
-/// Calibrate, prepare and lower; also the network with quantizers.
-fn quantized(network: &Network<f32>, bits: Bits) -> Result<(Network<f32>, Quantized)> {
-    let data = inputs(network.input_shape(), 120, 1);
-    let spec = calibrate(network, &Preprocessing::UnitRange, &data, bits)?;
-    let prepared = prepare_qat(network, &spec)?;
-    // Preparing again finds the same blocks and replaces their grids.
-    assert_eq!(prepare_qat(&prepared, &spec)?, prepared);
-    let quantized = quantize(&prepared)?;
-    Ok((prepared, quantized))
-}
-
-/// The integers are those of the network with quantizers: scores agree but for the rounding of biases
-/// and multipliers, and the definition agrees with the fast path exactly.
-fn check(network: &Network<f32>, bits: Bits) -> Result<Quantized> {
-    let (prepared, quantized) = quantized(network, bits)?;
-    let data = inputs(network.input_shape(), 40, 2);
-    let integers = quantized.network.input().quantize(data.view()).unwrap();
-    let trace = quantized.network.trace(&integers).unwrap();
-    let expected = prepared.outputs(&data).unwrap();
-    let spread = expected.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
-    let mut total = 0.0;
-    for ((class, sample), &score) in trace.scores.indexed_iter() {
-        let difference = (score as f32 * quantized.score_step - expected[[sample, class]]).abs();
-        assert!(difference <= 0.1 * spread + 1e-6, "{difference} of {spread}");
-        total += difference;
-    }
-    let mean = total / trace.scores.len() as f32;
-    assert!(mean <= 0.02 * spread + 1e-6, "mean difference {mean} of {spread}");
-    let sample = integers.column(0).to_vec();
-    let stages = quantized.network.reference(&sample, &[]).unwrap();
-    assert_eq!(stages.last().unwrap().pooled, trace.scores.column(0).to_vec());
-    Ok(quantized)
-}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
     #[test]
     fn random_graphs_have_an_integer_form(seed in any::<u64>()) {
         let network = random_graph::random_graph(seed, random_graph::Choices::ALL);
-        match check(&network, bits(8)) {
+        match check("random graph", &network, bits(8)) {
             Ok(_) => {}
             // Values of very different size that meet: refused, not rounded.
             Err(Error::CannotQuantize { layer: "addition", .. } | Error::CannotFold { .. }) => {
@@ -121,7 +79,7 @@ fn a_residual_block_is_one_stage_that_reads_its_branches() {
     builder.append(Layer::Pool2d(Pool2d::tiles(PoolKind::Average, (5, 5)))).unwrap();
     builder.append(Layer::Flatten).unwrap();
     builder.append(dense(2, 3, 5)).unwrap();
-    let quantized = check(&builder.finish().unwrap(), bits(6)).unwrap();
+    let quantized = check("graph", &builder.finish().unwrap(), bits(6)).unwrap();
     let [first, second, third, last] = quantized.network.structure() else { panic!("four stages") };
     assert_eq!(first.sources, [ValueRef::Input]);
     assert_eq!(second.sources, [ValueRef::Stage(0)], "both branches read one value");
@@ -162,7 +120,7 @@ fn joined_channels_are_read_where_they_lie() {
     builder.push(Layer::Pool2d(Pool2d::tiles(PoolKind::Average, (2, 2))), &[joined]).unwrap();
     builder.append(Layer::Flatten).unwrap();
     builder.append(dense(3, 20, 3)).unwrap();
-    let quantized = check(&builder.finish().unwrap(), bits(6)).unwrap();
+    let quantized = check("graph", &builder.finish().unwrap(), bits(6)).unwrap();
     let [_, second, third, last] = quantized.network.structure() else { panic!("four stages") };
     assert_eq!(second.sources, [ValueRef::Stage(0), ValueRef::Input]);
     let LinearGeometry::Sum(sum) = &second.linear else { panic!("a sum") };
@@ -182,7 +140,7 @@ fn activations_of_a_shared_sum_are_stages_of_their_own() {
     let sum = builder.push(Layer::Add, &[z, inner]).unwrap();
     builder.push(Layer::Activation(Activation::Relu), &[sum]).unwrap();
     builder.append(dense(2, 4, 3)).unwrap();
-    let quantized = check(&builder.finish().unwrap(), bits(8)).unwrap();
+    let quantized = check("graph", &builder.finish().unwrap(), bits(8)).unwrap();
     let kinds: Vec<_> =
         quantized.network.structure().iter().map(|s| s.activation.clone()).collect();
     use ActivationKind::{Identity, Quadratic, Relu};
@@ -208,7 +166,7 @@ fn groups_padded_pools_and_odd_windows_survive() {
     let n = Network::new(image.clone(), layers.clone()).unwrap().output_shape().len();
     let network =
         Network::new(image, layers.into_iter().chain([dense(3, n, 2)]).collect()).unwrap();
-    let quantized = check(&network, bits(6)).unwrap();
+    let quantized = check("graph", &network, bits(6)).unwrap();
     let [first, second, _] = quantized.network.structure() else { panic!("three stages") };
     let LinearGeometry::Conv2d(ConvGeometry { grouping, stride, padding, .. }) = &first.linear
     else {

@@ -11,6 +11,10 @@
     reason = "tests"
 )]
 
+#[path = "support/lowering.rs"]
+mod lowering;
+
+use lowering::{bits, check, quantized};
 use ndarray::{Array1, Array2, Array4};
 use nn_poly::approximate::{Function, SampledFunction};
 use nn_poly::import::Preprocessing;
@@ -23,20 +27,11 @@ use nn_poly::integer::{LookupTable, StepFunction};
 use nn_poly::layer::{Activation, Clamp, Conv2d, Dense, Layer, Padding, Pool2d, PoolKind};
 use nn_poly::model::Bits;
 use nn_poly::network::{NetworkBuilder, Source};
-use nn_poly::quantize::{Quantized, calibrate, prepare_qat, quantize};
+use nn_poly::quantize::{calibrate, prepare_qat, quantize};
 use nn_poly::train::{Evaluation, LabeledSamples, Outcome, TrainSpec, Trainer, evaluate};
-use nn_poly::{Error, Network, Result, Shape};
+use nn_poly::{Error, Network, Shape};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-
-fn inputs(shape: &Shape, n: usize, seed: u64) -> Array2<f32> {
-    let mut rng = StdRng::seed_from_u64(seed);
-    Array2::from_shape_simple_fn((n, shape.len()), || rng.random_range(0.0..=1.0))
-}
-
-fn bits(n: u32) -> Bits {
-    Bits::new(n, n, n).unwrap()
-}
 
 fn function(function: Function) -> Layer<f32> {
     Layer::Activation(Activation::Function(function))
@@ -74,40 +69,6 @@ fn network(layers: Vec<Layer<f32>>) -> Network<f32> {
     Network::new(image, layers).unwrap()
 }
 
-/// Calibrate, prepare and lower; also the network with quantizers.
-fn quantized(network: &Network<f32>, bits: Bits) -> Result<(Network<f32>, Quantized)> {
-    let data = inputs(network.input_shape(), 120, 1);
-    let spec = calibrate(network, &Preprocessing::UnitRange, &data, bits)?;
-    let prepared = prepare_qat(network, &spec)?;
-    // Preparing again finds the same blocks and replaces their grids.
-    assert_eq!(prepare_qat(&prepared, &spec)?, prepared);
-    let quantized = quantize(&prepared)?;
-    Ok((prepared, quantized))
-}
-
-/// Scores are those of the network with quantizers but for rounding; the definition agrees exactly.
-fn check(name: &str, network: &Network<f32>, bits: Bits) -> Quantized {
-    let (prepared, quantized) = quantized(network, bits).unwrap();
-    let data = inputs(network.input_shape(), 40, 2);
-    let integers = quantized.network.input().quantize(data.view()).unwrap();
-    let trace = quantized.network.trace(&integers).unwrap();
-    let expected = prepared.outputs(&data).unwrap();
-    let spread = expected.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
-    let mut total = 0.0;
-    for ((class, sample), &score) in trace.scores.indexed_iter() {
-        let difference = (score as f32 * quantized.score_step - expected[[sample, class]]).abs();
-        assert!(difference <= 0.1 * spread + 1e-6, "{name}: {difference} of {spread}");
-        total += difference;
-    }
-    let mean = total / trace.scores.len() as f32;
-    assert!(mean <= 0.02 * spread + 1e-6, "{name}: mean difference {mean} of {spread}");
-    for sample in 0..integers.ncols() {
-        let stages = quantized.network.reference(&integers.column(sample).to_vec(), &[]).unwrap();
-        assert_eq!(stages.last().unwrap().pooled, trace.scores.column(sample).to_vec(), "{name}");
-    }
-    quantized
-}
-
 fn functions() -> Vec<Function> {
     let points = vec![(-2.0, 0.5), (-0.5, -0.25), (0.25, 1.0), (1.5, 0.125)];
     let mut all = Function::NAMED.to_vec();
@@ -124,7 +85,7 @@ fn every_function_has_an_integer_form_before_every_pool() {
             let name = format!("{f}, pool: {name}");
             let mut layers = vec![conv(3, 2, 1), function(f.clone())];
             layers.extend(pool.clone());
-            let quantized = check(&name, &network(layers), bits(6));
+            let quantized = check(&name, &network(layers), bits(6)).unwrap();
             let [stage, last] = quantized.network.structure() else { panic!("{name}: two stages") };
             let ActivationKind::Table(table) = &stage.activation else { panic!("{name}: a table") };
             assert!(table.channels().len() == 3 && last.table().is_none());
@@ -165,14 +126,17 @@ fn maxima_stand_on_either_side_of_activations() {
         ("max, average", 3, vec![conv(3, 2, 1), relu(), maxima(), averages()]),
     ];
     for (name, n_stages, layers) in cases {
-        let quantized = check(name, &network(layers), bits(6));
+        let quantized = check(name, &network(layers), bits(6)).unwrap();
         assert_eq!(quantized.network.structure().len(), n_stages, "{name}");
     }
     let ends =
         |layers: Vec<Layer<f32>>| Network::new(Shape::image(4, 4, 2).unwrap(), layers).unwrap();
     let global = Layer::Pool2d(Pool2d::tiles(PoolKind::Max, (4, 4)));
     let scores = ends(vec![conv(3, 2, 1), global, Layer::Flatten]);
-    assert_eq!(check("global maxima as scores", &scores, bits(6)).network.structure().len(), 1);
+    assert_eq!(
+        check("global maxima as scores", &scores, bits(6)).unwrap().network.structure().len(),
+        1
+    );
 }
 
 /// Maxima of a sum that other layers read, and tables on residual connections.
@@ -188,7 +152,7 @@ fn branches_may_hold_tables_and_maxima() {
     builder.append(function(Function::LeakyRelu { slope: 0.1 })).unwrap();
     builder.append(Layer::Flatten).unwrap();
     builder.append(dense(2, 8, 3)).unwrap();
-    let quantized = check("branches", &builder.finish().unwrap(), bits(8));
+    let quantized = check("branches", &builder.finish().unwrap(), bits(8)).unwrap();
     let is_max =
         |stage: &&StageStructure| stage.pool.is_some_and(|pool| pool.reduction == Reduction::Max);
     assert_eq!(quantized.network.structure().iter().filter(is_max).count(), 2);

@@ -25,18 +25,12 @@ impl Function {
 
 impl fmt::Display for Function {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Relu => "relu",
-            Self::LeakyRelu { slope } if *slope == Self::DEFAULT_SLOPE => "leaky-relu",
-            Self::LeakyRelu { slope } => return write!(formatter, "leaky-relu:{slope}"),
-            Self::Sigmoid => "sigmoid",
-            Self::Tanh => "tanh",
-            Self::Softplus => "softplus",
-            Self::Gelu => "gelu",
-            Self::Silu => "silu",
-            Self::Abs => "abs",
-            Self::Sampled(_) => "sampled",
-        })
+        let Self::LeakyRelu { slope } = self else { return formatter.write_str(self.kind()) };
+        if *slope == Self::DEFAULT_SLOPE {
+            formatter.write_str("leaky-relu")
+        } else {
+            write!(formatter, "leaky-relu:{slope}")
+        }
     }
 }
 
