@@ -4,37 +4,46 @@ mod attack;
 mod bench;
 mod fingerprint;
 mod import;
+mod inference;
 mod planning;
 mod polynomial;
+mod serve;
 mod training;
+mod trust;
+mod values;
 
-use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::builder::styling::{AnsiColor, Styles};
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nn_poly::model::LayerBits;
 
 pub(crate) use self::fingerprint::{
     AnswerName, FingerprintCommand, GenerateArguments, LayoutName, PaperArguments, PaperCommand,
     ShowArguments, SingleWeightArguments, UnitsName, VerifyArguments,
 };
+pub(crate) use self::trust::{
+    AccessAddArguments, AccessCheckArguments, AccessCommand, CredentialArguments, EvidenceCommand,
+    EvidenceVerifyArguments, KeysCommand, SignArguments, TlsClientArguments,
+};
 pub(crate) use attack::AttackArguments;
 pub(crate) use bench::{
-    BenchCommand, FiguresArguments, KernelsArguments, NetworkArguments, PeersArguments,
-    TransportName,
+    BenchCommand, FaultsArguments, FiguresArguments, KernelsArguments, LoadArguments,
+    NetworkArguments, PeersArguments, TransportName,
 };
 pub(crate) use import::ImportArguments;
+pub(crate) use inference::InferArguments;
 pub(crate) use planning::{LinkArgument, ObjectiveName, PlanningArguments};
 pub(crate) use polynomial::{
     ApproximateArguments, FunctionArgument, IntervalArgument, MethodArgument,
     PolynomializeArguments,
 };
+pub(crate) use serve::ServeArguments;
 pub(crate) use training::{
     ArchitectureArguments, CrossValidateArguments, FineTuneArguments, TrainArguments,
     TrainedModelArguments, TrainingRunArguments,
 };
+pub(crate) use values::{BitsArgument, OutputPath};
 
 const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Cyan.on_default().bold())
@@ -53,7 +62,8 @@ Examples:
   securedl import digits.onnx --out digits.model
   securedl compile mnist.model --calibrate mnist --out plans/mnist.plan
   securedl tls init tls
-  securedl serve --plans plans --listen 127.0.0.1:7443 --tls tls
+  securedl access add me --file access.toml --plan '*'
+  securedl serve --plans plans --listen 127.0.0.1:7443 --tls tls --access access.toml
   securedl infer --plan plans/mnist.plan --data mnist --samples 8000 \\
                  --server localhost:7443 --tls tls --out predictions.csv --json report.json
   securedl fingerprint generate mnist.model --data mnist --out mnist.fp
@@ -92,8 +102,18 @@ pub(crate) enum Command {
     /// Manage the certificates of a server.
     #[command(subcommand, arg_required_else_help = true)]
     Tls(TlsCommand),
+    /// Manage who may enter a server.
+    #[command(subcommand, arg_required_else_help = true)]
+    Access(AccessCommand),
+    /// Make the keys of a model's owner.
+    #[command(subcommand, arg_required_else_help = true)]
+    Keys(KeysCommand),
+    Sign(SignArguments),
     Serve(ServeArguments),
     Infer(InferArguments),
+    /// Judge what a failed run has kept.
+    #[command(subcommand, arg_required_else_help = true)]
+    Evidence(EvidenceCommand),
     Attack(AttackArguments),
     /// Make and show fingerprints: samples whose answers give a modified model away.
     #[command(subcommand, arg_required_else_help = true)]
@@ -170,14 +190,20 @@ pub(crate) struct CompileArguments {
     /// refreshes (every reply word is then checked) [default: what the objective prefers].
     #[arg(long, value_enum, value_name = "SIDE")]
     pub(crate) activation: Option<SideName>,
-    /// Who may see intermediate values.
+    /// Who may see intermediate values. With `masked` (experimental) the client is a data owner without
+    /// weights: PLAN.public and PLAN.pack are written for it, beside PLAN for the server.
     #[arg(long, value_enum, value_name = "WHO", default_value_t = TrustName::Owner)]
     pub(crate) trust: TrustName,
-    /// Bits of inputs/weights/activations [default: the model's].
+    /// With `--trust masked`: canaries in the pack, drawn from the calibration data.
+    #[arg(long, value_name = "K", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) pack_canaries: u32,
+    /// Bits of inputs/weights/activations, for all layers (4/4/4) or listed for each: weights of every
+    /// linear layer, values after each but the last (4/6,4,4/5,4) [default: the model's].
     #[arg(long, value_name = "I/W/A")]
-    pub(crate) bits: Option<BitsArgument>,
+    pub(crate) bits: Option<LayerBits>,
     /// Instead of --bits: search the bits that move the fewest bytes and lose at most this many points
-    /// of accuracy to the network before rounding, on a fifth of the training part.
+    /// of accuracy to the network before rounding, on a fifth of the training part; for all layers
+    /// first, then layer by layer.
     #[arg(long, value_name = "POINTS", conflicts_with = "bits")]
     pub(crate) target_drop: Option<f64>,
     /// Samples of a typical run: what the forecast is about, and what decides how many share a
@@ -219,6 +245,7 @@ pub(crate) struct InspectArguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum TlsCommand {
     Init(TlsInitArguments),
+    Client(TlsClientArguments),
 }
 
 /// Make a development certificate authority and one server certificate.
@@ -228,7 +255,8 @@ pub(crate) enum TlsCommand {
 #[command(after_help = "\
 Examples:
   securedl tls init tls
-  securedl tls init tls --name gpu.example.org --name 10.0.0.7")]
+  securedl tls init tls --name gpu.example.org --name 10.0.0.7
+  securedl tls init tls --client ward-7          also what `tls client tls ward-7` makes")]
 pub(crate) struct TlsInitArguments {
     /// Folder to create.
     #[arg(value_name = "DIR")]
@@ -236,93 +264,9 @@ pub(crate) struct TlsInitArguments {
     /// Host name or address of the server besides localhost; may be repeated.
     #[arg(long = "name", value_name = "HOST")]
     pub(crate) names: Vec<String>,
-}
-
-/// Serve the plans of a folder over TLS until interrupted.
-///
-/// Sees ciphertexts only and keeps no state of any client. Ctrl-C or SIGTERM lets running requests
-/// finish. Logs go to standard error; RUST_LOG sets their level.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Example:
-  securedl serve --plans plans --listen 0.0.0.0:7443 --tls tls")]
-pub(crate) struct ServeArguments {
-    /// Folder with plan files.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) plans: PathBuf,
-    /// Address and port to listen on (port 0 = any free port).
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) listen: SocketAddr,
-    /// Folder made by `securedl tls init`.
-    #[arg(long, value_name = "DIR")]
-    pub(crate) tls: PathBuf,
-}
-
-/// Classify samples with an encrypted, verified run of a plan.
-///
-/// Without --server, --local or --simulate, client and server run in this process (--local).
-/// Predictions are written only if the verdict is Intact.
-#[derive(Debug, Args)]
-#[command(group(ArgGroup::new("where").args(["server", "local", "simulate"])))]
-#[command(after_help = "\
-Examples:
-  securedl infer --plan plans/mnist.plan --data mnist --samples 8000 \\
-                 --server localhost:7443 --tls tls --out predictions.csv --json report.json
-  securedl infer --plan plans/mnist.plan --data mnist --samples 100 --local --replicas 2
-  securedl infer --plan plans/mnist.plan --data mnist --simulate --accept-unverified \\
-                 --out predictions.csv
-
-predictions.csv: index,prediction,score_0,…,out_of_calibration[,label]; one line per sample, in the
-order of the data. `index` counts the samples of the chosen split from 0; scores are exact integers.")]
-pub(crate) struct InferArguments {
-    /// The plan, weights included, as `securedl compile` wrote it.
-    #[arg(long, value_name = "PLAN")]
-    pub(crate) plan: PathBuf,
-    /// Data set: a path, or a name in $SECUREDL_DATA.
-    #[arg(long, value_name = "PATH")]
-    pub(crate) data: String,
-    #[command(flatten)]
-    pub(crate) reading: ReadingArguments,
-    /// Which part of the data.
-    #[arg(long, value_enum, value_name = "PART", default_value_t = SplitName::Test)]
-    pub(crate) split: SplitName,
-    /// Samples to classify, from the start of the part [default: all].
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
-    pub(crate) samples: Option<u64>,
-    /// A server that holds the plan, as host:port.
-    #[arg(long, value_name = "ADDR", requires = "tls")]
-    pub(crate) server: Option<String>,
-    /// Folder with the server's ca.pem.
-    #[arg(long, value_name = "DIR", requires = "server")]
-    pub(crate) tls: Option<PathBuf>,
-    /// Run client and server in this process, through the same messages.
-    #[arg(long)]
-    pub(crate) local: bool,
-    /// Evaluate the integer network alone: no encryption, no server, nothing verified.
-    #[arg(long)]
-    pub(crate) simulate: bool,
-    /// Slots of each block that carry samples with known results (segments with a square).
-    #[arg(long, value_name = "K", default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
-    pub(crate) canaries: u32,
-    /// Secret slots each sample takes (segments with a square); 2 closes the gap for single samples.
-    #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
-    pub(crate) replicas: u32,
-    /// Use the samples of this fingerprint as canaries, compared with the integers it holds [default:
-    /// samples of the data].
-    #[arg(long, value_name = "FP", conflicts_with = "simulate")]
-    pub(crate) fingerprint: Option<PathBuf>,
-    /// Seconds to wait for a server that cannot be reached any more.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub(crate) patience: u64,
-    /// Release predictions and exit with 0 although nothing vouches for them.
-    #[arg(long)]
-    pub(crate) accept_unverified: bool,
-    /// Where to write the predictions.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) out: Option<PathBuf>,
-    /// Where to write the report (`-` = standard output).
-    #[arg(long, value_name = "FILE")]
-    pub(crate) json: Option<OutputPath>,
+    /// Make a certificate for this client, too, in the folder DIR/client-NAME; may be repeated.
+    #[arg(long = "client", value_name = "NAME")]
+    pub(crate) clients: Vec<String>,
 }
 
 /// Names of networks.
@@ -361,6 +305,8 @@ pub(crate) enum SideName {
 pub(crate) enum TrustName {
     /// The client owns the model and may see intermediate values.
     Owner,
+    /// The client owns the data only: it gets no weights, and masked intermediate values.
+    Masked,
 }
 
 /// Parts of a data set.
@@ -372,59 +318,6 @@ pub(crate) enum SplitName {
     Test,
     /// Both, training part first.
     All,
-}
-
-/// `4/4/4`, or `none`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum BitsArgument {
-    /// No quantization-aware fine-tuning.
-    None,
-    /// Bits of inputs, weights and activations.
-    Of { input: u32, weight: u32, activation: u32 },
-}
-
-impl FromStr for BitsArgument {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "none" {
-            return Ok(Self::None);
-        }
-        let numbers: Vec<u32> =
-            text.split('/').map(str::parse).collect::<Result<_, _>>().map_err(|_| {
-                format!("`{text}` is neither `none` nor three numbers such as 4/4/4")
-            })?;
-        match *numbers.as_slice() {
-            [input, weight, activation] => Ok(Self::Of { input, weight, activation }),
-            _ => Err(format!("{} numbers; expected input/weight/activation", numbers.len())),
-        }
-    }
-}
-
-/// A file to write, or standard output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum OutputPath {
-    /// Standard output, written as `-`.
-    Stdout,
-    /// A file.
-    File(PathBuf),
-}
-
-impl FromStr for OutputPath {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(if text == "-" { Self::Stdout } else { Self::File(PathBuf::from(text)) })
-    }
-}
-
-impl fmt::Display for OutputPath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Stdout => f.write_str("standard output"),
-            Self::File(path) => path.display().fmt(f),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -439,16 +332,6 @@ mod tests {
     }
 
     #[test]
-    fn bits_are_three_numbers_or_none() {
-        let four = BitsArgument::Of { input: 4, weight: 4, activation: 4 };
-        assert_eq!("4/4/4".parse(), Ok(four));
-        assert_eq!("none".parse(), Ok(BitsArgument::None));
-        for wrong in ["", "4", "4/4", "4/4/4/4", "4/x/4", "-1/4/4", "NONE"] {
-            assert!(wrong.parse::<BitsArgument>().is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
     fn contradictory_flags_are_refused() {
         let infer = |extra: &[&str]| {
             let base = ["securedl", "infer", "--plan", "p", "--data", "d"];
@@ -456,6 +339,7 @@ mod tests {
         };
         assert!(infer(&[]).is_ok());
         assert!(infer(&["--server", "localhost:1", "--tls", "t"]).is_ok());
+        assert!(infer(&["--server", "a:1,b:2", "--tls", "t", "--resume", "--out", "o"]).is_ok());
         for wrong in [
             &["--local", "--simulate"] as &[&str],
             &["--server", "localhost:1"],
@@ -464,6 +348,9 @@ mod tests {
             &["--samples", "0"],
             &["--replicas", "0"],
             &["--split", "validation"],
+            &["--resume"],
+            &["--in-flight", "0"],
+            &["--identity", "ab"],
         ] {
             assert!(infer(wrong).is_err(), "{wrong:?}");
         }

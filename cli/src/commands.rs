@@ -1,11 +1,13 @@
 //! One module per command: read the flags, do the work, print what came of it.
 
+pub(crate) mod access;
 pub(crate) mod approximate;
 pub(crate) mod attack;
 pub(crate) mod bench;
 pub(crate) mod compile;
 pub(crate) mod cross_validate;
 pub(crate) mod demo;
+pub(crate) mod evidence;
 pub(crate) mod fine_tune;
 pub(crate) mod fingerprint;
 pub(crate) mod import;
@@ -14,6 +16,7 @@ pub(crate) mod inspect;
 pub(crate) mod paper;
 pub(crate) mod polynomialize;
 pub(crate) mod serve;
+pub(crate) mod sign;
 pub(crate) mod tls;
 pub(crate) mod train;
 pub(crate) mod verify;

@@ -90,13 +90,23 @@ impl<T, E: Into<anyhow::Error>> Hint<T> for Result<T, E> {
 /// Tell an error once: what happened, why, and what to do.
 pub(crate) fn tell(error: &anyhow::Error) {
     let screen = Screen::stderr();
-    screen.labeled(0, Ink::Bad, "error:", error);
+    screen.labeled(0, Ink::Bad, "error:", harmless(&error.to_string()));
     for cause in causes(error) {
-        screen.labeled(2, Ink::Dim, "because:", cause);
+        screen.labeled(2, Ink::Dim, "because:", harmless(&cause));
     }
     if let Some(hint) = hint_of(error) {
-        screen.labeled(2, Ink::Accent, "hint:", hint);
+        screen.labeled(2, Ink::Accent, "hint:", harmless(hint));
     }
+}
+
+/// A message without characters that control a terminal: it may quote files and other machines.
+fn harmless(text: &str) -> String {
+    let shown = |c: char| match c {
+        '\n' | '\t' => c,
+        c if c.is_control() => char::REPLACEMENT_CHARACTER,
+        c => c,
+    };
+    text.chars().map(shown).collect()
 }
 
 /// The messages below the first that add something to the one above.

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use fingerprint::fingerprint::FINGERPRINT_MAGIC;
 use fingerprint::generate::UNFINISHED_BAG_MAGIC;
+use fingerprint::pack::PACK_MAGIC;
 use nn_poly::artifact::peek_magic;
 use nn_poly::model::Model;
 use nn_poly::plan::{PLAN_MAGIC, PUBLIC_PLAN_MAGIC};
@@ -30,6 +31,8 @@ pub(crate) enum FileKind {
     Fingerprint,
     /// Samples of a fingerprint that is not finished.
     UnfinishedBag,
+    /// Canaries for a client without weights.
+    Pack,
     /// Anything else.
     Unknown,
 }
@@ -51,6 +54,7 @@ impl FileKind {
             Some(Checkpoint::MAGIC) => Self::Checkpoint,
             Some(FINGERPRINT_MAGIC) => Self::Fingerprint,
             Some(UNFINISHED_BAG_MAGIC) => Self::UnfinishedBag,
+            Some(PACK_MAGIC) => Self::Pack,
             Some(_) | None => Self::Unknown,
         })
     }
@@ -76,6 +80,7 @@ impl FileKind {
             }
             Self::Plan => "plans come from `securedl compile MODEL --out PLAN`",
             Self::PublicPlan => "servers hand out public parts; the whole plan is with its owner",
+            Self::Pack => "packs come from `securedl compile MODEL --trust masked --out PLAN`",
             Self::Checkpoint => "go on with it: `securedl train … --checkpoint FILE --resume`",
             Self::Fingerprint => "fingerprints come from `securedl fingerprint generate`",
             Self::UnfinishedBag => {
@@ -97,6 +102,7 @@ impl fmt::Display for FileKind {
             Self::Checkpoint => "the checkpoint of a training",
             Self::Fingerprint => "a fingerprint",
             Self::UnfinishedBag => "the checkpoint of a fingerprint",
+            Self::Pack => "a pack of canaries",
             Self::Unknown => "no file of SecureDL",
         })
     }

@@ -13,6 +13,8 @@ use crate::report::terminal::{Colors, Screen};
 pub(crate) enum Style {
     /// Time, level and origin: for servers.
     Full,
+    /// A JSON object per line, with the same.
+    Json,
     /// The level: for people who watch.
     Brief,
 }
@@ -27,6 +29,9 @@ pub(crate) fn start(level: &str, style: Style, progress: &Progress) {
     // Only fails if logging has been started already.
     let _ = match style {
         Style::Full => builder.try_init(),
+        Style::Json => {
+            builder.with_ansi(false).json().flatten_event(true).with_span_list(false).try_init()
+        }
         Style::Brief => builder.without_time().with_target(false).try_init(),
     };
 }

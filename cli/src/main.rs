@@ -9,7 +9,9 @@
 
 mod args;
 mod commands;
+mod credentials;
 mod failure;
+mod file_limit;
 mod kind;
 mod logs;
 mod options;
@@ -23,7 +25,9 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Parser;
 
-use args::{Arguments, Command, FingerprintCommand, TlsCommand};
+use args::{
+    AccessCommand, Arguments, Command, EvidenceCommand, FingerprintCommand, KeysCommand, TlsCommand,
+};
 use failure::{FAILURE, Outcome};
 
 fn main() -> ExitCode {
@@ -52,6 +56,14 @@ fn run(command: Command) -> Result<Outcome> {
         Command::Compile(arguments) => commands::compile::run(&arguments),
         Command::Inspect(arguments) => commands::inspect::run(&arguments),
         Command::Tls(TlsCommand::Init(arguments)) => commands::tls::init(&arguments),
+        Command::Tls(TlsCommand::Client(arguments)) => commands::tls::client(&arguments),
+        Command::Access(AccessCommand::Add(arguments)) => commands::access::add(&arguments),
+        Command::Access(AccessCommand::Check(arguments)) => commands::access::check(&arguments),
+        Command::Keys(KeysCommand::Init { directory }) => commands::sign::init(&directory),
+        Command::Sign(arguments) => commands::sign::sign(&arguments),
+        Command::Evidence(EvidenceCommand::Verify(arguments)) => {
+            commands::evidence::verify(&arguments)
+        }
         Command::Serve(arguments) => commands::serve::run(&arguments),
         Command::Infer(arguments) => commands::infer::run(&arguments),
         Command::Attack(arguments) => commands::attack::run(&arguments),

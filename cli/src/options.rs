@@ -47,6 +47,7 @@ impl From<TrustName> for Trust {
     fn from(name: TrustName) -> Self {
         match name {
             TrustName::Owner => Self::Owner,
+            TrustName::Masked => Self::Masked,
         }
     }
 }
@@ -92,10 +93,10 @@ impl BitsChoice {
 /// Where an inference runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Venue {
-    /// On a server over TLS.
+    /// On servers over TLS.
     Server {
-        /// `host:port`.
-        address: String,
+        /// `host:port` of each.
+        addresses: Vec<String>,
         /// Folder with `ca.pem`.
         tls: std::path::PathBuf,
     },
@@ -108,8 +109,8 @@ pub(crate) enum Venue {
 impl Venue {
     /// What the flags of `infer` say; [`Venue::Local`] if they say nothing.
     pub(crate) fn new(arguments: &InferArguments) -> Self {
-        if let (Some(address), Some(tls)) = (&arguments.server, &arguments.tls) {
-            Self::Server { address: address.clone(), tls: tls.clone() }
+        if let (false, Some(tls)) = (arguments.server.is_empty(), &arguments.tls) {
+            Self::Server { addresses: arguments.server.clone(), tls: tls.clone() }
         } else if arguments.simulate {
             Self::Simulation
         } else {

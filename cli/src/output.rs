@@ -1,7 +1,7 @@
 //! Files the commands write: checked before the work, written at its end, whole or not at all.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -70,6 +70,48 @@ impl OutputFile {
             return write().with_context(|| format!("cannot write {}", self.shown.display()));
         }
         Ok(artifact::write_file(&self.path, bytes)?)
+    }
+
+    /// Write the file piece by piece.
+    ///
+    /// # Errors
+    /// Whatever `write` or the system says; an earlier file then is as it was.
+    pub(crate) fn write_with(
+        &self,
+        write: impl FnOnce(&mut dyn Write) -> Result<()>,
+    ) -> Result<()> {
+        let name = || format!("cannot write {}", self.shown.display());
+        if self.is_special() {
+            let file = fs::OpenOptions::new().write(true).open(&self.path).with_context(name)?;
+            let mut out = BufWriter::new(file);
+            write(&mut out).with_context(name)?;
+            return out.flush().with_context(name);
+        }
+        let folder = match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".securedl-");
+        // As any new file, not as a secret one.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        let mut file = builder.tempfile_in(folder).with_context(name)?;
+        let mut out = BufWriter::new(&mut file);
+        write(&mut out).with_context(name)?;
+        out.flush().with_context(name)?;
+        drop(out);
+        file.as_file().sync_all().with_context(name)?;
+        file.persist(&self.path).map_err(|error| error.error).with_context(name)?;
+        Ok(())
+    }
+
+    /// A file beside this one, with one more ending; `None` beside something that is no regular file.
+    pub(crate) fn beside(&self, ending: &str) -> Option<PathBuf> {
+        let mut name = self.path.file_name()?.to_owned();
+        name.push(".");
+        name.push(ending);
+        (!self.is_special()).then(|| self.path.with_file_name(name))
     }
 
     /// Whether there is a regular file already.
@@ -165,10 +207,27 @@ mod tests {
     }
 
     #[test]
+    fn files_written_in_pieces_are_whole_or_as_they_were() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = OutputFile::check(&folder.path().join("a.csv")).unwrap();
+        output.write_with(|out| Ok(out.write_all(b"one")?)).unwrap();
+        let failed = output.write_with(|out| {
+            out.write_all(b"half of two")?;
+            bail!("no more")
+        });
+        assert!(format!("{:#}", failed.unwrap_err()).contains("a.csv: no more"));
+        assert_eq!(fs::read(folder.path().join("a.csv")).unwrap(), b"one");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left behind");
+        assert_eq!(output.beside("journal").unwrap(), output.path.with_file_name("a.csv.journal"));
+    }
+
+    #[test]
     #[cfg(unix)]
     fn devices_are_written_to_and_not_replaced() {
         let null = OutputFile::check(Path::new("/dev/null")).unwrap();
         null.write(b"nothing").unwrap();
+        null.write_with(|out| Ok(out.write_all(b"nothing")?)).unwrap();
         assert!(null.is_special());
+        assert_eq!(null.beside("journal"), None);
     }
 }

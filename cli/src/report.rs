@@ -4,6 +4,7 @@
 //! anything but figures for people.
 
 pub(crate) mod accuracy;
+pub(crate) mod bit_search;
 pub(crate) mod figures;
 pub(crate) mod layers;
 pub(crate) mod machine;

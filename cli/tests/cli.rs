@@ -11,6 +11,8 @@
     reason = "tests"
 )]
 
+#[path = "cli/access.rs"]
+mod access;
 #[path = "cli/attacks.rs"]
 mod attacks;
 #[path = "cli/bad_input.rs"]
@@ -21,19 +23,29 @@ mod bench;
 mod cheating;
 #[path = "cli/cross_validation.rs"]
 mod cross_validation;
+#[path = "cli/evidence.rs"]
+mod evidence;
 #[path = "cli/fingerprint.rs"]
 mod fingerprint;
 #[path = "cli/fixture.rs"]
 mod fixture;
 #[path = "cli/importing.rs"]
 mod importing;
+#[path = "cli/masked.rs"]
+mod masked;
+#[path = "cli/operation.rs"]
+mod operation;
 #[path = "cli/paper.rs"]
 mod paper;
 #[path = "cli/planning.rs"]
 mod planning;
 #[path = "cli/polynomials.rs"]
 mod polynomials;
+#[path = "cli/resuming.rs"]
+mod resuming;
 #[path = "cli/runs.rs"]
 mod runs;
 #[path = "cli/server.rs"]
 mod server;
+#[path = "cli/signatures.rs"]
+mod signatures;

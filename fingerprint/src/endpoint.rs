@@ -260,11 +260,13 @@ mod tests {
             activation: ActivationKind::Quadratic,
             pool: None,
             refresh: None,
+            chain: None,
         };
         let weights = StageWeights {
             weights: vec![3, -2, 1, 1],
             bias: vec![1, 0],
             quadratic: Some(Quadratic::square()),
+            chain: Vec::new(),
         };
         let grid = IntegerGrid { bits: 4, signed: false, step: 1.0 / 15.0 };
         IntegerNetwork::new(grid, 2, vec![structure], vec![weights]).unwrap()

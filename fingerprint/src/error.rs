@@ -49,6 +49,14 @@ pub enum Error {
         /// Largest value accepted.
         max: u64,
     },
+    /// A pack of canaries of another plan.
+    #[error(
+        "the pack of canaries is of another plan: use the pack and the public part that came together"
+    )]
+    OtherPlan,
+    /// A pack whose numbers contradict each other.
+    #[error("the pack of canaries is damaged: a range of scores is empty or a count impossible")]
+    MalformedPack,
     /// Canaries and random points leave no room for a single sample with all its replicas.
     #[error(
         "{n_slots} slots are too few for {network_canaries} network canaries, {random_points} \

@@ -16,7 +16,7 @@
 //! [`Fingerprint::record_use`] counts them, and a fingerprint that an untrusted endpoint has seen is
 //! burnt.
 
-use ndarray::{Array2, Axis};
+use ndarray::{Array2, ArrayView1, Axis};
 use nn_poly::Shape;
 use nn_poly::artifact::{self, Magic};
 use nn_poly::import::Preprocessing;
@@ -61,6 +61,22 @@ const MAX_NAME_BYTES: usize = 200;
 pub struct Fingerprint {
     content: Content,
     uses: u64,
+}
+
+/// The values of one neuron that a stage's refresh takes: what its segment yields, or what the residues
+/// of all its segments are put together to.
+fn stage_values(plan: &Plan, stage: usize, rows: &[ArrayView1<'_, i64>]) -> Result<Vec<i64>> {
+    let (structure, _) = plan.network().stage(stage)?;
+    let window = plan.public().crt_window(stage)?;
+    let (Some(chain), Some(window)) = (&structure.chain, window) else {
+        return Ok(rows.first().map_or_else(Vec::new, |row| row.to_vec()));
+    };
+    let n = rows.first().map_or(0, ArrayView1::len);
+    let value = |sample: usize| {
+        let residues = rows.iter().filter_map(|row| row.get(sample));
+        chain.descaled(window.combine(residues.map(|residue| residue.cast_unsigned())))
+    };
+    Ok((0..n).map(value).collect())
 }
 
 impl Fingerprint {
@@ -273,27 +289,30 @@ impl Fingerprint {
         let n = positions.len();
         let mut canaries = vec![NetworkCanary { segments: Vec::new() }; n];
         let mut refreshed = Vec::new();
-        for (index, segment) in plan.public().segments.iter().enumerate() {
-            let packed = self
-                .content
-                .segments
-                .get(index)
-                .ok_or(Error::MalformedFingerprint { what: "number of segments" })?;
-            let stage = segment.stage as usize;
+        let n_stages = plan.public().stages.len();
+        for stage in 0..n_stages {
             let arriving = plan.network().gather_inputs(stage, &inputs, &refreshed)?;
-            let outputs = packed.unpack().select(Axis(1), positions);
-            let mut refresher = plan.refresher(index, n)?;
-            check_dim("stored integers of a segment", (refresher.n_outputs(), n), outputs.dim())?;
-            for (canary, (inputs, outputs)) in
-                canaries.iter_mut().zip(arriving.columns().into_iter().zip(outputs.columns()))
-            {
-                let (inputs, outputs) = (inputs.to_vec(), outputs.to_vec());
-                canary.segments.push(SegmentValues { inputs, outputs });
+            let mut refresher = plan.refresher(stage, n)?;
+            let expected = (refresher.n_outputs(), n);
+            let mut of_segments = Vec::new();
+            for index in plan.public().segments_of(stage)? {
+                let packed = self.content.segments.get(index);
+                let packed =
+                    packed.ok_or(Error::MalformedFingerprint { what: "number of segments" })?;
+                let outputs = packed.unpack().select(Axis(1), positions);
+                check_dim("stored integers of a segment", expected, outputs.dim())?;
+                let columns = arriving.columns().into_iter().zip(outputs.columns());
+                for (canary, (inputs, outputs)) in canaries.iter_mut().zip(columns) {
+                    let (inputs, outputs) = (inputs.to_vec(), outputs.to_vec());
+                    canary.segments.push(SegmentValues { inputs, outputs });
+                }
+                of_segments.push(outputs);
             }
-            for (neuron, row) in outputs.rows().into_iter().enumerate() {
-                refresher.absorb(neuron, &row.to_vec())?;
+            for neuron in 0..expected.0 {
+                let rows: Vec<_> = of_segments.iter().map(|outputs| outputs.row(neuron)).collect();
+                refresher.absorb(neuron, &stage_values(plan, stage, &rows)?)?;
             }
-            if index + 1 < plan.public().segments.len() {
+            if stage + 1 < n_stages {
                 refreshed.push(refresher.finish()?.values);
             }
         }

@@ -15,6 +15,7 @@
 //! | [`fingerprint`](mod@fingerprint) | samples with known answers, in a file |
 //! | [`sensitivity`] | how far outputs move when weights do, and its exact gradient |
 //! | [`generate`](mod@generate) | sensitive samples and baselines |
+//! | [`pack`] | canaries with tolerated scores, for clients without weights |
 //! | [`sample`] | valid inputs, bags of samples |
 //! | [`select`](mod@select) | which samples of a bag to use |
 //! | [`single_weight`] | how often a change of one weight escapes, by trial |
@@ -40,6 +41,7 @@ pub use crate::generate::{
     Constraint, GenerateConfig, GenerateProgress, GenerateSpec, GeneratorKind, NoProgress,
     OptimizerKind, UnfinishedBag, generate, generate_for_integer, resume, resume_for_integer,
 };
+pub use crate::pack::{CanaryPack, MaskedSoundness, MaskedVerdict, judge_masked};
 pub use crate::rule::ComparisonRule;
 pub use crate::sample::{InputGrid, SampleBag, SampleInfo};
 pub use crate::select::{SelectionFeatures, SelectionRule, select};
@@ -58,6 +60,7 @@ mod error;
 pub mod experiment;
 pub mod fingerprint;
 pub mod generate;
+pub mod pack;
 pub mod rule;
 pub mod sample;
 pub mod select;

@@ -31,7 +31,7 @@ use crate::word_check::WordCheck;
 /// of 128-bit security.
 pub const MAX_BITS: f64 = 128.0;
 
-/// Total degree of a segment with one squaring, the only kind of slot segment so far.
+/// Total degree of a segment with one squaring; every further one doubles it.
 pub const SQUARE_DEGREE: u32 = 2;
 
 /// What protects the replies of one segment in one block.
@@ -154,6 +154,21 @@ impl Soundness {
             one_percent_bits: None,
             one_sample_bits: None,
             reply_word_bits: None,
+        }
+    }
+
+    /// The weaker figure of each kind: what holds for two runs together.
+    #[must_use]
+    pub fn weaker(self, other: Self) -> Self {
+        let least = |a: Option<f64>, b: Option<f64>| Some(a?.min(b?));
+        Self {
+            every_slot_change_bits: least(
+                self.every_slot_change_bits,
+                other.every_slot_change_bits,
+            ),
+            one_percent_bits: least(self.one_percent_bits, other.one_percent_bits),
+            one_sample_bits: least(self.one_sample_bits, other.one_sample_bits),
+            reply_word_bits: least(self.reply_word_bits, other.reply_word_bits),
         }
     }
 

@@ -407,6 +407,7 @@ mod integer {
             activation,
             pool: None,
             refresh,
+            chain: None,
         };
         // Hidden sums are in units of 1/(64·255), their squares of 1/(64·255)²; the refresh divides by
         // 2^20, so hidden values are in units of 2^20/(64·255)².
@@ -421,11 +422,13 @@ mod integer {
                 weights: weights(first, 64.0),
                 bias: first.bias.iter().map(|&b| round(b, 64.0 * 255.0)).collect(),
                 quadratic: Some(Quadratic::square()),
+                chain: Vec::new(),
             },
             StageWeights {
                 weights: weights(last, 64.0),
                 bias: last.bias.iter().map(|&b| round(b, 64.0 * hidden_unit)).collect(),
                 quadratic: None,
+                chain: Vec::new(),
             },
         ];
         let grid = IntegerGrid { bits: 8, signed: false, step: 1.0 / 255.0 };

@@ -40,6 +40,7 @@ fn network(seed: u64, max: i16) -> IntegerNetwork {
                 min: 0,
                 max: 15,
             }),
+            chain: None,
         });
         let mut draw = || match rng.random_range(0..8) {
             0 => max,
@@ -50,6 +51,7 @@ fn network(seed: u64, max: i16) -> IntegerNetwork {
             weights: (0..n_in * n_out).map(|_| draw()).collect(),
             bias: vec![3; n_out],
             quadratic: (!is_last).then(Quadratic::square),
+            chain: Vec::new(),
         });
     }
     let grid = InputGrid { bits: 4, signed: false, step: 1.0 };

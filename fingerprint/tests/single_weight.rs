@@ -54,6 +54,7 @@ fn network(seed: u64) -> IntegerNetwork {
             activation: ActivationKind::Quadratic,
             pool: Some(pool),
             refresh: Some(refresh),
+            chain: None,
         },
         StageStructure {
             sources: vec![ValueRef::Stage(0)],
@@ -61,6 +62,7 @@ fn network(seed: u64) -> IntegerNetwork {
             activation: ActivationKind::Identity,
             pool: None,
             refresh: None,
+            chain: None,
         },
     ];
     let mut weights = |n: usize| (0..n).map(|_| rng.random_range(-7..=7)).collect::<Vec<i16>>();
@@ -69,11 +71,13 @@ fn network(seed: u64) -> IntegerNetwork {
             weights: weights(linear[0].n_weights()),
             bias: vec![1, -2, 3],
             quadratic: Some(Quadratic { a: vec![1, 2, 1], b: vec![0, 5, -3], c: vec![4, 0, 1] }),
+            chain: Vec::new(),
         },
         StageWeights {
             weights: weights(linear[1].n_weights()),
             bias: vec![0, 1, 2, 3],
             quadratic: None,
+            chain: Vec::new(),
         },
     ];
     let grid = InputGrid { bits: 4, signed: false, step: 1.0 };

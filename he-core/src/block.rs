@@ -1,6 +1,8 @@
 //! Many ciphertexts in one contiguous allocation.
 
-use crate::{Error, Params, Result, ring::Ring};
+use crate::{
+    Error, Params, Result, correction::multiply_modulo, evaluator::MAX_DEGREE, ring::Ring,
+};
 
 /// A block of ciphertexts of one form: same degree, same moduli, same correction.
 ///
@@ -10,8 +12,8 @@ use crate::{Error, Params, Result, ring::Ring};
 /// integer matrix product on it.
 ///
 /// A ciphertext `(c_0, …, c_d)` decrypts to `c_0 + c_1 s + … + c_d s^d = m + t·e (mod Q)`; the
-/// plaintext is `m · correction mod t`, where `correction` is the product of the moduli that
-/// modulus switching has dropped.
+/// plaintext is `m · correction mod t`. Each dropped modulus multiplies the correction by itself,
+/// each product of ciphertexts multiplies their corrections.
 #[derive(Clone)]
 pub struct CiphertextBlock {
     params: Params,
@@ -61,7 +63,7 @@ impl CiphertextBlock {
         n_moduli: usize,
         storage: Storage,
     ) -> Result<Self> {
-        if !(1..=15).contains(&degree) || !(1..=params.moduli().len()).contains(&n_moduli) {
+        if !(1..=MAX_DEGREE).contains(&degree) || !(1..=params.moduli().len()).contains(&n_moduli) {
             return Err(Error::Form {
                 operation: "a new block",
                 requirement: "degree 1 to 15 and between one and all moduli",
@@ -164,6 +166,10 @@ impl CiphertextBlock {
         pieces_mut(&mut self.words, n_moduli, row_len)
     }
 
+    pub(crate) fn set_correction(&mut self, correction: u128) {
+        self.correction = correction;
+    }
+
     pub(crate) fn limb_mut(&mut self, limb: usize) -> &mut [u64] {
         let len = self.count * self.row_len();
         self.words.get_mut(limb * len..(limb + 1) * len).unwrap_or_default()
@@ -173,6 +179,35 @@ impl CiphertextBlock {
     pub(crate) fn row(&self, limb: usize, index: usize) -> &[u64] {
         let len = self.row_len();
         self.limb(limb).get(index * len..(index + 1) * len).unwrap_or_default()
+    }
+
+    /// A block of `count` zero ciphertexts of this block's form, in memory of an earlier block.
+    ///
+    /// # Errors
+    /// - [`Error::Index`] when the block cannot be addressed in memory.
+    pub fn zeros_like(&self, count: usize, storage: Storage) -> Result<Self> {
+        let mut block = Self::zeros_in(&self.params, count, self.degree, self.n_moduli, storage)?;
+        block.correction = self.correction;
+        Ok(block)
+    }
+
+    /// Overwrites the ciphertexts from number `first` on by those of a block of the same form.
+    ///
+    /// # Errors
+    /// - [`Error::ParamsMismatch`] or [`Error::Form`] when the forms differ.
+    /// - [`Error::Index`] when there are too many.
+    pub fn write_at(&mut self, first: usize, other: &Self) -> Result<()> {
+        self.check_same_form(other, "a copy")?;
+        let end = first.saturating_add(other.count);
+        if end > self.count {
+            return Err(Error::Index { what: "ciphertext", index: end, count: self.count });
+        }
+        let row_len = self.row_len();
+        for limb in 0..self.n_moduli {
+            let rows = self.limb_mut(limb).get_mut(first * row_len..end * row_len);
+            rows.unwrap_or_default().copy_from_slice(other.limb(limb));
+        }
+        Ok(())
     }
 
     /// Joins the ciphertexts of several blocks of one form, in order.
@@ -307,13 +342,4 @@ pub(crate) fn pieces_mut(words: &mut [u64], n_limbs: usize, len: usize) -> Vec<V
         }
     }
     pieces
-}
-
-/// `a·b mod t` for a modulus up to 2^64 or a power of two: what [`Params`] allows.
-pub(crate) fn multiply_modulo(a: u128, b: u128, t: u128) -> u128 {
-    if t.is_power_of_two() {
-        return a.wrapping_mul(b) & (t - 1);
-    }
-    // Both factors are reduced below 2^64 first, so the product fits.
-    (a % t) * (b % t) % t
 }

@@ -167,12 +167,12 @@ impl<'k> Decryptor<'k> {
     /// [`bytes::read_reply_into`], [`Decryptor::decrypt`] and [`Encoder::decode_from`], without a
     /// block in between.
     ///
-    /// `bytes` are whole ciphertexts of `degree` over the first `n_moduli` moduli; `out` gets
+    /// `bytes` are whole ciphertexts of the form of `form`, a block whose ciphertexts do not matter
+    /// (there need be none): its degree, moduli and [`CiphertextBlock::correction`]. `out` gets
     /// [`Encoder::value_count`] values of each, from `low` upwards.
     ///
     /// # Errors
-    /// - [`Error::ParamsMismatch`] when encoder and key belong to different parameters.
-    /// - [`Error::Form`] for a degree or number of moduli that no block has.
+    /// - [`Error::ParamsMismatch`] when encoder, form and key belong to different parameters.
     /// - [`Error::Value`] when the encoder has no such window.
     /// - [`Error::Malformed`] unless bytes and `out` are whole ciphertexts, equally many.
     /// - [`Error::Residue`] when a residue is not below its modulus; `out` is then of no meaning.
@@ -182,7 +182,7 @@ impl<'k> Decryptor<'k> {
     pub fn decrypt_packed(
         &self,
         encoder: &Encoder,
-        (degree, n_moduli): (usize, usize),
+        form: &CiphertextBlock,
         low: i64,
         bytes: &[u8],
         out: &mut [i64],
@@ -190,7 +190,8 @@ impl<'k> Decryptor<'k> {
         let params = self.key.params();
         params.check_same(encoder.params())?;
         encoder.check_low(low)?;
-        let form = CiphertextBlock::zeros(params, 0, degree, n_moduli)?;
+        params.check_same(form.params())?;
+        let (degree, n_moduli) = (form.degree(), form.n_moduli());
         let size = bytes::reply_bytes(params, degree, n_moduli);
         let capacity = encoder.value_count();
         let malformed = |what, expected: usize, actual: usize| {
@@ -207,7 +208,7 @@ impl<'k> Decryptor<'k> {
         let rows = bytes.par_chunks_exact(size).zip(out.par_chunks_exact_mut(capacity));
         rows.enumerate().try_for_each(|(i, (bytes, out))| {
             if n_moduli > 2 {
-                let mut block = CiphertextBlock::zeros(params, 1, degree, n_moduli)?;
+                let mut block = form.like(1, degree, form.correction());
                 bytes::read_reply_into(&mut block, 0, bytes).map_err(|e| e.offset_by(i))?;
                 let message = self.decrypt(&block, 0)?;
                 out.copy_from_slice(&encoder.decode_from(&message, low)?);
@@ -218,7 +219,7 @@ impl<'k> Decryptor<'k> {
                 words.resize(n_words, 0);
                 bytes::read_ciphertext(params, degree, n_moduli, bytes, words)
                     .map_err(|e| e.offset_by(i))?;
-                self.open(encoder, &form, low, words, out);
+                self.open(encoder, form, low, words, out);
                 Ok(())
             })
         })

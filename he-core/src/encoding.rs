@@ -2,15 +2,14 @@
 
 use zeroize::Zeroizing;
 
-use crate::{
-    Error, Message, Params, Result, block::multiply_modulo, decryption::Phase, ring::Ring,
-    simd::vectorize,
-};
+use crate::{Error, Message, Params, Result, decryption::Phase, ring::Ring, simd::vectorize};
 
 mod coefficients;
+mod rows;
 mod slots;
 
 pub use coefficients::CoefficientEncoder;
+pub use rows::RowEncoder;
 pub use slots::SlotEncoder;
 
 /// An encoded polynomial: residues of its centred coefficients, zeroized on drop.
@@ -220,9 +219,4 @@ fn check_length(what: &'static str, expected: usize, actual: usize) -> Result<()
 #[expect(clippy::cast_possible_truncation, reason = "the low word is wanted")]
 const fn low_word(x: u128) -> u64 {
     x as u64
-}
-
-/// The correction a message must be multiplied by after dropping `modulus`.
-pub(crate) fn next_correction(correction: u128, modulus: u64, t: u128) -> u128 {
-    multiply_modulo(correction, u128::from(modulus), t)
 }

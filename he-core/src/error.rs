@@ -145,6 +145,52 @@ pub enum Error {
         /// The modulus.
         modulus: u64,
     },
+    /// The bytes of a key do not decode.
+    #[error("malformed key bytes: {what}: expected {expected}, found {actual}")]
+    MalformedKey {
+        /// What does not fit.
+        what: &'static str,
+        /// The number required.
+        expected: u64,
+        /// The number found.
+        actual: u64,
+    },
+    /// A residue of a key is not reduced modulo its prime.
+    #[error("malformed key bytes: a residue is not below its modulus {modulus}")]
+    KeyResidue {
+        /// The modulus.
+        modulus: u64,
+    },
+    /// An operation needs an evaluation key that was not generated.
+    #[error("no evaluation key for {key}: ask for it with {request} when keys are generated")]
+    MissingKey {
+        /// What the key does.
+        key: String,
+        /// What asks for it.
+        request: &'static str,
+    },
+    /// A computation does not fit its parameters: it would not decrypt correctly.
+    #[error(
+        "{operation} would not decrypt: its noise bound is {bound} bits of {capacity} with {n_moduli} moduli; use parameters for a greater depth"
+    )]
+    NoiseBudget {
+        /// The operation that was attempted.
+        operation: &'static str,
+        /// log2 of the bound on the phase, in tenths of a bit.
+        bound: Tenths,
+        /// log2 of half the modulus, in tenths of a bit.
+        capacity: Tenths,
+        /// Number of moduli at that point.
+        n_moduli: usize,
+    },
+    /// No parameters meet a demand.
+    #[error("no parameters for {demand}: {reason}")]
+    NoParameters {
+        /// What was asked for.
+        demand: String,
+        /// What stands in the way.
+        reason: &'static str,
+    },
     /// The reply of a linear segment is not the linear map of the request.
     #[error(
         "word check failed: {n_columns} of {n_total} columns of the reply differ from the linear map of the request"

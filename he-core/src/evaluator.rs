@@ -1,10 +1,22 @@
 //! Operations on whole blocks besides linear maps: squares, quadratics, sums, modulus switching.
 
+mod arithmetic;
+mod plaintext;
+mod product;
 mod switch;
+mod switching;
 
 use rayon::prelude::*;
 
-use crate::{CiphertextBlock, Error, Result, ring::Ring, simd::vectorize};
+use crate::{
+    CiphertextBlock, Error, Result,
+    correction::{divide_centred, multiply_modulo},
+    ring::Ring,
+    simd::vectorize,
+};
+
+pub(crate) use product::MAX_DEGREE;
+use product::{on_messages, square_row};
 
 /// Coefficients of `a·z² + b·z + c`, one triple per ciphertext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,12 +35,14 @@ impl Quadratic {
 }
 
 impl CiphertextBlock {
-    /// Squares every ciphertext: degree 1 in, `(c0², 2·c0·c1, c1²)` out; slots are squared.
+    /// Squares every ciphertext: degree `d` in, `2d` out, `(c0², 2·c0·c1, c1²)` for `d = 1`; slots
+    /// are squared.
     ///
-    /// Needs no evaluation key. Cost: three products per modulus. Noise: `docs/noise.md`.
+    /// Needs no evaluation key. Cost: `(d + 1)(d + 2)/2` products per modulus. Noise:
+    /// `docs/noise.md`.
     ///
     /// # Errors
-    /// [`Error::Form`] unless the degree is 1 and no modulus has been dropped yet.
+    /// [`Error::Form`] when the degree is above 7.
     pub fn square(&self) -> Result<Self> {
         self.quadratic(&vec![Quadratic::SQUARE; self.count()])
     }
@@ -65,13 +79,17 @@ impl CiphertextBlock {
         Ok(out)
     }
 
-    /// Evaluates `a·z² + b·z + c` on every ciphertext, with its own coefficients.
+    /// Evaluates `a·z² + b·z + c` on every ciphertext, with its own coefficients: degree `d` in, `2d`
+    /// out.
+    ///
+    /// After a modulus switch `b` and `c` act on messages divided by
+    /// [`CiphertextBlock::correction`]: they are then of the size of `t`, which the noise bound must
+    /// allow for ([`crate::noise::Phase::quadratic`] with `b = c = t/2`).
     ///
     /// # Errors
-    /// - [`Error::Form`] unless the degree is 1 and no modulus has been dropped yet.
+    /// - [`Error::Form`] when the degree is above 7.
     /// - [`Error::Length`] unless there is one triple per ciphertext.
     pub fn quadratic(&self, coefficients: &[Quadratic]) -> Result<Self> {
-        self.check_fresh("a quadratic")?;
         if coefficients.len() != self.count() {
             return Err(Error::Length {
                 what: "quadratics",
@@ -79,15 +97,20 @@ impl CiphertextBlock {
                 actual: coefficients.len(),
             });
         }
-        let n = self.params().ring_degree();
-        let mut out = self.like(self.count(), 2, 1);
+        let degree = self.product_degree(self.degree())?;
+        let (n, t) = (self.params().ring_degree(), self.params().plaintext_modulus());
+        let correction = multiply_modulo(self.correction(), self.correction(), t);
+        let coefficients: Vec<[i128; 3]> =
+            coefficients.iter().map(|q| on_messages(q, self.correction(), t)).collect();
+        let mut out = self.like(self.count(), degree, correction);
+        let (in_len, out_len) = (self.row_len(), out.row_len());
         for (limb, ring) in self.rings().iter().enumerate() {
             out.limb_mut(limb)
-                .par_chunks_mut(3 * n)
-                .zip(self.limb(limb).par_chunks(2 * n))
-                .zip(coefficients)
+                .par_chunks_mut(out_len)
+                .zip(self.limb(limb).par_chunks(in_len))
+                .zip(&coefficients)
                 .for_each(|((row, input), quadratic)| {
-                    quadratic_row(ring, n, input, row, quadratic)
+                    quadratic_row(ring, n, input, row, *quadratic)
                 });
         }
         Ok(out)
@@ -107,18 +130,12 @@ impl CiphertextBlock {
 
     /// Adds one integer constant to every slot of each ciphertext.
     ///
+    /// After a modulus switch the constant is divided by [`CiphertextBlock::correction`] first, and
+    /// adds up to `t/2` to every message.
+    ///
     /// # Errors
-    /// - [`Error::Length`] unless there is one constant per ciphertext.
-    /// - [`Error::Form`] after a modulus switch.
+    /// [`Error::Length`] unless there is one constant per ciphertext.
     pub fn add_constants(&mut self, constants: &[i64]) -> Result<()> {
-        if self.correction() != 1 {
-            return Err(Error::Form {
-                operation: "adding constants",
-                requirement: "no dropped modulus",
-                degree: self.degree(),
-                n_moduli: self.n_moduli(),
-            });
-        }
         if constants.len() != self.count() {
             return Err(Error::Length {
                 what: "constants",
@@ -128,8 +145,11 @@ impl CiphertextBlock {
         }
         let (n, row_len) = (self.params().ring_degree(), self.row_len());
         let params = self.params().clone();
+        let (correction, t) = (self.correction(), params.plaintext_modulus());
+        let constants: Vec<i128> =
+            constants.iter().map(|&c| divide_centred(c, correction, t)).collect();
         for (limb, ring) in params.rings().iter().take(self.n_moduli()).enumerate() {
-            for (row, &c) in self.limb_mut(limb).chunks_exact_mut(row_len).zip(constants) {
+            for (row, &c) in self.limb_mut(limb).chunks_exact_mut(row_len).zip(&constants) {
                 add_constant(ring, row.get_mut(..n).unwrap_or_default(), c);
             }
         }
@@ -209,22 +229,19 @@ impl CiphertextBlock {
     }
 }
 
-fn quadratic_row(ring: &Ring, n: usize, input: &[u64], row: &mut [u64], quadratic: &Quadratic) {
-    let (c0, c1) = input.split_at(n);
-    let (d0, rest) = row.split_at_mut(n);
-    let (d1, d2) = rest.split_at_mut(n);
+fn quadratic_row(ring: &Ring, n: usize, input: &[u64], row: &mut [u64], [a, b, c]: [i128; 3]) {
     let reducer = ring.reducer();
-    ring.multiply_accumulate(d0, c0, c0);
-    ring.multiply_accumulate(d1, c0, c1);
-    vectorize(|| d1.iter_mut().for_each(|x| *x = reducer.add(*x, *x)));
-    ring.multiply_accumulate(d2, c1, c1);
-    let Quadratic { a, b, c } = *quadratic;
+    if input.len() == 2 * n {
+        fresh_square_row(ring, n, input, row);
+    } else {
+        square_row(ring, n, input, row);
+    }
     if a != 1 {
-        let a = reducer.factor(ring.residue_vartime(a.into()));
+        let a = reducer.factor(ring.residue_vartime(a));
         vectorize(|| row.iter_mut().for_each(|x| *x = reducer.multiply(x.cast_signed(), a)));
     }
     if b != 0 {
-        let b = reducer.factor(ring.residue_vartime(b.into()));
+        let b = reducer.factor(ring.residue_vartime(b));
         vectorize(|| {
             for (x, &z) in row.iter_mut().zip(input) {
                 *x = reducer.add(*x, reducer.multiply(z.cast_signed(), b));
@@ -234,11 +251,23 @@ fn quadratic_row(ring: &Ring, n: usize, input: &[u64], row: &mut [u64], quadrati
     add_constant(ring, row.get_mut(..n).unwrap_or_default(), c);
 }
 
-fn add_constant(ring: &Ring, words: &mut [u64], constant: i64) {
+/// The square of a ciphertext of degree 1; `row` holds zeros.
+fn fresh_square_row(ring: &Ring, n: usize, input: &[u64], row: &mut [u64]) {
+    let (c0, c1) = input.split_at(n);
+    let (d0, rest) = row.split_at_mut(n);
+    let (d1, d2) = rest.split_at_mut(n);
+    let reducer = ring.reducer();
+    ring.multiply_accumulate(d0, c0, c0);
+    ring.multiply_accumulate(d1, c0, c1);
+    vectorize(|| d1.iter_mut().for_each(|x| *x = reducer.add(*x, *x)));
+    ring.multiply_accumulate(d2, c1, c1);
+}
+
+pub(crate) fn add_constant(ring: &Ring, words: &mut [u64], constant: i128) {
     if constant == 0 {
         return;
     }
-    let c = ring.residue_vartime(constant.into());
+    let c = ring.residue_vartime(constant);
     let reducer = ring.reducer();
     vectorize(|| words.iter_mut().for_each(|x| *x = reducer.add(*x, c)));
 }

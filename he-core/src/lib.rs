@@ -2,8 +2,9 @@
 //!
 //! `he-core` implements the BGV scheme (Brakerski, Gentry, Vaikuntanathan 2012) over
 //! `R = Z[X]/(X^N + 1)` in the form that layered inference needs: many ciphertexts in one contiguous
-//! block, integer matrices applied to all of them at once, one square, one modulus switch, and a
-//! random linear check of every word a server returns. Results are exact integers modulo the
+//! block, integer matrices applied to all of them at once, products of any degree, modulus switches,
+//! and a random linear check of every word a server returns. For other circuits there are public keys,
+//! relinearisation, rotations of slots, and leveled computation with a cost model. Results are exact integers modulo the
 //! plaintext modulus, bit for bit the same on every machine and for every kernel.
 //!
 //! ```text
@@ -20,20 +21,23 @@
 //! [`CoefficientEncoder`] turn integers into plaintexts; [`BlockEncryptor`] and [`Decryptor`] hold
 //! key operations; [`LinearMap`] and the methods of [`CiphertextBlock`] are the evaluator;
 //! [`WordCheck`] verifies a linear reply before anything is decrypted; [`bytes`] is the only wire
-//! format; [`noise`] predicts whether a computation decrypts correctly.
+//! format; [`noise`] predicts whether a computation decrypts correctly. [`PublicKey`] and
+//! [`EvaluationKeys`] are made from a secret key; [`leveled`] looks after levels and noise.
 //!
 //! # Security
 //!
 //! [`Params::new`] refuses parameters below 128 bits of classical security (see [`security`]).
-//! Encryption is symmetric: whoever holds the [`SecretKey`] encrypts and decrypts. Ciphertexts hide
-//! the plaintexts (IND-CPA under ring-LWE, AES-128 and BLAKE3 as pseudorandom functions). What they
+//! Whoever holds the [`SecretKey`] encrypts and decrypts, whoever holds a [`PublicKey`] encrypts.
+//! Ciphertexts hide the plaintexts (IND-CPA under ring-LWE, AES-128 and BLAKE3 as pseudorandom
+//! functions; with [`EvaluationKeys`] published, also under circular security). What they
 //! do not give:
 //!
 //! - *Integrity.* [`WordCheck`] and the canaries of the layers above give it. Check a reply before
 //!   decrypting it, and let nothing the other side sees depend on what was decrypted: a server that
 //!   learns which altered ciphertexts still decrypt learns the key bit by bit.
-//! - *Secrecy of the model.* The phase of a reply depends on the weights; whoever holds the key can
-//!   learn more of them than the results say.
+//! - *Secrecy of the model.* Every polynomial of a reply depends on the weights; whoever holds the key can
+//!   learn more of them than the results say, unless the reply is rerandomized
+//!   ([`CiphertextBlock::rerandomize`]).
 //!
 //! Code that touches keys, plaintexts, errors or check rows has no branch, division or memory address
 //! that depends on them; rejection sampling branches on discarded draws only. This is a property of
@@ -70,6 +74,7 @@
 #![deny(unsafe_code)]
 
 pub mod bytes;
+pub mod leveled;
 pub mod noise;
 pub mod security;
 
@@ -80,11 +85,14 @@ pub mod ceilings;
 pub mod hazmat;
 
 mod block;
+mod correction;
 mod decryption;
 mod encoding;
 mod encryption;
 mod error;
 mod evaluator;
+mod galois;
+mod key_switching;
 mod keys;
 mod linear;
 mod params;
@@ -98,11 +106,11 @@ mod word_check;
 
 pub use block::{CiphertextBlock, Storage};
 pub use decryption::{Decryptor, Message};
-pub use encoding::{CoefficientEncoder, Encoder, Plaintext, SlotEncoder};
+pub use encoding::{CoefficientEncoder, Encoder, Plaintext, RowEncoder, SlotEncoder};
 pub use encryption::BlockEncryptor;
 pub use error::{Error, Result};
 pub use evaluator::Quadratic;
-pub use keys::SecretKey;
+pub use keys::{EvaluationKeys, KeySet, PublicKey, SecretKey};
 pub use linear::{Group, LinearMap, PADDING, Placement, PooledQuadratic};
 pub use params::{MAX_MODULUS, Params, ParamsSpec};
 pub use request::RequestDecoder;

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     CiphertextBlock, Error, Plaintext, Result,
+    correction::divide_centred,
     ring::Ring,
     simd::{self, Packed},
 };
@@ -205,6 +206,9 @@ impl LinearMap {
 
     /// Applies the map to a block: `n_inputs` ciphertexts in, `n_outputs` out, same form.
     ///
+    /// Ciphertexts may have any degree; the bias goes to `c_0`. After a modulus switch it is divided
+    /// by [`CiphertextBlock::correction`] first and counts up to `t/2` in the noise bound.
+    ///
     /// # Errors
     /// As [`LinearMap::apply_range`].
     pub fn apply(&self, input: &CiphertextBlock) -> Result<CiphertextBlock> {
@@ -219,7 +223,6 @@ impl LinearMap {
     /// # Errors
     /// - [`Error::Length`] when the block does not hold `n_inputs` ciphertexts.
     /// - [`Error::Index`] when the range ends beyond the outputs or cuts a placement in two.
-    /// - [`Error::Form`] when the bias would need a correction: add constants before switching.
     /// - [`Error::ParamsMismatch`] when [`LinearMap::with_unit`] was given other parameters.
     pub fn apply_range(
         &self,
@@ -249,15 +252,9 @@ impl LinearMap {
             return Err(Error::Index { what: "output", index: outputs.end, count: self.n_outputs });
         }
         self.unit.check_params(input.params())?;
-        let bias = self.bias.get(outputs.clone()).unwrap_or_default();
-        if input.correction() != 1 && bias.iter().any(|&b| b != 0) {
-            return Err(Error::Form {
-                operation: "adding a bias",
-                requirement: "correction 1: add constants before switching moduli",
-                degree: input.degree(),
-                n_moduli: input.n_moduli(),
-            });
-        }
+        let (correction, t) = (input.correction(), input.params().plaintext_modulus());
+        let bias = self.bias.get(outputs.clone()).unwrap_or_default().iter();
+        let bias: Vec<i128> = bias.map(|&b| divide_centred(b, correction, t)).collect();
         let work = Work::for_backend(self, &outputs, input.params().backend())?;
         // Every output is produced by exactly one placement, so every word is overwritten.
         out.reshape(input, outputs.len(), input.degree());
@@ -266,7 +263,7 @@ impl LinearMap {
         for (limb, ring) in input.rings().iter().enumerate() {
             let words = input.limb(limb);
             let width = work.slab_width(ring, n, row_len);
-            let residues: Vec<u64> = bias.iter().map(|&b| ring.residue_vartime(b.into())).collect();
+            let residues: Vec<u64> = bias.iter().map(|&b| ring.residue_vartime(b)).collect();
             simd::for_each_slab(
                 out.limb_mut(limb),
                 row_len,

@@ -51,20 +51,33 @@ impl ParamsSpec {
     /// - [`Error::NoPrime`] when a size has no further prime.
     pub fn with_bits(ring_degree: usize, plaintext_modulus: u128, bits: &[u32]) -> Result<Self> {
         check_ring_degree(ring_degree)?;
-        let mut moduli: Vec<u64> = Vec::with_capacity(bits.len());
+        let mut spec = Self { ring_degree, plaintext_modulus, moduli: Vec::new() };
+        spec.moduli = spec.further_primes(bits)?;
+        Ok(spec)
+    }
+
+    /// Finds the largest suitable primes of the given sizes that are not among the moduli yet: for
+    /// the special moduli of [`Params::with_special_moduli`].
+    ///
+    /// # Errors
+    /// As [`ParamsSpec::with_bits`].
+    pub fn further_primes(&self, bits: &[u32]) -> Result<Vec<u64>> {
+        check_ring_degree(self.ring_degree)?;
+        let mut primes: Vec<u64> = Vec::with_capacity(bits.len());
         for &b in bits {
             let mut below = 1_u64.checked_shl(b).unwrap_or(u64::MAX).min(MAX_MODULUS + 1);
             let prime = loop {
-                let prime = ring::largest_prime(ring_degree, b, below)
-                    .ok_or(Error::NoPrime { bits: b, progression: 2 * ring_degree as u64 })?;
-                if !moduli.contains(&prime) && plaintext_modulus != u128::from(prime) {
+                let prime = ring::largest_prime(self.ring_degree, b, below)
+                    .ok_or(Error::NoPrime { bits: b, progression: 2 * self.ring_degree as u64 })?;
+                let taken = self.moduli.contains(&prime) || primes.contains(&prime);
+                if !taken && self.plaintext_modulus != u128::from(prime) {
                     break prime;
                 }
                 below = prime;
             };
-            moduli.push(prime);
+            primes.push(prime);
         }
-        Ok(Self { ring_degree, plaintext_modulus, moduli })
+        Ok(primes)
     }
 
     /// Finds the smallest plaintext modulus for slots: a prime of at least `at_least`, congruent to
@@ -100,8 +113,11 @@ struct Inner {
     plaintext_modulus: u128,
     moduli: Vec<u64>,
     rings: Vec<Ring>,
+    special_moduli: Vec<u64>,
+    special_rings: Vec<Ring>,
     slot_ring: Option<Ring>,
     log2_modulus: f64,
+    log2_special: f64,
     security_bits: u32,
     backend: Backend,
     digest: [u8; 32],
@@ -116,13 +132,40 @@ impl Params {
     /// - [`Error::Insecure`] when the moduli are too large for the ring degree.
     /// - [`Error::Backend`] when the environment variable `HE_BACKEND` names no usable kernel set.
     pub fn new(spec: ParamsSpec) -> Result<Self> {
-        let params = Self::build(spec, security::SECURITY_BITS)?;
+        Self::with_special_moduli(spec, Vec::new())
+    }
+
+    /// Checks a specification with special moduli, which evaluation keys and public-key encryption
+    /// use: see [`crate::EvaluationKeys`]. They count in the security bound like the others.
+    ///
+    /// Key switching cuts a ciphertext into digits of as many moduli as there are special ones, and
+    /// its noise is small when their product exceeds that of every digit.
+    ///
+    /// # Errors
+    /// As [`Params::new`]; the special moduli must be suitable primes too, distinct from the others.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use he_core::{Params, ParamsSpec};
+    ///
+    /// # fn main() -> Result<(), he_core::Error> {
+    /// let spec = ParamsSpec::with_bits(8192, 65537, &[41, 41, 41, 41])?;
+    /// let special = spec.further_primes(&[47])?;
+    /// let params = Params::with_special_moduli(spec, special)?;
+    /// assert!(params.log2_modulus() + params.log2_special_modulus() < 214.0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_special_moduli(spec: ParamsSpec, special: Vec<u64>) -> Result<Self> {
+        let params = Self::build(spec, special, security::SECURITY_BITS)?;
         let inner = &params.inner;
         let max = security::max_log2_modulus(inner.ring_degree).unwrap_or(0);
-        if inner.log2_modulus > f64::from(max) {
+        let actual = inner.log2_modulus + inner.log2_special;
+        if actual > f64::from(max) {
             return Err(Error::Insecure {
                 ring_degree: inner.ring_degree,
-                actual: tenths_rounded_up(inner.log2_modulus),
+                actual: tenths_rounded_up(actual),
                 max,
             });
         }
@@ -136,44 +179,43 @@ impl Params {
     /// # Errors
     /// As [`Params::new`], without [`Error::Insecure`].
     pub fn insecure_new(spec: ParamsSpec) -> Result<Self> {
-        Self::build(spec, 0)
+        Self::build(spec, Vec::new(), 0)
     }
 
-    fn build(spec: ParamsSpec, security_bits: u32) -> Result<Self> {
+    /// As [`Params::with_special_moduli`], without the check of security: for tests, examples and
+    /// teaching only.
+    ///
+    /// # Errors
+    /// As [`Params::with_special_moduli`], without [`Error::Insecure`].
+    pub fn insecure_with_special_moduli(spec: ParamsSpec, special: Vec<u64>) -> Result<Self> {
+        Self::build(spec, special, 0)
+    }
+
+    fn build(spec: ParamsSpec, special_moduli: Vec<u64>, security_bits: u32) -> Result<Self> {
         let ParamsSpec { ring_degree, plaintext_modulus, moduli } = spec;
         check_ring_degree(ring_degree)?;
-        if moduli.is_empty() || moduli.len() > MAX_MODULI {
-            return Err(Error::ModulusCount { actual: moduli.len(), max: MAX_MODULI });
+        let count = moduli.len().saturating_add(special_moduli.len());
+        if moduli.is_empty() || count > MAX_MODULI {
+            return Err(Error::ModulusCount { actual: count, max: MAX_MODULI });
         }
-        let mut rings: Vec<Ring> = Vec::with_capacity(moduli.len());
-        for &modulus in &moduli {
-            if !(MIN_MODULUS..=MAX_MODULUS).contains(&modulus) {
-                return Err(Error::Modulus {
-                    modulus,
-                    requirement: "it must lie between 2^10 and 0x7FFF7FFF7FFF",
-                });
-            }
-            if rings.iter().any(|r| r.value() == modulus) {
-                return Err(Error::Modulus { modulus, requirement: "the moduli must be distinct" });
-            }
-            rings.push(Ring::new(ring_degree, modulus).ok_or(Error::Modulus {
-                modulus,
-                requirement: "it must be a prime congruent to 1 modulo 2N",
-            })?);
-        }
+        let all: Vec<u64> = moduli.iter().chain(&special_moduli).copied().collect();
+        let mut rings = build_rings(ring_degree, &all)?;
         check_plaintext_modulus(plaintext_modulus, &rings)?;
+        let special_rings = rings.split_off(moduli.len());
         let slot_ring =
             u64::try_from(plaintext_modulus).ok().and_then(|t| Ring::new(ring_degree, t));
-        #[expect(clippy::cast_precision_loss, reason = "moduli are below 2^47")]
-        let log2_modulus = moduli.iter().map(|&q| (q as f64).log2()).sum();
-        let digest = digest(ring_degree, plaintext_modulus, &rings, slot_ring.as_ref());
+        let digest =
+            digest(ring_degree, plaintext_modulus, &rings, &special_rings, slot_ring.as_ref());
         let inner = Inner {
             ring_degree,
             plaintext_modulus,
+            log2_modulus: log2_product(&moduli),
+            log2_special: log2_product(&special_moduli),
             moduli,
             rings,
+            special_moduli,
+            special_rings,
             slot_ring,
-            log2_modulus,
             security_bits,
             backend: Backend::detect()?,
             digest,
@@ -194,8 +236,11 @@ impl Params {
                 plaintext_modulus: inner.plaintext_modulus,
                 moduli: inner.moduli.clone(),
                 rings: inner.rings.clone(),
+                special_moduli: inner.special_moduli.clone(),
+                special_rings: inner.special_rings.clone(),
                 slot_ring: inner.slot_ring.clone(),
                 log2_modulus: inner.log2_modulus,
+                log2_special: inner.log2_special,
                 security_bits: inner.security_bits,
                 backend,
                 digest: inner.digest,
@@ -221,7 +266,19 @@ impl Params {
         &self.inner.moduli
     }
 
-    /// log2 of the product of all ciphertext moduli.
+    /// Special moduli, which no ciphertext is over; empty without evaluation keys.
+    #[must_use]
+    pub fn special_moduli(&self) -> &[u64] {
+        &self.inner.special_moduli
+    }
+
+    /// log2 of the product of the special moduli; 0 when there is none.
+    #[must_use]
+    pub fn log2_special_modulus(&self) -> f64 {
+        self.inner.log2_special
+    }
+
+    /// log2 of the product of all ciphertext moduli, without the special ones.
     #[must_use]
     pub fn log2_modulus(&self) -> f64 {
         self.inner.log2_modulus
@@ -247,6 +304,25 @@ impl Params {
 
     pub(crate) fn rings(&self) -> &[Ring] {
         &self.inner.rings
+    }
+
+    pub(crate) fn special_rings(&self) -> &[Ring] {
+        &self.inner.special_rings
+    }
+
+    /// The rings of the ciphertext moduli, then those of the special ones: the limbs of keys.
+    pub(crate) fn key_rings(&self) -> impl Iterator<Item = &Ring> {
+        self.inner.rings.iter().chain(&self.inner.special_rings)
+    }
+
+    /// Number of [`Params::key_rings`].
+    pub(crate) fn n_key_rings(&self) -> usize {
+        self.inner.rings.len() + self.inner.special_rings.len()
+    }
+
+    /// `t` modulo a ciphertext or special modulus.
+    pub(crate) fn plaintext_residue(&self, ring: &Ring) -> u64 {
+        u64::try_from(self.plaintext_modulus() % u128::from(ring.value())).unwrap_or_default()
     }
 
     pub(crate) fn slot_ring(&self) -> Option<&Ring> {
@@ -278,6 +354,7 @@ impl core::fmt::Debug for Params {
             .field("ring_degree", &self.ring_degree())
             .field("plaintext_modulus", &self.plaintext_modulus())
             .field("moduli", &self.moduli())
+            .field("special_moduli", &self.special_moduli())
             .field("security_bits", &self.security_bits())
             .field("backend", &self.backend())
             .finish_non_exhaustive()
@@ -306,15 +383,50 @@ fn check_plaintext_modulus(t: u128, rings: &[Ring]) -> Result<()> {
     Err(Error::PlaintextModulus { modulus: t, requirement })
 }
 
-fn digest(degree: usize, t: u128, rings: &[Ring], slot_ring: Option<&Ring>) -> [u8; 32] {
+fn build_rings(ring_degree: usize, moduli: &[u64]) -> Result<Vec<Ring>> {
+    let mut rings: Vec<Ring> = Vec::with_capacity(moduli.len());
+    for &modulus in moduli {
+        if !(MIN_MODULUS..=MAX_MODULUS).contains(&modulus) {
+            return Err(Error::Modulus {
+                modulus,
+                requirement: "it must lie between 2^10 and 0x7FFF7FFF7FFF",
+            });
+        }
+        if rings.iter().any(|r| r.value() == modulus) {
+            return Err(Error::Modulus { modulus, requirement: "the moduli must be distinct" });
+        }
+        rings.push(Ring::new(ring_degree, modulus).ok_or(Error::Modulus {
+            modulus,
+            requirement: "it must be a prime congruent to 1 modulo 2N",
+        })?);
+    }
+    Ok(rings)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "moduli are below 2^47")]
+fn log2_product(moduli: &[u64]) -> f64 {
+    moduli.iter().map(|&q| (q as f64).log2()).sum()
+}
+
+fn digest(
+    degree: usize,
+    t: u128,
+    rings: &[Ring],
+    special: &[Ring],
+    slot_ring: Option<&Ring>,
+) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("securedl he-core parameters v1");
     hasher.update(&(degree as u64).to_le_bytes());
     hasher.update(&t.to_le_bytes());
     hasher.update(&slot_ring.map_or(0, Ring::psi).to_le_bytes());
-    hasher.update(&(rings.len() as u64).to_le_bytes());
-    for ring in rings {
-        hasher.update(&ring.value().to_le_bytes());
-        hasher.update(&ring.psi().to_le_bytes());
+    // Parameters without special moduli end after their rings, as they always did; a list of special
+    // moduli can not be mistaken for rings, which are counted.
+    for rings in [rings, special].into_iter().filter(|rings| !rings.is_empty()) {
+        hasher.update(&(rings.len() as u64).to_le_bytes());
+        for ring in rings {
+            hasher.update(&ring.value().to_le_bytes());
+            hasher.update(&ring.psi().to_le_bytes());
+        }
     }
     *hasher.finalize().as_bytes()
 }
@@ -368,6 +480,27 @@ mod tests {
         check(ParamsSpec { plaintext_modulus: 1, ..good.clone() }, "at least 2");
         let q = u128::from(good.moduli[0]);
         check(ParamsSpec { plaintext_modulus: 3 * q, ..good }, "divisible");
+    }
+
+    #[test]
+    fn special_moduli_count_in_the_security_bound() {
+        let spec = ParamsSpec::with_bits(4096, 65537, &[36, 36]).unwrap();
+        assert_eq!(Params::new(spec.clone()).unwrap().special_moduli(), &[]);
+        let special = spec.further_primes(&[36]).unwrap();
+        let error = Params::with_special_moduli(spec.clone(), special.clone()).unwrap_err();
+        assert!(matches!(error, Error::Insecure { ring_degree: 4096, max: 106, .. }));
+        let small = spec.further_primes(&[33]).unwrap();
+        let params = Params::with_special_moduli(spec.clone(), small).unwrap();
+        assert!((33.9 - params.log2_special_modulus()).abs() < 1.0);
+        assert_ne!(params, Params::new(spec.clone()).unwrap());
+        let insecure = Params::insecure_with_special_moduli(spec.clone(), special);
+        assert_eq!(insecure.unwrap().special_moduli().len(), 1);
+        let twice = vec![spec.moduli[0]];
+        let error = Params::with_special_moduli(spec.clone(), twice).unwrap_err();
+        assert!(matches!(error, Error::Modulus { .. }), "{error}");
+        let many = spec.further_primes(&[30; 17]).unwrap();
+        let error = Params::insecure_with_special_moduli(spec, many).unwrap_err();
+        assert!(matches!(error, Error::ModulusCount { actual: 19, max: 18 }));
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(crate) struct Ring {
     reducer: simd::Reducer,
     /// `1/N`, which [`Ring::inverse_unscaled`] leaves out.
     scale: simd::Factor,
+    /// `2^52`: the weight of the upper halves of lazy sums.
+    radix: simd::Factor,
 }
 
 impl core::fmt::Debug for Ring {
@@ -54,12 +56,18 @@ impl Ring {
         let reducer = simd::Reducer::new(q);
         // N is a power of two below q or equal to its residue: invertible modulo an odd prime.
         let scale = reducer.factor(modulus.pow(degree as u64 % q, q - 2));
-        Some(Self { modulus, plan, psi, reducer, scale })
+        let radix = reducer.factor((1 << 52) % q);
+        Some(Self { modulus, plan, psi, reducer, scale, radix })
     }
 
     /// The modulus q.
     pub(crate) fn value(&self) -> u64 {
         *self.modulus
+    }
+
+    /// The ring degree N.
+    pub(crate) fn degree(&self) -> usize {
+        self.plan.ntt_size()
     }
 
     /// Number of bits of a residue: `ceil(log2 q)`.
@@ -99,9 +107,19 @@ impl Ring {
         self.scale
     }
 
+    /// As [`Ring::scale`], as a number.
+    pub(crate) fn scale_value(&self) -> u64 {
+        self.scale.value()
+    }
+
     /// `accumulator += a ∘ b`, point by point; all below q.
     pub(crate) fn multiply_accumulate(&self, accumulator: &mut [u64], a: &[u64], b: &[u64]) {
         self.plan.mul_accumulate(accumulator, a, b);
+    }
+
+    /// `out = Σ a ∘ b`, point by point; all below q. At most 64 terms.
+    pub(crate) fn sum_products(&self, terms: &[(&[u64], &[u64])], out: &mut [u64]) {
+        simd::sum_products(self.reducer, self.radix, terms, out);
     }
 
     /// `a·b mod q`.
@@ -131,6 +149,24 @@ impl Ring {
 pub(crate) fn largest_prime(degree: usize, bits: u32, below: u64) -> Option<u64> {
     let upper = below.min(1_u64.checked_shl(bits)?);
     fhe_math::zq::primes::generate_prime(bits as usize, 2 * degree as u64, upper)
+}
+
+/// As [`largest_prime`], congruent to 1 modulo `step`, a multiple of 2N.
+pub(crate) fn largest_prime_congruent(
+    degree: usize,
+    step: u64,
+    bits: u32,
+    below: u64,
+) -> Option<u64> {
+    let upper = below.min(1_u64.checked_shl(bits)?);
+    let mut candidate = upper.checked_sub(2)? / step * step + 1;
+    while candidate >> (bits - 1) == 1 {
+        if is_prime(degree, candidate) {
+            return Some(candidate);
+        }
+        candidate = candidate.checked_sub(step)?;
+    }
+    None
 }
 
 /// Whether `candidate`, congruent to 1 modulo 2N, is a prime.

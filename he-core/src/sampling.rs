@@ -10,10 +10,13 @@
 //! the polynomial. (AES-CTR expands 8 KiB in about 1.2 µs; FrodoKEM expands its public matrix the
 //! same way.)
 //!
+//! Keys (public, relinearisation, Galois) expand the same way in the domain `"securedl key v1\0"`, with
+//! the digit in place of the index.
+//!
 //! Errors and secrets come from separate keys that never leave the process.
 
 use aes::cipher::{KeyIvInit, StreamCipher};
-use rand_core::CryptoRng;
+use rand_core::{CryptoRng, RngCore};
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::{
@@ -57,6 +60,13 @@ impl PublicSeed {
         let mut stream = key_stream(&self.0, b"securedl c1 v1\0\0", index, limb, ring.value());
         sample_uniform(&mut stream, ring.value(), out, buffer);
     }
+
+    /// Expands the uniform polynomial of one digit of a key, as [`PublicSeed::expand`] in another
+    /// domain.
+    pub(crate) fn expand_key(&self, digit: u32, limb: u32, ring: &Ring, out: &mut [u64]) {
+        let mut stream = key_stream(&self.0, b"securedl key v1\0", digit, limb, ring.value());
+        sample_uniform(&mut stream, ring.value(), out, &mut Vec::new());
+    }
 }
 
 impl ErrorSeed {
@@ -64,6 +74,11 @@ impl ErrorSeed {
         let mut seed = Self([0; 32]);
         rng.fill_bytes(&mut seed.0);
         seed
+    }
+
+    /// A seed that somebody else drew, or derived from a secret.
+    pub(crate) fn from_secret(seed: [u8; 32]) -> Self {
+        Self(seed)
     }
 
     /// Samples centred binomial errors (η = 21, in [-21, 21]) of one ciphertext. `buffer` is scratch
@@ -83,6 +98,44 @@ fn key_stream(seed: &[u8; 32], domain: &[u8; 16], index: u32, limb: u32, q: u64)
     let hash = Zeroizing::new(*blake3::keyed_hash(seed, &message).as_bytes());
     let (key, counter) = hash.split_at(16);
     Aes128Ctr::new(key.into(), counter.into())
+}
+
+/// A key stream as a generator, for samplers that take one.
+pub(crate) struct StreamRng(Aes128Ctr);
+
+impl StreamRng {
+    /// The draws of ternary polynomial `index` of a secret seed.
+    pub(crate) fn ternary(seed: &[u8; 32], index: u32) -> Self {
+        Self(key_stream(seed, b"securedl ternary", index, 0, 0))
+    }
+}
+
+impl RngCore for StreamRng {
+    fn next_u32(&mut self) -> u32 {
+        rand_core::impls::next_u32_via_fill(self)
+    }
+
+    fn next_u64(&mut self) -> u64 {
+        rand_core::impls::next_u64_via_fill(self)
+    }
+
+    fn fill_bytes(&mut self, bytes: &mut [u8]) {
+        bytes.fill(0);
+        self.0.apply_keystream(bytes);
+    }
+}
+
+impl CryptoRng for StreamRng {}
+
+/// Fills `out` with integers uniform in `[-2^bits, 2^bits)`, `bits` at most 61, from a secret seed.
+pub(crate) fn sample_flood(seed: &[u8; 32], bits: u32, out: &mut [i64]) {
+    let mut stream = key_stream(seed, b"securedl flood 1", 0, 0, 0);
+    let mut bytes = Zeroizing::new(vec![0_u8; out.len() * 8]);
+    stream.apply_keystream(&mut bytes);
+    let (mask, half) = ((2_u64 << bits) - 1, 1_i64 << bits);
+    for (x, draw) in out.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *x = (u64::from_le_bytes(*draw) & mask).cast_signed() - half;
+    }
 }
 
 /// Fills `out` with uniform residues below `q`: masked rejection sampling. `buffer` is scratch.

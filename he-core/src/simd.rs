@@ -36,6 +36,7 @@ mod digits;
 mod draws;
 mod packed;
 mod portable;
+mod products;
 mod reduction;
 mod scalar;
 mod slabs;
@@ -48,6 +49,7 @@ pub use backend::Backend;
 #[cfg(feature = "ceilings")]
 pub(crate) use ceilings::{products_per_round, run_products};
 pub(crate) use packed::{GROUP, Packed};
+pub(crate) use products::sum_products;
 pub(crate) use reduction::{Factor, Reducer};
 pub(crate) use slabs::{SlabRows, for_each_slab};
 pub(crate) use squares::{ARRAYS as SQUARE_SUMS, TERMS_BEFORE_CARRY, add_squares, carry};

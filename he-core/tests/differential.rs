@@ -123,3 +123,97 @@ fn coefficients_agree_with_bfv() {
         });
     assert_eq!(ours, problem.run_bfv(&Encoding::poly()));
 }
+
+/// Products of ciphertexts, rotations, swaps and sums, with evaluation keys on both sides.
+mod evaluation_keys {
+    use super::{Arc, BfvParameters, BfvParametersBuilder, Ciphertext, Encoding, N, Rng};
+    use fhe::bfv::{EvaluationKeyBuilder, Multiplicator, RelinearizationKey};
+    use fhe_traits::{FheDecoder, FheDecrypter, FheEncoder, FheEncrypter};
+    use he_core::{
+        CiphertextBlock, Decryptor, EvaluationKeys, KeySet, Params, ParamsSpec, PublicKey,
+        RowEncoder, SecretKey,
+    };
+    use rand::SeedableRng;
+    use rand_chacha::ChaCha20Rng;
+
+    const ROTATIONS: [usize; 3] = [1, 7, 1000];
+
+    fn planes(t: u64) -> [Vec<u64>; 2] {
+        let mut rng = ChaCha20Rng::seed_from_u64(t);
+        [0, 1].map(|_| (0..N).map(|_| rng.random_range(0..t)).collect())
+    }
+
+    /// Product, its sum over all slots, the rotations of the first input, its swap.
+    fn run_bfv(t: u64) -> Vec<Vec<u64>> {
+        let mut builder = BfvParametersBuilder::new();
+        builder.set_degree(N).set_plaintext_modulus(t).set_moduli_sizes(&[50, 50, 50]);
+        let params: Arc<BfvParameters> = builder.build_arc().unwrap();
+        let mut rng = ChaCha20Rng::seed_from_u64(1);
+        let key = fhe::bfv::SecretKey::random(&params, &mut rng);
+        let public = fhe::bfv::PublicKey::new(&key, &mut rng);
+        let relinearization = RelinearizationKey::new(&key, &mut rng).unwrap();
+        let mut builder = EvaluationKeyBuilder::new(&key).unwrap();
+        builder.enable_inner_sum().unwrap().enable_row_rotation().unwrap();
+        for steps in ROTATIONS {
+            builder.enable_column_rotation(steps).unwrap();
+        }
+        let evaluation = builder.build(&mut rng).unwrap();
+        let [x, y]: [Ciphertext; 2] = planes(t).map(|plane| {
+            let plaintext =
+                fhe::bfv::Plaintext::try_encode(&plane, Encoding::simd(), &params).unwrap();
+            public.try_encrypt(&plaintext, &mut rng).unwrap()
+        });
+        let product = Multiplicator::default(&relinearization).unwrap().multiply(&x, &y).unwrap();
+        let sum = evaluation.computes_inner_sum(&product).unwrap();
+        let mut results = vec![product, sum, evaluation.rotates_rows(&x).unwrap()];
+        results.extend(ROTATIONS.map(|steps| evaluation.rotates_columns_by(&x, steps).unwrap()));
+        let decode = |ciphertext: &Ciphertext| {
+            let plaintext = key.try_decrypt(ciphertext).unwrap();
+            Vec::<u64>::try_decode(&plaintext, Encoding::simd()).unwrap()
+        };
+        results.iter().map(decode).collect()
+    }
+
+    fn run(t: u64) -> Vec<Vec<u64>> {
+        // INSECURE: as large as what BFV needs at this degree.
+        let spec = ParamsSpec::with_bits(N, t.into(), &[45, 45, 45]).unwrap();
+        let special = spec.further_primes(&[47]).unwrap();
+        let params = Params::insecure_with_special_moduli(spec, special).unwrap();
+        let mut rng = ChaCha20Rng::seed_from_u64(2);
+        let key = SecretKey::generate(&params, &mut rng);
+        let public = PublicKey::generate(&key, &mut rng);
+        let set = KeySet::new().with_relinearization().with_slot_sum().with_row_swap();
+        let set = ROTATIONS
+            .iter()
+            .fold(set, |set, &steps| set.with_rotation(i64::try_from(steps).unwrap()));
+        let keys = EvaluationKeys::generate(&key, &set, &mut rng).unwrap();
+        let encoder = RowEncoder::new(&params).unwrap();
+        let [x, y] = planes(t).map(|plane| {
+            let values: Vec<i64> = plane.iter().map(|&x| x.cast_signed()).collect();
+            public.encrypt(&[encoder.encode(&values).unwrap()], &mut rng).unwrap()
+        });
+        let product = x.multiply_relinearized(&y, &keys).unwrap().mod_switch_down().unwrap();
+        let sum = product.sum_slots(&keys).unwrap();
+        let mut results = vec![product, sum, x.swap_rows(&keys).unwrap()];
+        results.extend(
+            ROTATIONS.map(|steps| x.rotate_rows(i64::try_from(steps).unwrap(), &keys).unwrap()),
+        );
+        let decode = |block: &CiphertextBlock| -> Vec<u64> {
+            let message = Decryptor::new(&key).decrypt(block, 0).unwrap();
+            let slots = encoder.decode_from(&message, 0).unwrap();
+            slots.iter().map(|&x| x.cast_unsigned()).collect()
+        };
+        results.iter().map(decode).collect()
+    }
+
+    #[test]
+    fn products_rotations_and_sums_agree_with_bfv() {
+        for t in [40_961, 65_537] {
+            let (ours, theirs) = (run(t), run_bfv(t));
+            assert_eq!(ours.len(), theirs.len());
+            for (index, (ours, theirs)) in ours.iter().zip(&theirs).enumerate() {
+                assert!(ours == theirs, "result {index} modulo {t} differs");
+            }
+        }
+    }
+}

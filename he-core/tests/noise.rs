@@ -17,10 +17,11 @@
 mod reference;
 
 use he_core::{
-    BlockEncryptor, CiphertextBlock, CoefficientEncoder, Decryptor, LinearMap, Params, ParamsSpec,
-    SecretKey, SlotEncoder,
+    BlockEncryptor, CiphertextBlock, CoefficientEncoder, Decryptor, EvaluationKeys, KeySet,
+    LinearMap, Params, ParamsSpec, PublicKey, RowEncoder, SecretKey, SlotEncoder,
     hazmat::measure_phase,
-    noise::{KEY_SPREAD, Phase, rounding_deviation},
+    leveled::{Arithmetic, Ciphertext, Evaluator},
+    noise::{KEY_SPREAD, Phase, TAIL, rounding_deviation},
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -257,5 +258,159 @@ fn rounding_follows_the_powers_of_the_secret() {
         let predicted = (rounding_deviation(n, degree) * t as f64).log2();
         println!("degree {degree}: rounding 2^{measured:.2}, predicted 2^{predicted:.2}");
         assert!((measured - predicted).abs() < 0.3, "degree {degree}: {measured} {predicted}");
+    }
+}
+
+/// Tolerance of bounds on leveled computation, in bits: correlations and tails are allowed for.
+const SLACK: f64 = 3.0;
+
+/// Measures a value over one or two moduli and compares it with its bound, both ways.
+fn check_leveled(step: &str, key: &SecretKey, value: &Ciphertext) {
+    check_leveled_within(step, key, value, SLACK);
+}
+
+fn check_leveled_within(step: &str, key: &SecretKey, value: &Ciphertext, slack: f64) {
+    let (largest, deviation) = measure(key, value.block());
+    let forecast = value.forecast();
+    let (expected, bound) = (forecast.phase().deviation.log2(), forecast.phase().log2_bound());
+    println!(
+        "| {step} | {largest:.2} | {deviation:.2} | {expected:.2} | {bound:.2} | {:.2} | {:.2} |",
+        forecast.margin() + bound,
+        forecast.margin()
+    );
+    assert!(largest <= bound, "{step}: largest coefficient 2^{largest:.2} above 2^{bound:.2}");
+    // A heavy tail is allowed for, but does not show in a few thousand coefficients.
+    let slack = slack + (forecast.phase().tail / TAIL).log2();
+    assert!(largest >= bound - slack, "{step}: 2^{largest:.2} far below 2^{bound:.2}");
+    assert!((deviation - expected).abs() < 1.2, "{step}: 2^{deviation:.2}, 2^{expected:.2}");
+}
+
+/// Every leveled operation where its noise can be measured: over two moduli, or over one.
+#[test]
+fn leveled_operations_stay_within_three_bits_of_their_bounds() {
+    for log2_t in [16, 20] {
+        let t = ParamsSpec::smallest_slot_modulus(8192, 1 << log2_t).unwrap();
+        let spec = ParamsSpec::with_bits(8192, t.into(), &[47, 46]).unwrap();
+        let special = spec.further_primes(&[47]).unwrap();
+        let params = Params::with_special_moduli(spec, special).unwrap();
+        let mut rng = ChaCha20Rng::seed_from_u64(6);
+        let key = SecretKey::generate(&params, &mut rng);
+        let public = PublicKey::generate(&key, &mut rng);
+        let set = KeySet::new().with_relinearization().with_rotation(1).with_row_swap();
+        let keys = EvaluationKeys::generate(&key, &set, &mut rng).unwrap();
+        let evaluator = Evaluator::new(&keys).unwrap();
+        let encoder = RowEncoder::new(&params).unwrap();
+        let mut plaintext = || {
+            let slots: Vec<i64> = (0..8192).map(|_| rng.random_range(0..t.cast_signed())).collect();
+            encoder.encode(&slots).unwrap()
+        };
+        println!("N = 8192, t = {t}, 47 + 46-bit primes, special prime of 47 bits:");
+        let (p, q, r) = (plaintext(), plaintext(), plaintext());
+        let x = Ciphertext::encrypt(&p, &key, &mut rng).unwrap();
+        let y = Ciphertext::encrypt_public(&q, &public, &mut rng).unwrap();
+        check_leveled("fresh", &key, &x);
+        check_leveled("fresh, public key", &key, &y);
+        check_leveled("rotation", &key, &evaluator.rotate_rows(&x, 1).unwrap());
+        // Messages are not random to the bound: it allows for the largest product of two of them.
+        let plain = evaluator.multiply_plain(&x, &r).unwrap();
+        check_leveled_within("product with a plaintext", &key, &plain, SLACK + 1.0);
+        let product = evaluator.multiply(&x, &y).unwrap();
+        check_leveled("product", &key, &product);
+        check_leveled("square", &key, &evaluator.square(&y).unwrap());
+        let swapped = evaluator.swap_rows(&x).unwrap();
+        // The coherent part is bounded with the noise of the swap, which is larger than the value here.
+        let coherent = evaluator.multiply(&x, &swapped).unwrap();
+        check_leveled_within("product with the swapped", &key, &coherent, 2.0 * SLACK);
+        let low = evaluator.compress(&product).unwrap();
+        assert_eq!(low.n_moduli(), 1);
+        check_leveled("product, switched", &key, &low);
+        check_leveled("product, switched, rotated", &key, &evaluator.rotate_rows(&low, 1).unwrap());
+    }
+}
+
+/// Powers without relinearisation: their noise varies in size from one root of unity to the next.
+#[test]
+fn products_of_products_follow_the_order_of_the_phase() {
+    let t = ParamsSpec::smallest_slot_modulus(4096, 1 << 13).unwrap();
+    let spec = ParamsSpec::with_bits(4096, t.into(), &[47, 47]).unwrap();
+    let params = Params::new(spec).unwrap();
+    let encoder = SlotEncoder::new(&params).unwrap();
+    let mut rng = ChaCha20Rng::seed_from_u64(7);
+    let key = SecretKey::generate(&params, &mut rng);
+    let plaintexts: Vec<_> = (0..8)
+        .map(|_| {
+            let slots: Vec<i64> = (0..4096).map(|_| rng.random_range(0..t.cast_signed())).collect();
+            encoder.encode(&slots).unwrap()
+        })
+        .collect();
+    let x = BlockEncryptor::new(&key, &mut rng).encrypt_next(&plaintexts).unwrap();
+    let fresh = Phase::fresh_with_uniform_message(t as f64);
+    let square = x.square().unwrap();
+    let cube = square.multiply(&x).unwrap();
+    let predicted = fresh.product(fresh, 4096);
+    println!("N = 4096, t = {t}, two primes of 47 bits, powers without relinearization:");
+    check("square", &key, &square, predicted, 1.0);
+    let predicted = predicted.product(fresh, 4096);
+    check("cube", &key, &cube, predicted, 1.0);
+    let fourth = square.multiply(&square).unwrap();
+    let predicted = fresh.product(fresh, 4096);
+    let predicted = predicted.product(predicted, 4096);
+    let (largest, deviation) = measure(&key, &fourth);
+    println!(
+        "fourth power: 2^{deviation:.2} and 2^{largest:.2}, bound 2^{:.2}",
+        predicted.log2_bound()
+    );
+    assert!((deviation - predicted.deviation.log2()).abs() < 0.5, "2^{deviation:.2}");
+    assert!(largest <= predicted.log2_bound());
+    assert!(largest >= predicted.log2_bound() - SLACK - 1.0, "2^{largest:.2}");
+}
+
+/// Rerandomized replies: the noise of the encryption of zero as predicted, that of the flood, and
+/// nothing else once it is there.
+#[test]
+fn rerandomized_ciphertexts() {
+    let n = 8192;
+    let t = ParamsSpec::smallest_slot_modulus(n, 1 << 24).unwrap();
+    let spec = ParamsSpec::with_bits(n, t.into(), &[46, 46, 46]).unwrap();
+    let params = Params::new(spec).unwrap();
+    let mut rng = ChaCha20Rng::seed_from_u64(17);
+    let key = SecretKey::generate(&params, &mut rng);
+    let public = PublicKey::generate(&key, &mut rng);
+    let encoder = SlotEncoder::new(&params).unwrap();
+    let planes = (0..4).map(|_| {
+        let values: Vec<i64> = (0..n).map(|_| rng.random_range(0..t.cast_signed())).collect();
+        encoder.encode(&values).unwrap()
+    });
+    let planes: Vec<_> = planes.collect();
+    let block = BlockEncryptor::new(&key, &mut rng).encrypt_next(&planes).unwrap();
+    let t = t as f64;
+    let fresh = Phase::fresh_with_uniform_message(t);
+    let q2 = params.moduli()[2] as f64;
+    let square = fresh.quadratic(n, 1.0, 0.0, 0.0).switched(q2, n, 2);
+    let blocks = [(block.clone(), fresh, 1), (block.square().unwrap(), square, 2)];
+    println!("| step | largest | rms | deviation | bound | capacity | margin |");
+    for (block, before, degree) in blocks {
+        let block = block.mod_switch_to(2).unwrap();
+        let before = if degree == 1 { before.switched(q2, n, 1) } else { before };
+        let seeds: Vec<[u8; 32]> = (0..block.count()).map(|_| rng.random()).collect();
+        let mut zero = block.clone();
+        zero.rerandomize(&public, 1, &seeds).unwrap();
+        let spread = if degree == 2 { KEY_SPREAD } else { 1.0 };
+        check("rerandomized", &key, &zero, before.rerandomized(n, degree, 1), spread);
+        let bits = before.flood_bits(n, degree, 40);
+        let mut flooded = block.clone();
+        flooded.rerandomize(&public, bits, &seeds).unwrap();
+        let (largest, rms) = measure(&key, &flooded);
+        let bound = before.rerandomized(n, degree, bits).log2_bound();
+        let flood = t.log2() + f64::from(bits);
+        println!(
+            "| flooded, {bits} bits | {largest:.2} | {rms:.2} | {:.2} | {bound:.2} | 91 | |",
+            flood - 3_f64.log2() / 2.0
+        );
+        assert!(largest <= bound && bound < 91.0, "{largest} {bound}");
+        assert!((rms - (flood - 3_f64.log2() / 2.0)).abs() < 0.02, "a uniform flood");
+        // What it hides is 40 bits below it.
+        let hidden = before.rerandomized(n, degree, 0).log2_bound();
+        assert!(hidden + 40.0 <= flood, "{hidden} {flood}");
     }
 }

@@ -10,6 +10,8 @@
 //!  ReplyDecryption ─► one vector of values per output neuron
 //! ```
 //!
+//! Plans whose client must not learn the model add masks and noise: [`masked`].
+//!
 //! A ciphertext holds one neuron for all samples of a block, so nothing here rotates or needs an
 //! evaluation key. What a segment computes is exactly what [`crate::plan::Plan`] simulates.
 
@@ -18,6 +20,7 @@ mod context;
 mod error;
 mod evaluator;
 mod map;
+pub mod masked;
 pub mod parameters;
 mod pool;
 mod probe;

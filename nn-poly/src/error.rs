@@ -178,6 +178,19 @@ pub enum Error {
         /// What the proof cannot exclude.
         magnitude: i128,
     },
+    /// A value of a chain could grow beyond 128-bit arithmetic.
+    #[error(
+        "stage {stage}: the {step} could reach {magnitude}, beyond 2^120; use fewer bits, or a refresh \
+         in between (more rounds)"
+    )]
+    ChainTooWide {
+        /// The stage, from 0.
+        stage: usize,
+        /// Where in the stage.
+        step: &'static str,
+        /// What the proof cannot exclude; saturates.
+        magnitude: i128,
+    },
     /// A polynomial evaluation of something that is not a polynomial.
     #[error("stage {stage} applies {step}, which is not a polynomial; stop at its linear outputs")]
     NotPolynomial {
@@ -199,6 +212,26 @@ pub enum Error {
         /// What it applies.
         step: crate::integer::NonPolynomial,
     },
+    /// A stage that cannot be refreshed by a client that must not learn its values.
+    #[error("stage {stage} cannot be evaluated with the trust setting masked: {reason}")]
+    NotMaskable {
+        /// The stage, from 0.
+        stage: usize,
+        /// Why, and what to do.
+        reason: &'static str,
+    },
+    /// A plan of one trust setting where one of the other is needed.
+    #[error(
+        "the plan's trust setting is {actual}, and {action} needs one whose setting is {expected}"
+    )]
+    TrustSetting {
+        /// What was asked for.
+        action: &'static str,
+        /// The setting needed.
+        expected: crate::plan::Trust,
+        /// The plan's setting.
+        actual: crate::plan::Trust,
+    },
     /// No encryption parameters for a segment.
     #[error("segment {segment} has no parameters with {evidence} ranges: {cause}")]
     NoSegmentParameters {
@@ -211,8 +244,8 @@ pub enum Error {
     },
     /// More rounds are needed than are allowed.
     #[error(
-        "the network takes {needed} rounds, one for each stage with a refresh after it, and {allowed} \
-         are allowed: allow {needed}, or train a network with fewer layers"
+        "the network takes {needed} rounds, and {allowed} are allowed: allow {needed}; only stages with \
+         polynomial activations can be joined to take fewer"
     )]
     RoundLimit {
         /// Stages of the network.
@@ -504,7 +537,7 @@ pub enum Error {
         cause: std::io::Error,
     },
     /// Something is wrong with one data file.
-    #[error("{path}: {error}", path = .path.display())]
+    #[error("{path}: {error}", path = shown(.path))]
     InFile {
         /// The file.
         path: PathBuf,
@@ -512,7 +545,7 @@ pub enum Error {
         error: Box<Error>,
     },
     /// A file or folder in none of the supported formats.
-    #[error("{path}: {reason}", path = .path.display())]
+    #[error("{path}: {reason}", path = shown(.path))]
     UnknownFormat {
         /// The file or folder.
         path: PathBuf,
@@ -522,7 +555,7 @@ pub enum Error {
 
     // ---- Resource: the machine -------------------------------------------------------------
     /// The operating system refused.
-    #[error("cannot {action} {path}: {cause}", path = .path.display())]
+    #[error("cannot {action} {path}: {cause}", path = shown(.path))]
     Io {
         /// What was attempted, as a verb.
         action: &'static str,
@@ -553,6 +586,12 @@ impl Error {
     pub fn in_file(self, path: &std::path::Path) -> Self {
         Self::InFile { path: path.to_path_buf(), error: Box::new(self) }
     }
+}
+
+/// A path without characters that control a terminal: files may name other files.
+fn shown(path: &std::path::Path) -> String {
+    let text = path.display().to_string();
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 /// `; the closest, 8/8/8, lose 0.42`, or nothing.

@@ -6,7 +6,7 @@
 //! | CIFAR records, perhaps gzip | folder with `*_train.bin[.gz]`, `*_test.bin[.gz]`, or one such file | `32×32×3`, bytes/255 |
 //! | NPY | folder with `features.npy`, `labels.npy` (also `train_…`, `test_…`), or the features file | bytes/255, numbers as stored |
 //! | NPZ | a file with arrays `features`, `labels` (or `x`, `y`), or `x_train`, `y_train`, `x_test`, `y_test` | bytes/255, numbers as stored |
-//! | PNG, JPEG (feature `image-files`) | folder with one folder per class, perhaps below `train` and `test` | `h×w×1` or `h×w×3`, bytes/255 |
+//! | PNG, JPEG (feature `image-files`) | folder with one folder per class, perhaps below `train` and `test`, or with images to be classified | `h×w×1` or `h×w×3`, bytes/255 |
 //! | CSV, perhaps gzip | a file with a header line; the column `label` or [`DataOptions::label_column`] holds classes | `[n]`, raw numbers |
 //!
 //! A file `classes.txt` in the folder (lines `number name`) names the classes. Where the data have names
@@ -14,6 +14,9 @@
 //! `classes.txt` gives another order; [`Dataset::with_classes`] matches them with a model by name.
 //!
 //! Scaling beyond that is learned on the training part and stored in the model: [`Preprocessing`].
+//!
+//! [`Dataset`] is a part in memory; [`SampleStream`] reads tables and folders of images of any length as
+//! they are needed.
 //!
 //! Every reader treats its bytes as hostile: sizes are limited before anything is allocated, lengths
 //! must match exactly, and each fault has its own message with file, place and value.
@@ -29,7 +32,7 @@ pub mod onnx;
 pub mod synthetic_digits;
 
 #[cfg_attr(
-    not(any(feature = "onnx", feature = "weight-files")),
+    all(not(test), not(any(feature = "onnx", feature = "weight-files"))),
     expect(dead_code, reason = "readers of networks are features")
 )]
 mod assemble;
@@ -52,6 +55,7 @@ mod npz;
 mod preprocessing;
 mod records;
 mod split;
+mod stream;
 mod table;
 mod trained;
 #[cfg(feature = "weight-files")]
@@ -67,8 +71,10 @@ pub use input_scale::InputScale;
 pub use locate::{DEFAULT_DATA_FOLDER, resolve_data_path};
 pub use preprocessing::{Preprocessing, PreprocessingKind};
 pub use split::{Split, SplitSpec, stratified_folds};
+pub use stream::SampleStream;
 pub use trained::{
-    Ending, ImportedNetwork, ImportedNode, InputAffine, ModelOptions, Treatment, read_network,
+    Ending, ImportedNetwork, ImportedNode, InputAffine, ModelOptions, ReadOptions, Treatment,
+    read_network,
 };
 
 /// Largest data file, and largest unpacked gzip content, in bytes: 1 GiB.

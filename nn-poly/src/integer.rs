@@ -23,6 +23,9 @@
 //! | `refresher` | the key holder's tail of a stage, neuron by neuron |
 //! | `ranges` | proofs of ranges, row norms |
 //! | `geometry` | dense maps, convolutions in groups, sums of convolutions |
+//! | [`chain`] | polynomial steps without a refresh in between, in 128 bits |
+//! | `crt` | values of chains and masked values, put together from their residues |
+//! | `masked` | refreshes by a key holder that must not learn the values |
 //!
 //! Values are neuron-major: row = neuron in `(row, column, channel)` order, column = sample.
 //! Structure ([`StageStructure`]) is public; numbers ([`StageWeights`]) are private.
@@ -42,9 +45,14 @@
 //!     activation: ActivationKind::Quadratic,
 //!     pool: None,
 //!     refresh: None,
+//!     chain: None,
 //! };
-//! let weights =
-//!     StageWeights { weights: vec![3, -2], bias: vec![1], quadratic: Some(Quadratic::square()) };
+//! let weights = StageWeights {
+//!     weights: vec![3, -2],
+//!     bias: vec![1],
+//!     quadratic: Some(Quadratic::square()),
+//!     chain: Vec::new(),
+//! };
 //! let grid = InputGrid { bits: 4, signed: false, step: 1.0 / 15.0 };
 //! let network = IntegerNetwork::new(grid, 2, vec![structure], vec![weights])?;
 //! // Two samples, one per column.
@@ -53,12 +61,15 @@
 //! # }
 //! ```
 
+pub mod chain;
 mod check;
+mod crt;
 mod evaluate;
 mod geometry;
 mod grid;
 mod interval;
 mod linear;
+mod masked;
 mod modular;
 mod ranges;
 mod reference;
@@ -71,11 +82,18 @@ mod weights;
 mod window;
 
 pub(crate) use check::require;
+pub use crt::{CrtWindow, MAX_CRT_MODULI, Reduction128};
 pub use evaluate::{Evaluation, StageCounts, StageObservation};
 pub(crate) use evaluate::{Keep, StageRule};
 pub use geometry::{ConvGeometry, Grouping, LinearGeometry, SumGeometry, SumTerm, Volume};
 pub use grid::InputGrid;
-pub use interval::Interval;
+pub use interval::{Interval, WideInterval};
+pub use masked::{
+    MASK_MARGIN_BITS, MASK_MODULUS_BITS, MAX_MASKED_INPUT, MaskSource, MaskedEvaluation,
+    MaskedScores, MaskedStage, NoMasks, TOLERANCE_BITS,
+};
+pub(crate) use masked::{check_maskable, range_bits};
+pub(crate) use ranges::max_l1;
 pub use ranges::{RowNorms, StageRanges};
 pub use reference::ReferenceStage;
 pub use refresh::{MAX_MULTIPLIER, MAX_REFRESHED, MAX_SHIFT, Refresh};
@@ -91,6 +109,7 @@ pub use weights::{MAX_BIAS, MAX_LEADING, MAX_WEIGHT, Quadratic, StageWeights};
 pub use window::Window;
 
 use ndarray::Array2;
+use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
 use linear::PreparedWeights;
@@ -107,7 +126,7 @@ pub type ScoreMatrix = Array2<i64>;
 pub const MAX_MAGNITUDE: i64 = 1 << 62;
 
 /// The two places of a stage where a segment may end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum StageOutput {
     /// After the linear map; activation and pool follow at the key holder.
     Linear,
@@ -219,7 +238,7 @@ impl IntegerNetwork {
     /// Multiplications of one sample.
     #[must_use]
     pub fn n_products(&self) -> u64 {
-        self.structure.iter().map(|stage| stage.linear.n_products() as u64).sum()
+        self.structure.iter().map(|stage| stage.n_products() as u64).sum()
     }
 
     /// Structure and numbers of stage `stage_idx`.
@@ -258,7 +277,7 @@ fn prepare_stage(
 ) -> Result<(StageRanges, PreparedWeights)> {
     numbers.check(stage, shape)?;
     let proven = ranges::prove_stage(stage, shape, numbers, inputs)?;
-    let prepared = PreparedWeights::new(&shape.linear, numbers, proven.max_products);
+    let prepared = PreparedWeights::new(shape, numbers, &proven);
     Ok((proven, prepared))
 }
 
@@ -278,8 +297,10 @@ pub(crate) fn check_structure(
     let (mut n_values, mut n_products, mut n_runs) = (0_usize, 0_usize, 0_usize);
     for (stage, shape) in structure.iter().enumerate() {
         shape.check(stage)?;
-        n_values = n_values.saturating_add(shape.n_inputs() + shape.linear.n_outputs());
-        n_products = n_products.saturating_add(shape.linear.n_products());
+        let in_chain = shape.chain.as_ref().map_or(0, chain::Chain::n_values);
+        let own = shape.linear.n_inputs() + shape.linear.n_outputs();
+        n_values = n_values.saturating_add(own).saturating_add(in_chain);
+        n_products = n_products.saturating_add(shape.n_products());
         n_runs += shape.table().map_or(0, LookupTable::n_runs);
         let mut n_source_values = 0_usize;
         for source in &shape.sources {

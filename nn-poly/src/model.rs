@@ -1,10 +1,9 @@
 //! A trained model in a file: network, preprocessing, classes, and where it all came from.
 
+mod bits;
 mod version_1;
 
-use std::fmt;
 use std::path::Path;
-use std::str::FromStr;
 
 use ndarray::Array2;
 use serde::{Deserialize, Serialize};
@@ -16,73 +15,7 @@ use crate::layer::{Activation, Layer};
 use crate::network::{ActivationChoice, Network, NetworkKind, Predictor};
 use crate::tensor::Shape;
 
-/// Bits of inputs, weights and activations in the integer network.
-///
-/// Written `input/weight/activation`, as in `4/4/4`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Bits {
-    /// Bits of an input, 1 to 16; signed if the preprocessing is.
-    pub input: u32,
-    /// Bits of a signed weight, 2 to 15.
-    pub weight: u32,
-    /// Bits of an activation between layers, 1 to 16.
-    pub activation: u32,
-}
-
-impl Bits {
-    /// Bits within the supported ranges.
-    ///
-    /// # Errors
-    /// - [`Error::InvalidSetting`] naming the number out of range.
-    pub fn new(input: u32, weight: u32, activation: u32) -> Result<Self> {
-        let bits = Self { input, weight, activation };
-        bits.check()?;
-        Ok(bits)
-    }
-
-    /// Check the ranges, for values from files.
-    ///
-    /// # Errors
-    /// - [`Error::InvalidSetting`] naming the number out of range.
-    pub fn check(&self) -> Result<()> {
-        for (setting, value, range, requirement) in [
-            ("input bits", self.input, 1..=16, "1 to 16"),
-            ("weight bits", self.weight, 2..=15, "2 to 15"),
-            ("activation bits", self.activation, 1..=16, "1 to 16"),
-        ] {
-            if !range.contains(&value) {
-                return Err(Error::InvalidSetting {
-                    setting,
-                    value: f64::from(value),
-                    requirement,
-                });
-            }
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for Bits {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}/{}/{}", self.input, self.weight, self.activation)
-    }
-}
-
-impl FromStr for Bits {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let numbers: Vec<u32> = text.split('/').map_while(|number| number.parse().ok()).collect();
-        match (numbers.as_slice(), text.matches('/').count()) {
-            (&[input, weight, activation], 2) => Self::new(input, weight, activation),
-            _ => Err(Error::UnknownName {
-                what: "bits",
-                actual: text.chars().take(40).collect(),
-                expected: "input/weight/activation, such as 4/4/4",
-            }),
-        }
-    }
-}
+pub use bits::{Bits, LayerBits};
 
 /// How a model came about and how well it did. Accuracies are shares from 0 to 1.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -7,24 +7,29 @@
 //!                         forecast ◄──┴──► simulate (== every encrypted run, bit for bit)
 //! ```
 //!
-//! A plan has one *segment* per stage: one round trip, with its own ring, packing and window. Where
-//! the server evaluates activations, a segment ends after activation and pool; where the client does,
-//! after the linear map. The two parts have separate digests; the digest of the plan binds both, and
+//! A plan has one *segment* per stage: one round trip, with its own ring, packing and window; a stage
+//! with a chain of steps may need several, one for each prime modulo which it is computed, in the same
+//! round trip. Where the server evaluates activations, a segment ends after activation and pool; where
+//! the client does, after the linear map. The two parts have separate digests; the digest of the plan binds both, and
 //! equal digests mean equal results.
 //!
 //! | module | what |
 //! |---|---|
 //! | `segment` | ring, packing, range, noise of one segment; what the planner asks for |
 //! | `public` | the public part, checked and encoded |
+//! | `chained` | segments of stages with a chain |
+//! | `masked` | segments of plans for clients that must not learn the model |
 //! | `compile` | one plan: the parameters that move the fewest bytes |
 //! | [`planner`] | every plan worth comparing, ranked by time, bytes or rounds |
 //! | `simulate` | the plan without encryption |
 //! | `forecast` | bytes, blocks, rounds |
 
+mod chained;
 mod check;
 mod compile;
 mod digest;
 mod forecast;
+mod masked;
 pub mod planner;
 mod public;
 mod segment;
@@ -43,13 +48,15 @@ pub use forecast::{
     Forecast, MAX_BATCH_SAMPLES, RunSize, SEED_BYTES, SegmentForecast, batch_samples, forecast,
     forecast_run,
 };
+pub use masked::token_stages;
 pub use public::{
     ActivationSide, MAX_PUBLIC_PLAN_BYTES, PLAN_VERSION, PUBLIC_PLAN_MAGIC, PublicPlan,
     PublicPlanSpec, Trust,
 };
 pub use segment::{
-    ChosenParameters, Evidence, NoiseForecast, Packing, PooledSquare, RingSpec, Segment,
-    SegmentDemand, ValueRange,
+    ChainDemand, ChainPart, ChosenMasked, ChosenParameters, ChosenResidue, Evidence,
+    MASK_TOKEN_BYTES, MaskPart, MaskedDemand, NoiseForecast, Packing, PooledSquare, RingSpec,
+    Segment, SegmentDemand, StepDemand, ValueRange,
 };
 
 use crate::artifact;
@@ -62,8 +69,8 @@ pub const PLAN_MAGIC: artifact::Magic = *b"SDLPLAN\0";
 pub const MAX_PLAN_BYTES: usize = 1 << 30;
 
 const PRIVATE_MAGIC: artifact::Magic = *b"SDLPRVPL";
-const PRIVATE_CONTEXT: &str = "SecureDL plan 2 private part";
-const PLAN_CONTEXT: &str = "SecureDL plan 2";
+const PRIVATE_CONTEXT: &str = "SecureDL plan 4 private part";
+const PLAN_CONTEXT: &str = "SecureDL plan 4";
 
 /// A compiled model: the public part and the weights, checked against each other.
 ///
@@ -92,17 +99,30 @@ impl Plan {
     /// - Those of [`IntegerNetwork::new`].
     /// - [`Error::RangeNotProven`] if the weights do not prove a range that is called proven.
     /// - [`Error::Accumulator`] if a window is too wide for an activation at the key holder.
+    /// - [`Error::OutOfRange`], [`Error::NoiseMargin`] if the noise of a masked plan does not hide how its
+    ///   replies are computed, or does not fit.
     pub fn new(public: PublicPlan, weights: Vec<StageWeights>) -> Result<Self> {
         let bytes = artifact::encode(PRIVATE_MAGIC, PLAN_VERSION, &weights)?;
         let private_digest = Digest::of(PRIVATE_CONTEXT, &[&bytes]);
         let n_inputs = public.input_shape.len();
         let network = IntegerNetwork::new(public.input, n_inputs, public.stages.clone(), weights)?;
-        for (idx, segment) in public.segments.iter().enumerate() {
-            let arrivals = check::arrivals(segment);
-            let Interval { low, high } = network.stage_ranges(idx)?.bounds(arrivals.takes);
+        if public.trust == Trust::Masked {
+            masked::check_claims(&public, &network)?;
+        }
+        let owned = if public.trust == Trust::Owner { public.stages.len() } else { 0 };
+        for idx in 0..owned {
+            let segment = public.first_segment(idx)?;
+            let arrivals = public.arrivals(idx)?;
+            let ranges = network.stage_ranges(idx)?;
+            let Interval { low, high } = ranges.bounds(arrivals.takes);
             let claimed = arrivals.expected;
             let is_proven = segment.range.evidence == Evidence::Proven;
-            if is_proven && !claimed.covers(&Interval { low, high }) {
+            // The division hides up to half a unit at the ends of a window.
+            let window = public.crt_window(idx)?.map(|window| window.interval());
+            let leaves_window = window
+                .zip(ranges.undivided)
+                .is_some_and(|(window, range)| range.low < window.low || range.high > window.high);
+            if is_proven && (leaves_window || !claimed.covers(&Interval { low, high })) {
                 let (claimed_low, claimed_high) = (claimed.low, claimed.high);
                 return Err(Error::RangeNotProven {
                     segment: idx,
@@ -115,7 +135,7 @@ impl Plan {
             let (stage, numbers) = network.stage(idx)?;
             Refresher::check(idx, stage, numbers.quadratic.as_ref(), arrivals)?;
         }
-        let digest = Digest::of(PLAN_CONTEXT, &[&public.digest().0, &private_digest.0]);
+        let digest = Self::digest_of_parts(public.digest(), private_digest);
         Ok(Self { public, network, private_digest, digest })
     }
 
@@ -147,6 +167,12 @@ impl Plan {
     #[must_use]
     pub const fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// The digest of a plan, from those of its two parts.
+    #[must_use]
+    pub fn digest_of_parts(public: Digest, private: Digest) -> Digest {
+        Digest::of(PLAN_CONTEXT, &[&public.0, &private.0])
     }
 
     /// The canonical encoding of both parts.

@@ -29,14 +29,18 @@
 //! convolution or dense layer that only the addition reads is part of that stage; anything else is
 //! refreshed first and added as it is. A layer that reads joined channels reads each value on its own.
 //!
+//! **Without a refresh.** Stages may run into each other ([`quantize_joined`]): values then stay exact and
+//! grow, weights are rounded as before, and where the segment ends the lowest bits are dropped.
+//!
 //! **How many bits.** [`accuracy_report`] tells what rounding costs in accuracy, what the clamps of the
 //! refreshes cut off, and which bits of windows, grids and weights nothing uses; [`search_bits`] finds
-//! the bits that move the fewest bytes at a given loss of accuracy.
+//! the bits that move the fewest bytes at a given loss of accuracy, for all layers and then one by one.
 
 mod blocks;
 mod calibrate;
 mod clip;
 mod common_unit;
+mod joined;
 mod lower;
 mod quadratic;
 mod report;
@@ -48,16 +52,20 @@ mod weight_scales;
 use ndarray::{Array1, Array2};
 
 pub use calibrate::{CALIBRATION_SAMPLES, calibrate};
+pub use joined::{joinable, quantize_joined};
 pub use lower::{Quantized, quantize};
 pub use report::{AccuracyReport, GridUse, StageUse, Waste, WeightUse, accuracy_report};
-pub use search::{HELD_OUT_SAMPLES, SearchOutcome, SearchSpec, Trial, TrialResult, search_bits};
+pub use search::{
+    HELD_OUT_SAMPLES, LayerSearchOutcome, LayerTrial, SearchOutcome, SearchSpec, Trial,
+    TrialResult, search_bits, search_layer_bits,
+};
 
 use blocks::Blocks;
 
 use crate::error::{Error, Result};
 use crate::integer::InputGrid;
-use crate::layer::{Clamp, Layer, Quantize, WeightQuantizer};
-use crate::model::{Bits, Model};
+use crate::layer::{Activation, Clamp, Layer, Quantize, WeightQuantizer};
+use crate::model::{LayerBits, Model};
 use crate::network::{Network, Rewriter, Source};
 
 /// The grid between two stages.
@@ -77,7 +85,7 @@ pub struct StageScales {
     /// For every summand of the stage, in the order of the addition: one scale per output channel, or
     /// a single one; empty for a pool or a branch that is added as it is.
     pub weight_scales: Vec<Vec<f32>>,
-    /// Grid of what the next stage reads; `None` on the last stage.
+    /// Grid of what the next stage reads; `None` on the last stage, and where a chain goes on.
     pub output: Option<OutputGrid>,
 }
 
@@ -85,7 +93,7 @@ pub struct StageScales {
 #[derive(Clone, Debug, PartialEq)]
 pub struct QuantizationSpec {
     /// Bits it was found for.
-    pub bits: Bits,
+    pub bits: LayerBits,
     /// Grid of the inputs.
     pub input: InputGrid,
     /// One entry per stage.
@@ -154,14 +162,19 @@ fn weight_quantizer(
     spec: &QuantizationSpec,
     layer_idx: usize,
 ) -> Option<WeightQuantizer<f32>> {
-    let mut scales = parsed
-        .blocks
-        .iter()
-        .zip(&spec.stages)
-        .flat_map(|(block, stage)| block.parts.iter().zip(&stage.weight_scales));
-    let (_, scales) = scales.find(|(part, _)| part.layer_idx == layer_idx)?;
+    let mut scales = parsed.blocks.iter().zip(&spec.stages).enumerate().flat_map(
+        |(stage_idx, (block, stage))| {
+            block
+                .parts
+                .iter()
+                .zip(&stage.weight_scales)
+                .map(move |(part, of)| (stage_idx, part, of))
+        },
+    );
+    let (stage_idx, _, scales) = scales.find(|(_, part, _)| part.layer_idx == layer_idx)?;
     let scales = Array1::from(scales.clone());
-    (!scales.is_empty()).then_some(WeightQuantizer { scales, bits: spec.bits.weight })
+    let bits = spec.bits.weight(stage_idx);
+    (!scales.is_empty()).then_some(WeightQuantizer { scales, bits })
 }
 
 /// The integer network of a model at `bits`: its own quantizers if it was fine-tuned for exactly
@@ -170,13 +183,38 @@ fn weight_quantizer(
 ///
 /// # Errors
 /// Those of [`calibrate()`], [`prepare_qat`] and [`quantize`].
-pub fn quantize_model(model: &Model, bits: Bits, inputs: &Array2<f32>) -> Result<Quantized> {
-    if model.spec().bits == Some(bits) {
+pub fn quantize_model(
+    model: &Model,
+    bits: impl Into<LayerBits>,
+    inputs: &Array2<f32>,
+) -> Result<Quantized> {
+    let bits = bits.into();
+    if model.spec().bits.is_some() && model.spec().bits == bits.uniform() {
         return quantize(model.network());
     }
     let network = unrounded(model.network())?;
     let spec = calibrate(&network, &model.spec().preprocessing, inputs, bits)?;
     quantize(&prepare_qat(&network, &spec)?)
+}
+
+/// Whether `network` has an integer form, as far as its layers and their order tell: what no choice of
+/// bits could mend.
+///
+/// # Errors
+/// - [`Error::CannotFold`] or [`Error::CannotQuantize`] naming the layer without one.
+pub fn check_form(network: &Network<f32>) -> Result<()> {
+    let folded = network.fold_batch_norm()?;
+    let parsed = Blocks::new(&folded)?;
+    let Some(last) = parsed.blocks.last() else { return Ok(()) };
+    match last.activation {
+        Some(Activation::Function(function)) => {
+            Err(refuse(last.value_idx, function.kind(), lower::SCORED))
+        }
+        Some(Activation::Polynomial { a, .. }) if a.iter().any(|v| Some(v) != a.first()) => {
+            Err(refuse(last.value_idx, "polynomial", lower::APART))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// The network without any rounding: what it would compute with grids of infinitely many points.

@@ -262,6 +262,31 @@ pub(crate) fn check_finite<A: Scalar>(what: &'static str, values: ArrayView2<'_,
     Ok(())
 }
 
+/// At most `limit` of the positions `0..n`, ascending, spread over all of them.
+///
+/// One position from each of `limit` pieces of equal length, to within one, at the multiples of the
+/// golden ratio inside them: no order of samples, sorted or periodic, decides which kinds are among them.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    reason = "a position inside a piece"
+)]
+pub(crate) fn spread(n: usize, limit: usize) -> Vec<usize> {
+    if n <= limit || limit == 0 {
+        return (0..n.min(limit)).collect();
+    }
+    let golden = 0.618_033_988_749_894_9_f64;
+    let start = |piece: usize| piece * n / limit;
+    (0..limit)
+        .map(|piece| {
+            let len = start(piece + 1) - start(piece);
+            let share = (piece as f64 * golden).fract();
+            start(piece) + ((share * len as f64) as usize).min(len - 1)
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
@@ -289,6 +314,29 @@ mod tests {
             .unwrap()
             .check_finite("batch");
         assert!(matches!(error, Err(Error::NonFiniteInput { feature_idx: 1, .. })));
+    }
+
+    #[test]
+    fn spread_positions_cover_every_piece_and_favor_no_period() {
+        assert_eq!(spread(5, 7), [0, 1, 2, 3, 4]);
+        assert_eq!(spread(5, 5), [0, 1, 2, 3, 4]);
+        assert_eq!(spread(9, 0), [0; 0]);
+        assert_eq!(spread(0, 4), [0; 0]);
+        for (n, limit) in [(6, 5), (100, 7), (60_000, 1500), (1_000_003, 1500)] {
+            let positions = spread(n, limit);
+            assert_eq!(positions.len(), limit);
+            assert!(positions.is_sorted_by(|a, b| a < b) && positions.last().unwrap() < &n);
+            for (piece, &position) in positions.iter().enumerate() {
+                let ideal = piece * n / limit;
+                assert!((0..=n / limit).contains(&(position - ideal)), "{piece} of {limit} in {n}");
+            }
+        }
+        // Ten classes, one after the other (sorted) or in turn (periodic): each has its share.
+        for class in [|i: usize| i / 6000, |i: usize| i % 10] {
+            let mut counts = [0_usize; 10];
+            spread(60_000, 1500).into_iter().for_each(|i| counts[class(i)] += 1);
+            assert!(counts.iter().all(|&n| n.abs_diff(150) <= 15), "{counts:?}");
+        }
     }
 
     #[test]

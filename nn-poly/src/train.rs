@@ -49,7 +49,8 @@ pub use checkpoint::Checkpoint;
 pub use config::{BlendSpec, Optimizer, Schedule, TrainConfig, TrainSpec};
 pub use evaluate::{Evaluation, evaluate};
 pub use loss::{
-    CrossEntropy, Distillation, LabelsAndScores, Loss, LossBatch, softmax_cross_entropy,
+    CrossEntropy, Distillation, FunctionMatching, LabelsAndScores, Loss, LossBatch,
+    softmax_cross_entropy,
 };
 pub use polynomialize::{
     FitChoice, Limit, Polynomialization, Polynomialized, ReplacedLayer, finish_blending,

@@ -15,17 +15,18 @@ use std::sync::OnceLock;
 use ndarray::{Array2, Axis};
 use nn_poly::encrypted::parameters;
 use nn_poly::import::{PreprocessingKind, Split, SplitSpec};
-use nn_poly::integer::{Interval, StageOutput};
+use nn_poly::integer::{CrtWindow, IntegerNetwork, Interval, StageOutput, Window};
 use nn_poly::layer::Layer;
 use nn_poly::model::{Bits, Model, ModelSpec, TrainingRecord};
 use nn_poly::network::{ActivationChoice, Architecture, NetworkKind};
+use nn_poly::plan::planner::{self, Objective, PlanGoal, ReferenceRates, Subject};
 use nn_poly::plan::{
-    Evidence, ModelFacts, Plan, PlanOptions, RunSize, SegmentDemand, compile, compile_with,
-    forecast,
+    ActivationSide, Evidence, ModelFacts, Plan, PlanOptions, RunSize, SegmentDemand, compile,
+    compile_with, forecast,
 };
 use nn_poly::quantize::{
-    GridUse, SearchSpec, Trial, TrialResult, Waste, accuracy_report, calibrate, prepare_qat,
-    quantize_model, search_bits, unrounded,
+    GridUse, SearchOutcome, SearchSpec, Trial, TrialResult, Waste, accuracy_report, calibrate,
+    prepare_qat, quantize_model, search_bits, unrounded,
 };
 use nn_poly::train::{Evaluation, LabeledSamples, Outcome, TrainSpec, Trainer, evaluate};
 use nn_poly::{Error, Network, Shape};
@@ -143,9 +144,11 @@ fn check_report(model: &Model, bits: Bits, plan: &Plan) -> (u64, usize) {
     let (mut clamped, mut wrapped) = (vec![0_u64; n_stages], vec![0_u64; n_stages]);
     let mut n_right = [0; 2];
     let widen = |range: &mut (i64, i64), v: i64| *range = (range.0.min(v), range.1.max(v));
+    let wide = |(output, window): (StageOutput, Window)| (output, CrtWindow::from(window));
+    let windows: Vec<_> = rules.iter().copied().map(wide).collect();
     for (column, &label) in inputs.columns().into_iter().zip(samples.labels()) {
         let column = column.to_vec();
-        for (form, windows) in [&[][..], &rules].into_iter().enumerate() {
+        for (form, windows) in [&[][..], &windows].into_iter().enumerate() {
             let stages = network.reference(&column, windows).unwrap();
             let scores = &stages.last().unwrap().pooled;
             let most = scores.iter().max().unwrap();
@@ -172,7 +175,7 @@ fn check_report(model: &Model, bits: Bits, plan: &Plan) -> (u64, usize) {
         }
         // What each window changes, given what the windows before it let through.
         for idx in 0..n_stages {
-            let open_here: Vec<_> = rules.iter().take(idx).copied().collect();
+            let open_here = windows[..idx].to_vec();
             let stage = &network.reference(&column, &open_here).unwrap()[idx];
             let (output, window) = rules[idx];
             let values = if output == StageOutput::Linear { &stage.linear } else { &stage.pooled };
@@ -322,8 +325,25 @@ proptest! {
 
 fn search_spec(target_drop: f64, most: Bits) -> SearchSpec {
     let run = RunSize { n_samples: 500, canaries_per_block: 18, replicas: 1 };
-    let plan = PlanOptions { expected_samples: 500, ..PlanOptions::default() };
-    SearchSpec { most, ..SearchSpec::new(target_drop, run, plan) }
+    let goal = PlanGoal { objective: Objective::Bytes, ..PlanGoal::new(run) };
+    SearchSpec { most, ..SearchSpec::new(target_drop, goal) }
+}
+
+/// Search with stored rates.
+fn searched(
+    model: &Model,
+    samples: &LabeledSamples,
+    spec: &SearchSpec,
+    told: &mut dyn FnMut(&Trial),
+) -> nn_poly::Result<SearchOutcome> {
+    search_bits(model, samples, spec, &mut ReferenceRates::new(1), told)
+}
+
+/// The plan that the planner chooses for a network, and its bytes.
+fn planned(network: &IntegerNetwork, facts: ModelFacts, goal: &PlanGoal) -> (Plan, u64) {
+    let subject = Subject { network, observed: &[] };
+    let found = planner::search(&[subject], goal, &mut ReferenceRates::new(1)).unwrap();
+    (found[0].compile(network, facts).unwrap(), found[0].bytes())
 }
 
 /// Bytes and held-out accuracy of every choice, by the public parts.
@@ -345,12 +365,11 @@ fn all_choices(
                 let bits = Bits { input, weight, activation };
                 let quantized = quantize_model(model, bits, &calibration).unwrap();
                 let facts = ModelFacts::of(model, quantized.score_step);
-                let plan = compile(&quantized.network, &[], facts, &spec.plan).unwrap();
-                let cost = forecast(plan.public(), &spec.run).unwrap();
+                let (plan, bytes) = planned(&quantized.network, facts, &spec.goal);
                 let inputs = plan.network().input().quantize(inputs.view()).unwrap();
                 let predicted = plan.simulate(&inputs).unwrap().predictions();
                 let accuracy = Evaluation::of(&predicted, &labels, 4).accuracy();
-                all.push((bits, cost.bytes_up + cost.bytes_down, accuracy));
+                all.push((bits, bytes, accuracy));
             }
         }
     }
@@ -365,7 +384,7 @@ fn the_search_finds_what_trying_everything_finds() {
     for target_drop in [0.01, 0.05] {
         let spec = search_spec(target_drop, most);
         let mut told: Vec<Trial> = Vec::new();
-        let found = search_bits(model, samples, &spec, &mut |trial| told.push(*trial)).unwrap();
+        let found = searched(model, samples, &spec, &mut |trial| told.push(*trial)).unwrap();
         assert_eq!(found.trials, told);
         assert_eq!(found.n_candidates, all.len());
         assert!(found.trials.len() < all.len() / 2, "{} trials", found.trials.len());
@@ -392,12 +411,45 @@ fn the_search_finds_what_trying_everything_finds() {
     }
 }
 
+/// The bytes are those of the plan that is written for the same goal, whichever side it has.
+#[test]
+fn the_search_counts_the_plan_that_the_goal_gets() {
+    let (model, samples) = trained();
+    let open = search_spec(0.05, Bits { input: 3, weight: 3, activation: 3 });
+    let of = |side| {
+        let goal = PlanGoal { activation_side: side, ..open.goal };
+        let spec = SearchSpec { goal, ..open };
+        let found = searched(model, samples, &spec, &mut |_| ()).unwrap();
+        let split = SplitSpec { seed: 0, test_fraction: 0.2 };
+        let rows = split.positions(samples.labels(), Split::Train).unwrap();
+        let calibration = samples.inputs().select(Axis(0), &rows);
+        let quantized = quantize_model(model, found.bits, &calibration).unwrap();
+        let facts = ModelFacts::of(model, quantized.score_step);
+        let (plan, bytes) = planned(&quantized.network, facts, &goal);
+        assert_eq!(found.bytes, bytes);
+        assert_eq!(found.activation_side, plan.public().activation_side);
+        let run = forecast(plan.public(), &goal.size).unwrap();
+        assert_eq!(found.bytes, run.bytes_up + run.bytes_down);
+        found
+    };
+    let [client, server] = [ActivationSide::Client, ActivationSide::Server].map(|s| of(Some(s)));
+    assert_ne!(client.bytes, server.bytes, "a network of squares has plans of both sides");
+    assert_eq!(of(None).bytes, client.bytes.min(server.bytes));
+    // Limits hold for every trial: one byte of memory suffices for none, a round for no network.
+    let goal = PlanGoal { memory_bytes: Some(1), ..open.goal };
+    let error = searched(model, samples, &SearchSpec { goal, ..open }, &mut |_| ()).unwrap_err();
+    assert!(matches!(error, Error::NoBits { closest: None, .. }), "{error}");
+    let goal = PlanGoal { max_rounds: Some(1), ..open.goal };
+    let error = searched(model, samples, &SearchSpec { goal, ..open }, &mut |_| ()).unwrap_err();
+    assert!(matches!(error, Error::RoundLimit { .. }), "{error}");
+}
+
 #[test]
 fn the_bits_of_a_fine_tuned_model_come_first() {
     let own = Bits { input: 3, weight: 3, activation: 3 };
     let (model, samples) = fine_tuned(own);
     let spec = search_spec(0.02, Bits { input: 4, weight: 4, activation: 4 });
-    let found = search_bits(&model, samples, &spec, &mut |_| ()).unwrap();
+    let found = searched(&model, samples, &spec, &mut |_| ()).unwrap();
     assert_eq!(found.trials[0].bits, own);
     let TrialResult::Accepted { bytes, .. } = found.trials[0].result else {
         panic!("fine-tuned for it: {:?}", found.trials[0]);
@@ -408,7 +460,7 @@ fn the_bits_of_a_fine_tuned_model_come_first() {
 #[test]
 fn what_cannot_be_searched_is_said() {
     let (model, samples) = trained();
-    let search = |spec: &SearchSpec| search_bits(model, samples, spec, &mut |_| ()).unwrap_err();
+    let search = |spec: &SearchSpec| searched(model, samples, spec, &mut |_| ()).unwrap_err();
     let coarse = Bits { input: 1, weight: 2, activation: 1 };
     let error = search(&search_spec(0.0, coarse));
     assert!(

@@ -83,6 +83,7 @@ impl Sketch {
             activation: self.activation.clone(),
             pool,
             refresh: Some(Refresh { multipliers: vec![37], shift: 11, min: 0, max: 15 }),
+            chain: None,
         };
         let n_hidden = first.n_outputs();
         let second = StageStructure {
@@ -91,6 +92,7 @@ impl Sketch {
             activation: ActivationKind::Identity,
             pool: None,
             refresh: None,
+            chain: None,
         };
         let limit = (1_i16 << (self.weight_bits - 1)) - 1;
         let mut draw = |structure: &StageStructure, quadratic: Option<Quadratic>| StageWeights {
@@ -99,6 +101,7 @@ impl Sketch {
                 .collect(),
             bias: (0..structure.linear.n_channels()).map(|_| rng.random_range(-50..=50)).collect(),
             quadratic,
+            chain: Vec::new(),
         };
         let channels = first.n_channels();
         let quadratic = (self.activation == ActivationKind::Quadratic).then(|| {

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use nn_poly::import::onnx::parse_onnx;
-use nn_poly::import::read_network;
+use nn_poly::import::{ReadOptions, read_network};
 use proptest::prelude::*;
 
 const FIXTURES: [&str; 8] = [
@@ -71,9 +71,10 @@ fn files_of_other_kinds_are_named() {
     ] {
         let path = folder.path().join(name);
         std::fs::write(&path, b"# nothing\n").unwrap();
-        let message = read_network(&path, None).unwrap_err().to_string();
+        let message = read_network(&path, &ReadOptions::default()).unwrap_err().to_string();
         assert!(message.contains(expected) && message.contains(name), "{message}");
     }
-    let absent = read_network(&folder.path().join("absent.onnx"), None).unwrap_err();
+    let absent =
+        read_network(&folder.path().join("absent.onnx"), &ReadOptions::default()).unwrap_err();
     assert!(absent.to_string().contains("cannot read"), "{absent}");
 }

@@ -374,11 +374,13 @@ fn single_stage(n_in: usize, weight: i16, bias: i64, bits: u32) -> Result<Intege
         activation: ActivationKind::Quadratic,
         pool: None,
         refresh: None,
+        chain: None,
     };
     let weights = StageWeights {
         weights: vec![weight; n_in],
         bias: vec![bias],
         quadratic: Some(Quadratic::square()),
+        chain: Vec::new(),
     };
     let input = InputGrid { bits, signed: false, step: 1.0 };
     IntegerNetwork::new(input, n_in, vec![structure], vec![weights])
@@ -410,10 +412,11 @@ fn products_beyond_single_precision_stay_exact() {
             activation: ActivationKind::Identity,
             pool: None,
             refresh: None,
+            chain: None,
         };
         let input = InputGrid { bits, signed: false, step: 1.0 };
         let n_in = weights.len();
-        let weights = StageWeights { weights, bias: vec![3], quadratic: None };
+        let weights = StageWeights { weights, bias: vec![3], quadratic: None, chain: Vec::new() };
         IntegerNetwork::new(input, n_in, vec![structure], vec![weights]).unwrap()
     };
     // 256 products of 15 · 4369 = 65,535 stay just below 2^24, the limit of single precision; 257
@@ -486,6 +489,7 @@ fn the_refresher_flags_and_refuses() {
         activation: ActivationKind::Relu,
         pool: None,
         refresh: Some(Refresh { multipliers: vec![1], shift: 1, min: 0, max: 15 }),
+        chain: None,
     };
     let arrivals = Arrivals {
         takes: StageOutput::Linear,

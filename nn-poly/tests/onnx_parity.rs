@@ -15,7 +15,9 @@
 use std::path::{Path, PathBuf};
 
 use ndarray::{Array2, ArrayD, Axis, IxDyn};
-use nn_poly::import::{Ending, ImportedNetwork, InputScale, ModelOptions, read_network};
+use nn_poly::import::{
+    Ending, ImportedNetwork, InputScale, ModelOptions, ReadOptions, read_network,
+};
 use nn_poly::layer::Layer;
 use nn_poly::model::Bits;
 use nn_poly::quantize::quantize_model;
@@ -23,6 +25,10 @@ use nn_poly::{Network, Predictor, Tensor};
 
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/onnx")
+}
+
+fn import(path: &Path) -> ImportedNetwork {
+    read_network(path, &ReadOptions::default()).unwrap()
 }
 
 /// A batch in this crate's layout, if the graph has images with channels first.
@@ -40,9 +46,9 @@ fn rows(array: &ArrayD<f32>, shape: &[usize]) -> Array2<f32> {
     array.into_shape_with_order((n, len)).unwrap()
 }
 
-/// What the file would answer, from the scores of its network.
-fn finish(imported: &ImportedNetwork, scores: &Array2<f64>) -> Array2<f64> {
-    let scores = if imported.is_binary {
+/// What the file would answer, in `width` columns, from the scores of its network.
+fn finish(imported: &ImportedNetwork, scores: &Array2<f64>, width: usize) -> Array2<f64> {
+    let scores = if imported.is_binary && width == 1 {
         scores.slice_axis(Axis(1), ndarray::Slice::from(1..)).to_owned()
     } else {
         scores.clone()
@@ -73,15 +79,12 @@ fn check(path: &Path) -> f64 {
     let read = |suffix: &str| -> ArrayD<f32> {
         ndarray_npy::read_npy(path.with_extension(suffix)).expect("NPY beside the graph")
     };
-    let imported = read_network(path, None).unwrap();
+    let imported = import(path);
     let inputs = normalized(&imported, &read("inputs.npy"));
     let expected = read("outputs.npy");
     let n = expected.len_of(Axis(0));
     let width = expected.len() / n;
-    let mut expected = expected.into_shape_with_order((n, width)).unwrap().mapv(f64::from);
-    if imported.is_binary && expected.ncols() == 2 {
-        expected = expected.slice_axis(Axis(1), ndarray::Slice::from(1..)).to_owned();
-    }
+    let expected = expected.into_shape_with_order((n, width)).unwrap().mapv(f64::from);
     let wide = imported.network.cast::<f64>().unwrap();
     let wide_inputs = inputs.mapv(f64::from);
     let units = largest_values(&wide, &wide_inputs);
@@ -89,7 +92,7 @@ fn check(path: &Path) -> f64 {
     for (bits, scores) in
         [(32, imported.network.scores(&inputs).unwrap()), (64, wide.outputs(&wide_inputs).unwrap())]
     {
-        let actual = finish(&imported, &scores);
+        let actual = finish(&imported, &scores, width);
         assert_eq!(actual.dim(), expected.dim(), "{}", path.display());
         let off = &actual - &expected;
         let off =
@@ -169,7 +172,7 @@ fn options() -> ModelOptions {
 
 #[test]
 fn what_was_read_is_told() {
-    let imported = read_network(&fixtures().join("pytorch_cnn.onnx"), None).unwrap();
+    let imported = import(&fixtures().join("pytorch_cnn.onnx"));
     let kinds: Vec<&str> = imported.network.layers().iter().map(|layer| layer.name()).collect();
     assert_eq!(kinds, ["conv2d", "relu", "average_pool", "flatten", "dense"]);
     assert_eq!(imported.ending, Some(Ending::Softmax));
@@ -179,7 +182,7 @@ fn what_was_read_is_told() {
     assert_eq!(nodes[1], "BatchNormalization: folded into its neighbors");
     assert_eq!(nodes[7], "Softmax: left out");
 
-    let squares = read_network(&fixtures().join("depthwise_squares.onnx"), None).unwrap();
+    let squares = import(&fixtures().join("depthwise_squares.onnx"));
     let kinds: Vec<&str> = squares.network.layers().iter().map(|layer| layer.name()).collect();
     let expected = ["conv2d", "square", "conv2d", "square", "average_pool", "flatten", "dense"];
     assert_eq!(kinds, expected, "normalization before a square is folded, the square stays one");
@@ -187,7 +190,7 @@ fn what_was_read_is_told() {
 
 #[test]
 fn residual_blocks_have_an_integer_form() {
-    let imported = read_network(&fixtures().join("residual.onnx"), None).unwrap();
+    let imported = import(&fixtures().join("residual.onnx"));
     let count =
         |name: &str| imported.network.layers().iter().filter(|layer| layer.name() == name).count();
     let kinds = ["conv2d", "relu", "add", "average_pool", "flatten", "dense"];
@@ -215,7 +218,7 @@ fn residual_blocks_have_an_integer_form() {
 /// Every activation is kept, and the whole has an integer form in which each is a table.
 #[test]
 fn activations_that_are_no_polynomials_stay() {
-    let imported = read_network(&fixtures().join("activations.onnx"), None).unwrap();
+    let imported = import(&fixtures().join("activations.onnx"));
     let kinds: Vec<&str> = imported.network.layers().iter().map(|layer| layer.name()).collect();
     for (kind, n) in [
         ("silu", 1),
@@ -243,7 +246,7 @@ fn activations_that_are_no_polynomials_stay() {
 
 #[test]
 fn groups_stay_groups_and_branches_meet() {
-    let squares = read_network(&fixtures().join("depthwise_squares.onnx"), None).unwrap();
+    let squares = import(&fixtures().join("depthwise_squares.onnx"));
     let groups = |network: &Network<f32>| -> Vec<usize> {
         let of = |layer: &Layer<f32>| {
             if let Layer::Conv2d(conv) = layer { Some(conv.groups) } else { None }
@@ -251,7 +254,7 @@ fn groups_stay_groups_and_branches_meet() {
         network.layers().iter().filter_map(of).collect()
     };
     assert_eq!(groups(&squares.network), [4, 2]);
-    let joined = read_network(&fixtures().join("joined.onnx"), None).unwrap();
+    let joined = import(&fixtures().join("joined.onnx"));
     let kinds: Vec<&str> = joined.network.layers().iter().map(|layer| layer.name()).collect();
     assert_eq!(kinds.iter().filter(|kind| **kind == "concat").count(), 2, "{kinds:?}");
     assert!(kinds.contains(&"add"), "{kinds:?}");
@@ -261,7 +264,7 @@ fn groups_stay_groups_and_branches_meet() {
 
 #[test]
 fn models_of_tables_standardize_as_the_file_does() {
-    let imported = read_network(&fixtures().join("sklearn_mlp.onnx"), None).unwrap();
+    let imported = import(&fixtures().join("sklearn_mlp.onnx"));
     let model = imported.clone().into_model(options()).unwrap();
     assert!(model.spec().preprocessing.is_signed());
     assert_eq!(model.spec().class_names, ["0", "1", "2"]);
@@ -273,10 +276,27 @@ fn models_of_tables_standardize_as_the_file_does() {
     assert_eq!(error, "1 labels for a network with 3 scores");
 }
 
+/// Without a transposition at the start, the shape of the samples tells where the channels are.
+#[test]
+fn the_shape_of_the_samples_decides_about_the_layout() {
+    let read = |dims: Option<&[usize]>| {
+        let input_shape = dims.map(|dims| nn_poly::Shape::new(dims).unwrap());
+        let reading = ReadOptions { input_shape: input_shape.clone(), ..ReadOptions::default() };
+        let imported = read_network(&fixtures().join("keras_mlp.onnx"), &reading).unwrap();
+        imported.into_model(ModelOptions { input_shape, ..options() })
+    };
+    let dims = |dims| read(dims).unwrap().network().input_shape().dims().to_vec();
+    assert_eq!(dims(None), [4, 5, 3], "the short axis comes last");
+    assert_eq!(dims(Some(&[4, 5, 3])), [4, 5, 3]);
+    assert_eq!(dims(Some(&[5, 3, 4])), [5, 3, 4], "four channels of 5 × 3");
+    let error = read(Some(&[3, 4, 5])).unwrap_err().to_string();
+    assert!(error.contains("[4, 5, 3]"), "{error}");
+}
+
 #[test]
 fn a_network_of_vectors_takes_images_of_one_channel() {
     let path = fixtures().join("sklearn_binary.onnx");
-    let imported = read_network(&path, None).unwrap();
+    let imported = import(&path);
     let shape = |dims: &[usize]| Some(nn_poly::Shape::new(dims).unwrap());
     let input_scale = Some(InputScale::Unit);
     let image = ModelOptions { input_shape: shape(&[1, 2, 1]), input_scale, ..options() };

@@ -13,9 +13,9 @@ mod random_network;
 use ndarray::{Array2, array};
 use nn_poly::import::{Preprocessing, SplitSpec};
 use nn_poly::integer::{
-    ActivationKind, ConvGeometry, Grouping, InputGrid, IntegerNetwork, LinearGeometry, LookupTable,
-    NonPolynomial, Pool, Quadratic, Reduction, Refresh, StageStructure, StageWeights, StepFunction,
-    SumGeometry, SumTerm, ValueRef, Volume, Window,
+    ActivationKind, ConvGeometry, CrtWindow, Grouping, InputGrid, IntegerNetwork, LinearGeometry,
+    LookupTable, NonPolynomial, Pool, Quadratic, Reduction, Refresh, StageStructure, StageWeights,
+    StepFunction, SumGeometry, SumTerm, ValueRef, Volume, Window,
 };
 use nn_poly::layer::Padding;
 use nn_poly::plan::{
@@ -119,6 +119,7 @@ fn tiny() -> IntegerNetwork {
                 padding: Padding::NONE,
             }),
             refresh: Some(Refresh { multipliers: vec![3, 200], shift: 8, min: 0, max: 15 }),
+            chain: None,
         },
         StageStructure {
             sources: vec![ValueRef::Stage(0)],
@@ -126,6 +127,7 @@ fn tiny() -> IntegerNetwork {
             activation: ActivationKind::Identity,
             pool: None,
             refresh: None,
+            chain: None,
         },
     ];
     let weights = vec![
@@ -133,8 +135,14 @@ fn tiny() -> IntegerNetwork {
             weights: vec![3, -2],
             bias: vec![1, 5],
             quadratic: Some(Quadratic::square()),
+            chain: Vec::new(),
         },
-        StageWeights { weights: vec![1, 2, -3, 4, 0, -7], bias: vec![0, 9, -9], quadratic: None },
+        StageWeights {
+            weights: vec![1, 2, -3, 4, 0, -7],
+            bias: vec![0, 9, -9],
+            quadratic: None,
+            chain: Vec::new(),
+        },
     ];
     let grid = InputGrid { bits: 4, signed: false, step: 0.0625 };
     IntegerNetwork::new(grid, 4, structure, weights).unwrap()
@@ -300,7 +308,10 @@ fn check_simulation(plan: &Plan, inputs: &Array2<i32>) {
     let simulated = plan.simulate_trace(inputs).unwrap();
     let n_segments = plan.public().segments.len();
     let windows = (0..n_segments)
-        .map(|idx| (plan.public().segment_output(idx).unwrap(), plan.public().segments[idx].window))
+        .map(|idx| {
+            let window = plan.public().segments[idx].window;
+            (plan.public().segment_output(idx).unwrap(), CrtWindow::from(window))
+        })
         .collect::<Vec<_>>();
     let mut flags = vec![false; inputs.ncols()];
     for (sample, flag) in flags.iter_mut().enumerate() {
@@ -513,10 +524,10 @@ fn golden_bytes_of_a_tiny_plan() {
     let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
     let found = [plan.public_digest(), plan.private_digest(), plan.digest(), file];
     let expected = [
-        "cbc0fbdaedc55e336c21ddd800402dea48dafe7a997a45da9d0a399db6758149",
-        "bfea65f979c14c0a9a74cd68d68f03394842255ce62afa460aadfd09d69d9ff7",
-        "069ae8193971a117c341e5c1170f9a64ce124251095794d84a386c3b8365bcb8",
-        "31ce010b5620330acb9d34cd392a28a91871daf29a171546c0f3e582ae832d59",
+        "bc0551fe9d660c617cb999fb0a12ebf33fd3be1e69fbe546b93968e0bcc3734a",
+        "671038d65e8bf10b17f3d9dd9ea60594c33c5533ee283a37baf4f026ce88f19d",
+        "e9e3e00bc9eb0af4d2a74ab6325faead76f999ba251be5cce9dfbe7d5cc7b9ef",
+        "4d230117f02a5b0615dc6e5c3d455e8e8137c6cfd05727549add69c3194873b5",
     ];
     assert_eq!(found.map(|digest| digest.to_string()), expected);
 }
@@ -547,6 +558,7 @@ fn golden_bytes_of_a_plan_with_branches() {
         weights: vec![1, 2, -3, 4, 0, -7, 5, 6],
         bias: vec![0, 9, -9, 1],
         quadratic: None,
+        chain: Vec::new(),
     };
     let network = IntegerNetwork::new(*tiny().input(), 4, structure, weights).unwrap();
     // Inputs 1, 0, 2, 3: z = (4, 1, 7, 10) and (3, 5, 1, −1); pooled squares 166 and 36, refreshed
@@ -559,8 +571,8 @@ fn golden_bytes_of_a_plan_with_branches() {
     let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
     assert_eq!(Plan::from_bytes(&plan.to_bytes().unwrap()).unwrap().digest(), plan.digest());
     let expected = [
-        "98c0330303ec13bd1b5b69df835754f25fa987a776242ce745f5bd5752b51415",
-        "b4f3c8991a715541539e491b6d574bd508ab954df827deed8b4227cf377aa531",
+        "da8251de0567a2b62cc4f4697e6d9d58f2c674c1bbdf911353e5b26039a6903b",
+        "6d7c607dbd085a83b4f34691c62e5235884411d1f2d9797c4c535b30c8817271",
     ];
     assert_eq!([plan.digest(), file].map(|digest| digest.to_string()), expected);
 }
@@ -578,8 +590,8 @@ fn golden_bytes_of_a_plan_with_a_table() {
     check_simulation(&plan, &inputs);
     let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
     let expected = [
-        "019d7cd0165d197a9fdb5aa4b2b472dcbca4ba51225a79653428c20028f8b747",
-        "c542dfb4d1efe6638e28e209f9316471229e2998276def917368bf2dfedfb04e",
+        "86dc2d95e7ffd2dd286b359605e594c28a76a0064434fdc3c806c205025e149c",
+        "8155f75bb681b3226bff9c67c29dde76c7dc21036221227715337452886da19f",
     ];
     assert_eq!([plan.digest(), file].map(|digest| digest.to_string()), expected);
 }
@@ -628,5 +640,5 @@ fn plans_of_version_1_are_refused_by_name() {
     let digest = blake3::hash(&bytes[..n]);
     bytes[n..].copy_from_slice(digest.as_bytes());
     let refused = Plan::from_bytes(&bytes);
-    assert!(matches!(refused, Err(Error::UnsupportedVersion { supported: 2, actual: 1 })));
+    assert!(matches!(refused, Err(Error::UnsupportedVersion { supported: 4, actual: 1 })));
 }

@@ -69,12 +69,14 @@ fn dense_network(widths: &[usize]) -> IntegerNetwork {
             activation: kind,
             pool: None,
             refresh: (!is_last).then_some(refresh),
+            chain: None,
         });
         let pattern = [3, -7, 1, 0, 5, -2];
         weights.push(StageWeights {
             weights: pattern.into_iter().cycle().take(pair[0] * pair[1]).collect(),
             bias: vec![9; pair[1]],
             quadratic: (!is_last).then(Quadratic::square),
+            chain: Vec::new(),
         });
     }
     let grid = InputGrid { bits: 4, signed: false, step: 0.0625 };

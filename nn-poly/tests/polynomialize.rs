@@ -157,6 +157,24 @@ fn polynomials_are_the_fits_to_what_was_observed() {
     }
 }
 
+#[test]
+fn intervals_do_not_depend_on_the_order_of_the_samples() {
+    let samples = bars(120, 1);
+    let network = relu_network(NetworkKind::Cryptonets, &samples);
+    // Four thousand copies, dimmed; the brightest ones come last.
+    let inputs = Array2::from_shape_fn((4000, 256), |(i, j)| {
+        samples.inputs()[[i % 120, j]] * ((i / 1000 + 1) as f32 / 4.0)
+    });
+    let mut reversed = inputs.clone();
+    reversed.invert_axis(ndarray::Axis(0));
+    let of =
+        |inputs| polynomialize(&network, inputs, &Polynomialization::default()).unwrap().layers;
+    for (a, b) in of(&inputs).iter().zip(&of(&reversed)) {
+        let ratio = a.interval.high() / b.interval.high();
+        assert!((0.95..1.05).contains(&ratio), "{ratio}");
+    }
+}
+
 /// A network with activations of several kinds, none of them ReLU.
 fn network_of_functions(samples: &LabeledSamples) -> Network<f32> {
     let relu = relu_network(NetworkKind::Cryptonets, samples);

@@ -10,7 +10,7 @@
     reason = "tests"
 )]
 
-use ndarray::{Array1, Array2, Array4, array};
+use ndarray::{Array1, Array2, Array4, Axis, array};
 use nn_poly::import::{Dataset, Preprocessing, Split, SplitSpec, resolve_data_path};
 use nn_poly::integer::{ActivationKind, Grouping, LinearGeometry};
 use nn_poly::layer::{
@@ -22,6 +22,7 @@ use nn_poly::quantize::{Quantized, calibrate, prepare_qat, quantize};
 use nn_poly::train::{Evaluation, Outcome, TrainRecipe, TrainSpec, Trainer, evaluate};
 use nn_poly::{Error, Network, Shape, Tensor};
 use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 
 fn random_inputs(shape: &Shape, n: usize, signed: bool, seed: u64) -> Array2<f32> {
@@ -244,6 +245,73 @@ fn networks_without_an_integer_form_are_named() {
     assert!(matches!(nan, Err(Error::NonFiniteInput { .. })));
     let unsigned = calibrated(&inputs, Bits { input: 1, weight: 6, activation: 6 });
     assert!(matches!(unsigned, Err(Error::OutOfRange { .. })), "one bit has no sign");
+}
+
+/// The end of a MobileNet: limited ReLU, then the average of each channel.
+#[test]
+fn limits_may_come_before_an_average() {
+    let network = Network::new(
+        Shape::image(6, 6, 1).unwrap(),
+        vec![
+            Layer::Conv2d(Conv2d::new(
+                Array4::from_shape_fn((3, 3, 3, 1), |(m, u, v, _)| {
+                    ((m * 5 + u * 3 + v) % 7) as f32 / 4.0 - 0.6
+                }),
+                Array1::from(vec![0.3, -0.1, 0.2]),
+                (1, 1),
+                Padding::NONE,
+            )),
+            Layer::Activation(Activation::Relu),
+            Layer::Clamp(Clamp { limit: 0.5 }),
+            Layer::Pool2d(Pool2d::tiles(PoolKind::Average, (4, 4))),
+            Layer::Flatten,
+            Layer::Dense(Dense::new(
+                Array2::from_shape_fn((2, 3), |(i, j)| 0.5 - ((i + 2 * j) % 3) as f32),
+                Array1::zeros(2),
+            )),
+        ],
+    )
+    .unwrap();
+    let bits = Bits { input: 8, weight: 8, activation: 8 };
+    let (_, quantized) = quantized(&network, false, bits);
+    assert_eq!(quantized.network.structure().len(), 3, "sums of limited values are a stage");
+    let inputs = random_inputs(network.input_shape(), 50, false, 7);
+    let expected = network.outputs(&inputs).unwrap();
+    let grid = *quantized.network.input();
+    let scores = quantized.network.evaluate(&grid.quantize(inputs.view()).unwrap()).unwrap().scores;
+    for ((sample, class), z) in expected.indexed_iter() {
+        let actual = scores[(class, sample)] as f32 * quantized.score_step;
+        assert!((actual - z).abs() < 0.02, "{sample}/{class}: {actual} {z}");
+    }
+}
+
+/// Six thousand samples of six classes, in order of their class; every class is brighter than the one
+/// before.
+fn sorted_by_class(n_features: usize) -> Array2<f32> {
+    let mut rng = StdRng::seed_from_u64(3);
+    Array2::from_shape_fn((6000, n_features), |(i, _)| {
+        let brightness = (i / 1000 + 1) as f32 / 6.0;
+        brightness * rng.random_range(0.5..=1.0_f32)
+    })
+}
+
+#[test]
+fn sorted_samples_calibrate_like_shuffled_ones() {
+    let network = small(Activation::Relu);
+    let sorted = sorted_by_class(network.input_shape().len());
+    let mut positions: Vec<usize> = (0..sorted.nrows()).collect();
+    positions.shuffle(&mut StdRng::seed_from_u64(4));
+    let shuffled = sorted.select(Axis(0), &positions);
+    let bits = Bits { input: 8, weight: 8, activation: 8 };
+    let of = |inputs| calibrate(&network, &Preprocessing::UnitRange, inputs, bits).unwrap();
+    let (of_sorted, of_shuffled) = (of(&sorted), of(&shuffled));
+    let mut n_grids = 0;
+    for (a, b) in of_sorted.stages.iter().zip(&of_shuffled.stages) {
+        let (Some(a), Some(b)) = (a.output, b.output) else { continue };
+        assert!((a.step / b.step - 1.0).abs() < 0.05, "steps {} and {}", a.step, b.step);
+        n_grids += 1;
+    }
+    assert!(n_grids > 0);
 }
 
 #[test]

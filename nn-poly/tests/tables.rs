@@ -192,6 +192,7 @@ fn tables_hold_on_the_whole_window() {
         activation: ActivationKind::Table(LookupTable::new(vec![table]).unwrap()),
         pool: None,
         refresh: Some(Refresh { multipliers: vec![1], shift: 0, min: -2, max: 12 }),
+        chain: None,
     };
     let arrivals = Arrivals {
         takes: StageOutput::Linear,
@@ -302,6 +303,7 @@ fn padding_that_could_win_or_overflow_is_refused() {
         activation: ActivationKind::Identity,
         pool: Some(Pool { reduction, input: plane, window, stride: (1, 1), padding }),
         refresh: None,
+        chain: None,
     };
     let top = |top| Padding { top, ..Padding::NONE };
     let right = |right| Padding { right, ..Padding::NONE };

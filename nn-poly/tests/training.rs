@@ -15,8 +15,9 @@ use nn_poly::import::{DEFAULT_DATA_FOLDER, Dataset, Split, SplitSpec, resolve_da
 use nn_poly::layer::{Layer, Quantize, WeightQuantizer};
 use nn_poly::network::{ActivationChoice, Architecture, NetworkKind};
 use nn_poly::train::{
-    Augmentation, BatchReport, Checkpoint, Distillation, LabeledSamples, LabelsAndScores, Loss,
-    Optimizer, Outcome, Schedule, TrainRecipe, TrainSpec, TrainableParameters, Trainer, evaluate,
+    Augmentation, BatchReport, Checkpoint, Distillation, FunctionMatching, LabeledSamples,
+    LabelsAndScores, Loss, Optimizer, Outcome, Schedule, TrainRecipe, TrainSpec,
+    TrainableParameters, Trainer, evaluate,
 };
 use nn_poly::{Error, Network, Shape};
 use rand::{Rng, SeedableRng};
@@ -44,7 +45,7 @@ fn spec() -> TrainSpec {
     TrainSpec {
         epochs: 4,
         batch_size: 32,
-        augmentation: Augmentation { shift: 1, flip: true, noise: 0.01 },
+        augmentation: Augmentation { shift: 1, flip: true, noise: 0.01, mix: 0.0 },
         ..TrainSpec::default()
     }
 }
@@ -332,6 +333,30 @@ fn only_what_may_change_changes() {
             .unwrap(),
     ));
     assert!(matches!(other, Err(Error::ShapeMismatch { .. })));
+}
+
+/// A student of mixtures learns the teacher's function; nothing else can be taught by mixtures.
+#[test]
+fn a_student_learns_a_function_from_mixtures() {
+    let (training, test) = (bars(400, 1), bars(200, 2));
+    let teacher = train(spec(), &training);
+    let shape = training.shape().clone();
+    let blind = LabeledSamples::new(shape, training.inputs().clone(), vec![0; 400], 2).unwrap();
+    let augmentation = Augmentation { mix: 0.5, ..Augmentation::default() };
+    let mixing = TrainSpec { augmentation, ..spec() };
+    let mut student = trainer(mixing);
+    let loss = FunctionMatching::new(teacher.clone(), 2.0).unwrap();
+    assert_eq!(student.run_with(&blind, &loss, &mut ()).unwrap(), Outcome::Finished);
+    let accuracy = evaluate(student.network(), &test).unwrap().accuracy();
+    assert!(accuracy > 0.95, "{accuracy}");
+    let answers = Distillation::new(&teacher.outputs(training.inputs()).unwrap(), 2.0).unwrap();
+    let error = trainer(mixing).run_with(&blind, &answers, &mut ()).unwrap_err();
+    assert!(matches!(error, Error::InvalidSetting { setting: "share of mixed samples", .. }));
+    assert!(trainer(mixing).run(&training, &mut ()).is_err());
+    for mix in [-0.1, 1.1, f64::NAN] {
+        let augmentation = Augmentation { mix, ..Augmentation::default() };
+        assert!(TrainSpec { augmentation, ..spec() }.check().is_err());
+    }
 }
 
 /// A student that sees a teacher's scores and wrong labels agrees with the teacher.

@@ -1,7 +1,9 @@
 //! The client: one request's life, connections, retries.
 //!
 //! ```text
-//! RemoteEvaluator ─ pool, retries, back-off      (async; `BlockingEvaluator` wraps it)
+//! Classifier ─ samples in, verified scores out  (async; `BlockingClassifier` wraps it)
+//!      │ batches and rounds: `runner`
+//! RemoteEvaluator ─ pool, retries, failover      (async; `BlockingEvaluator` wraps it)
 //!      │ one request at a time per connection
 //!      ▼
 //!  Connection ─ frames, time limits              over TLS or a pipe
@@ -15,6 +17,7 @@
 //! same server or to another.
 
 pub mod blocking;
+mod classifier;
 pub mod connection;
 pub mod endpoint;
 pub mod evaluator;
@@ -22,10 +25,12 @@ pub mod exchange;
 pub mod payload;
 pub mod reply;
 pub mod retry;
+mod roster;
 
 use std::fmt;
 
 pub use self::blocking::BlockingEvaluator;
+pub use self::classifier::{BlockingClassifier, Classifier};
 pub use self::connection::Connection;
 pub use self::endpoint::{Connect, Endpoint};
 pub use self::evaluator::{ClientOptions, RemoteEvaluator, Traffic};
@@ -33,6 +38,7 @@ pub use self::exchange::{Delivery, Exchange, PreparedRequest, Reply, RequestProg
 pub use self::payload::{PayloadWriter, RequestPayload};
 pub use self::reply::{ReplyEvent, ReplySender, ReplyStream, reply_queue};
 pub use self::retry::RetryPolicy;
+pub use self::roster::ServerFailure;
 
 /// What a client is doing, in progress reports and errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

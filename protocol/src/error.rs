@@ -18,13 +18,14 @@ mod config;
 mod peer;
 
 use std::error::Error as StdError;
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::config::ConfigError;
 pub use self::peer::{Malformed, PeerFault};
-use crate::client::Stage;
+use crate::client::{ServerFailure, Stage};
 
 /// Result of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -199,6 +200,14 @@ pub enum TrustError {
         /// The TLS library's reason.
         source: Source,
     },
+    /// The server did not accept this client's certificate, or asked for one in vain.
+    #[error(
+        "the server does not accept this client's certificate, or wants one; name the folder the operator gave you with --client-cert DIR"
+    )]
+    ClientRefused {
+        /// The TLS library's reason.
+        source: io::Error,
+    },
     /// Any other certificate problem.
     #[error("the certificate of {server} is not acceptable")]
     Certificate {
@@ -254,6 +263,14 @@ pub enum ResourceError {
         #[source]
         last: Box<Error>,
     },
+    /// None of several servers answered: all are left out, patience is used up, or time is over.
+    #[error("{ended}; {}", listed(failures))]
+    NoServerLeft {
+        /// Why it ended.
+        ended: Ended,
+        /// What each server last did, in the order they were given.
+        failures: Vec<ServerFailure>,
+    },
     /// The caller's deadline passed.
     #[error("the request was not answered within its deadline of {deadline:?}")]
     DeadlineExceeded {
@@ -279,6 +296,44 @@ pub enum ResourceError {
     /// The caller stopped the request.
     #[error("the request was cancelled")]
     Cancelled,
+}
+
+/// Why a client of several servers stopped trying.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ended {
+    /// No server is left that could answer.
+    AllLeftOut,
+    /// The patience of the [`RetryPolicy`](crate::client::RetryPolicy) is used up.
+    GaveUp {
+        /// Attempts made.
+        attempts: u32,
+        /// Time since the first failure.
+        elapsed: Duration,
+    },
+    /// The caller's deadline passed.
+    DeadlineExceeded {
+        /// The deadline.
+        deadline: Duration,
+    },
+}
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AllLeftOut => f.write_str("no server can answer"),
+            Self::GaveUp { attempts, elapsed } => {
+                write!(f, "gave up after {attempts} attempts in {elapsed:.1?}")
+            }
+            Self::DeadlineExceeded { deadline } => {
+                write!(f, "the request was not answered within its deadline of {deadline:?}")
+            }
+        }
+    }
+}
+
+fn listed(failures: &[ServerFailure]) -> String {
+    failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
 /// A broken invariant of this crate: please report it.

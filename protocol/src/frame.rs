@@ -157,6 +157,12 @@ impl FrameCodec {
         Self { lengths, inside_frame: false }
     }
 
+    /// The longest frame body that is read.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.lengths.max_frame_length()
+    }
+
     /// Change the limit, from the next frame on.
     pub fn set_limit(&mut self, limit: usize) {
         self.lengths.set_max_frame_length(limit.min(MAX_FRAME_BYTES));

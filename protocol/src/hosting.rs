@@ -1,6 +1,8 @@
 //! Plans behind a server: from memory or from a folder of files.
 
 mod lane;
+mod library;
+mod masked;
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -9,15 +11,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use nn_poly::encrypted::masked::{MaskKey, MaskedEvaluator};
 use nn_poly::encrypted::{self, SegmentEvaluator, StoragePool};
-use nn_poly::plan::Plan;
+use nn_poly::plan::{Plan, Trust};
 
 use self::lane::Lane;
+pub use self::library::{PlanChanges, PlanLibrary};
+use self::masked::HostedStage;
 use crate::identifiers::{Digest, Label};
 use crate::message::{ModelCard, Refusal, RefusalCode};
 use crate::server::service::{
     Evaluated, PlanHost, ReplySink, RequestReceiver, SegmentService, ServiceError,
 };
+use crate::signature::{self, OwnerPublic, OwnerSignature, SignatureProblem, Subject};
 
 /// File name extension of plans in a folder.
 pub const PLAN_EXTENSION: &str = "plan";
@@ -48,6 +54,30 @@ pub enum HostingError {
         /// What is wrong.
         source: nn_poly::Error,
     },
+    /// One plan is not signed as it should be.
+    #[error("{path} is not hosted: {source}")]
+    Signature {
+        /// The plan's file.
+        path: PathBuf,
+        /// What is wrong with its signature.
+        source: SignatureProblem,
+    },
+    /// A signature file that is none.
+    #[error("the signature of {path} cannot be used")]
+    SignatureFile {
+        /// The plan's file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: crate::Error,
+    },
+    /// A masked plan without a key for its masks.
+    #[error(
+        "the plan {name} has the trust setting masked, but the server has no mask key: serve it with --mask-key FILE"
+    )]
+    NoMaskKey {
+        /// Name of the model.
+        name: String,
+    },
     /// A checked plan does not evaluate.
     #[error("the plan {name} cannot be evaluated")]
     Evaluator {
@@ -62,20 +92,28 @@ pub enum HostingError {
 ///
 /// Every request uses all cores for one piece of its payload or of its reply at a time and then lets
 /// the others have them: an upload next, then the evaluation that began first, so that an upload
-/// waits for one piece of another request and not for all of it, and a slow client holds up nobody.
+/// waits for one piece of another request and not for all of it; one that waits for a slow client uses no processor.
 #[derive(Debug, Default)]
 pub struct PlanShelf {
     plans: HashMap<Digest, HostedPlan>,
     lane: Arc<Lane>,
     /// Memory of finished requests, for the next ones.
     storage: Arc<StoragePool>,
+    /// For plans of the trust setting masked.
+    mask_key: Option<Arc<MaskKey>>,
 }
 
-#[derive(Debug)]
 struct HostedPlan {
     card: ModelCard,
     public: Arc<[u8]>,
-    segments: Vec<Arc<HostedSegment>>,
+    /// What requests ask for: segments, or the stages of a masked plan.
+    segments: Vec<Arc<dyn SegmentService>>,
+}
+
+impl std::fmt::Debug for HostedPlan {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("HostedPlan").field("card", &self.card).finish_non_exhaustive()
+    }
 }
 
 /// One segment: the evaluator behind the protocol's interface.
@@ -92,31 +130,61 @@ impl PlanShelf {
         Self::default()
     }
 
+    /// Hosts masked plans too, with masks from this key. Servers that stand in for one another need
+    /// the same.
+    #[must_use]
+    pub fn with_mask_key(mut self, key: MaskKey) -> Self {
+        self.mask_key = Some(Arc::new(key));
+        self
+    }
+
     /// Loads every `*.plan` file of a folder.
     ///
     /// # Errors
     /// - [`HostingError::Folder`], [`HostingError::NoPlans`] for the folder.
     /// - [`HostingError::Plan`], [`HostingError::Evaluator`] naming the file or model.
     pub fn open_directory(path: &Path) -> Result<Self, HostingError> {
-        let failed = |source| HostingError::Folder { path: path.to_owned(), source };
-        let mut files = Vec::new();
-        for entry in std::fs::read_dir(path).map_err(failed)? {
-            let file = entry.map_err(failed)?.path();
-            if file.extension().is_some_and(|extension| extension == PLAN_EXTENSION) {
-                files.push(file);
-            }
-        }
+        Self::open_directory_of(path, &[])
+    }
+
+    /// As [`open_directory`](Self::open_directory), for plans that one of these owners has signed
+    /// (`NAME.plan.sig`). Without owners, plans need no signature, but one that is there must be
+    /// right.
+    ///
+    /// # Errors
+    /// - As [`open_directory`](Self::open_directory).
+    /// - [`HostingError::Signature`], [`HostingError::SignatureFile`]: a plan that is not signed, or
+    ///   not by these owners.
+    pub fn open_directory_of(path: &Path, owners: &[OwnerPublic]) -> Result<Self, HostingError> {
+        Self::new().with_directory_of(path, owners)
+    }
+
+    /// As [`open_directory_of`](Self::open_directory_of), added to what this shelf holds.
+    ///
+    /// # Errors
+    /// - As [`open_directory_of`](Self::open_directory_of).
+    /// - [`HostingError::NoMaskKey`]: a masked plan, and no key for it.
+    pub fn with_directory_of(
+        mut self,
+        path: &Path,
+        owners: &[OwnerPublic],
+    ) -> Result<Self, HostingError> {
+        let files = plan_files(path)?;
         if files.is_empty() {
             return Err(HostingError::NoPlans { path: path.to_owned() });
         }
-        files.sort();
-        let mut shelf = Self::new();
         for file in files {
-            let plan = Plan::load(&file)
-                .map_err(|source| HostingError::Plan { path: file.clone(), source })?;
-            shelf.insert(&plan)?;
+            let plan = self.prepare_file(&file, owners)?;
+            self.place(plan);
         }
-        Ok(shelf)
+        Ok(self)
+    }
+
+    /// Announces this signature with a plan. It is for the caller to have checked it.
+    pub fn sign(&mut self, plan: &Digest, signature: Option<OwnerSignature>) {
+        if let Some(hosted) = self.plans.get_mut(plan) {
+            hosted.card.signature = signature;
+        }
     }
 
     /// Adds a plan under its digest; returns the digest.
@@ -124,7 +192,8 @@ impl PlanShelf {
     /// Cost: builds the gathered maps of every segment.
     ///
     /// # Errors
-    /// [`HostingError::Evaluator`] when a segment's parameters are not usable.
+    /// - [`HostingError::Evaluator`] when a segment's parameters are not usable.
+    /// - [`HostingError::NoMaskKey`]: a masked plan, and no key for it.
     pub fn insert(&mut self, plan: &Plan) -> Result<Digest, HostingError> {
         let digest = Digest(plan.digest().0);
         self.insert_as(plan, digest)?;
@@ -137,9 +206,61 @@ impl PlanShelf {
     /// # Errors
     /// As [`PlanShelf::insert`].
     pub fn insert_as(&mut self, plan: &Plan, digest: Digest) -> Result<(), HostingError> {
+        let plan = self.prepare(plan, digest)?;
+        self.place(plan);
+        Ok(())
+    }
+
+    /// Takes a plan away. Requests under way keep what they need of it.
+    ///
+    /// Cost: memory is given back when the last of them ends.
+    pub fn remove(&mut self, plan: &Digest) {
+        self.plans.remove(plan);
+    }
+
+    fn place(&mut self, plan: HostedPlan) {
+        self.plans.insert(plan.card.plan, plan);
+    }
+
+    /// Reads and checks a plan's file, signature included, without placing it.
+    fn prepare_file(
+        &self,
+        file: &Path,
+        owners: &[OwnerPublic],
+    ) -> Result<HostedPlan, HostingError> {
+        let plan = Plan::load(file)
+            .map_err(|source| HostingError::Plan { path: file.to_owned(), source })?;
+        let signature = checked_signature(file, &plan, owners)?;
+        let mut hosted = self.prepare(&plan, Digest(plan.digest().0))?;
+        hosted.card.signature = signature;
+        Ok(hosted)
+    }
+
+    fn prepare(&self, plan: &Plan, digest: Digest) -> Result<HostedPlan, HostingError> {
+        let public = plan.public();
+        let segments = match public.trust {
+            Trust::Owner => self.segments(plan)?,
+            Trust::Masked | _ => self.masked_stages(plan, digest)?,
+        };
+        let bytes = public
+            .to_bytes()
+            .map_err(|source| HostingError::Plan { path: public.name.clone().into(), source })?;
+        let card = ModelCard {
+            plan: digest,
+            name: label(&public.name),
+            n_inputs: narrow(plan.network().n_inputs()),
+            n_classes: narrow(plan.network().n_scores()),
+            n_segments: narrow(segments.len()),
+            public_plan_bytes: narrow(bytes.len()),
+            signature: None,
+        };
+        Ok(HostedPlan { card, public: bytes.into(), segments })
+    }
+
+    fn segments(&self, plan: &Plan) -> Result<Vec<Arc<dyn SegmentService>>, HostingError> {
         let public = plan.public();
         let evaluator = |source| HostingError::Evaluator { name: public.name.clone(), source };
-        let segments = public
+        public
             .segments
             .iter()
             .enumerate()
@@ -151,25 +272,34 @@ impl PlanShelf {
                 let evaluator = SegmentEvaluator::new(index, segment, structure, weights)
                     .map_err(evaluator)?
                     .with_pool(Arc::clone(&self.storage));
-                Ok(Arc::new(HostedSegment {
-                    evaluator: Arc::new(evaluator),
-                    lane: Arc::clone(&self.lane),
-                }))
+                let lane = Arc::clone(&self.lane);
+                let hosted = HostedSegment { evaluator: Arc::new(evaluator), lane };
+                Ok(Arc::new(hosted) as Arc<dyn SegmentService>)
             })
-            .collect::<Result<Vec<_>, HostingError>>()?;
-        let bytes = public
-            .to_bytes()
-            .map_err(|source| HostingError::Plan { path: public.name.clone().into(), source })?;
-        let card = ModelCard {
-            plan: digest,
-            name: label(&public.name),
-            n_inputs: narrow(plan.network().n_inputs()),
-            n_classes: narrow(plan.network().n_scores()),
-            n_segments: narrow(segments.len()),
-            public_plan_bytes: narrow(bytes.len()),
+            .collect()
+    }
+
+    /// The stages of a masked plan: what a request asks for is one of them, with all its residues.
+    fn masked_stages(
+        &self,
+        plan: &Plan,
+        digest: Digest,
+    ) -> Result<Vec<Arc<dyn SegmentService>>, HostingError> {
+        let name = &plan.public().name;
+        let Some(key) = &self.mask_key else {
+            return Err(HostingError::NoMaskKey { name: name.clone() });
         };
-        self.plans.insert(digest, HostedPlan { card, public: bytes.into(), segments });
-        Ok(())
+        (0..plan.public().stages.len())
+            .map(|stage| {
+                let evaluator = MaskedEvaluator::new(plan, stage, Arc::clone(key))
+                    .map_err(|source| HostingError::Plan { path: name.clone().into(), source })?
+                    .with_pool(&self.storage)
+                    .named(nn_poly::plan::Digest(digest.0));
+                let lane = Arc::clone(&self.lane);
+                let hosted = HostedStage { evaluator: Arc::new(evaluator), lane };
+                Ok(Arc::new(hosted) as Arc<dyn SegmentService>)
+            })
+            .collect()
     }
 
     /// Number of plans.
@@ -192,15 +322,27 @@ impl PlanHost for PlanShelf {
         cards
     }
 
+    fn n_plans(&self) -> usize {
+        self.len()
+    }
+
     fn public_plan(&self, plan: &Digest) -> Option<Arc<[u8]>> {
         self.plans.get(plan).map(|plan| Arc::clone(&plan.public))
+    }
+
+    fn plan_name(&self, plan: &Digest) -> Option<Label> {
+        self.plans.get(plan).map(|plan| plan.card.name.clone())
+    }
+
+    fn signature(&self, plan: &Digest) -> Option<OwnerSignature> {
+        self.plans.get(plan)?.card.signature
     }
 
     fn segment(&self, plan: &Digest, segment: u32) -> Result<Arc<dyn SegmentService>, Refusal> {
         let plan = self.plans.get(plan).ok_or(Refusal::new(RefusalCode::UnknownPlan))?;
         let hosted =
             plan.segments.get(segment as usize).ok_or(Refusal::new(RefusalCode::UnknownSegment))?;
-        Ok(Arc::clone(hosted) as Arc<dyn SegmentService>)
+        Ok(Arc::clone(hosted))
     }
 
     fn limit_spare_memory(&self, max_bytes: u64) -> u64 {
@@ -255,29 +397,74 @@ impl RequestReceiver for HostedRequest {
     }
 
     fn evaluate(self: Box<Self>, sink: &mut ReplySink<'_>) -> Result<Evaluated, ServiceError> {
-        let Self { evaluator, lane, receiver, mut busy } = *self;
+        let Self { evaluator, lane, receiver, busy } = *self;
         let block = receiver
             .finish()
             .map_err(|source| ServiceError::Malformed { source: Box::new(source) })?;
-        let order = lane.evaluation();
-        let mut turn = Some(order.turn());
-        let flow = evaluator
-            .evaluate(&block, &mut |piece| {
-                busy += turn.take().map(lane::Turn::end).unwrap_or_default();
-                let flow = sink(Bytes::from(piece));
-                if flow.is_continue() {
-                    turn = Some(order.turn());
-                }
-                flow
-            })
-            .map_err(failed)?;
-        busy += turn.map(lane::Turn::end).unwrap_or_default();
+        let outcome =
+            in_turns(&lane, busy, sink, |emit| evaluator.evaluate(&block, emit).map_err(failed));
         evaluator.recycle(block);
-        match flow {
-            ControlFlow::Continue(()) => Ok(Evaluated { busy }),
-            ControlFlow::Break(()) => Err(ServiceError::Stopped),
+        outcome
+    }
+}
+
+/// Evaluates in turns with others, a piece of the reply at a time; `busy` is what the request took before.
+fn in_turns(
+    lane: &Lane,
+    mut busy: Duration,
+    sink: &mut ReplySink<'_>,
+    evaluate: impl FnOnce(
+        &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, ServiceError>,
+) -> Result<Evaluated, ServiceError> {
+    let order = lane.evaluation();
+    // An empty piece asks whether anybody still wants the rest.
+    let Some(turn) = order.turn(|| sink(Bytes::new()).is_continue()) else {
+        return Err(ServiceError::Stopped);
+    };
+    let mut turn = Some(turn);
+    let flow = evaluate(&mut |piece| {
+        busy += turn.take().map(lane::Turn::end).unwrap_or_default();
+        sink(Bytes::from(piece))?;
+        turn = order.turn(|| sink(Bytes::new()).is_continue());
+        if turn.is_some() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    busy += turn.map(lane::Turn::end).unwrap_or_default();
+    match flow {
+        ControlFlow::Continue(()) => Ok(Evaluated { busy }),
+        ControlFlow::Break(()) => Err(ServiceError::Stopped),
+    }
+}
+
+/// The plan files of a folder, in the order of their names.
+fn plan_files(path: &Path) -> Result<Vec<PathBuf>, HostingError> {
+    let failed = |source| HostingError::Folder { path: path.to_owned(), source };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let file = entry.map_err(failed)?.path();
+        if file.extension().is_some_and(|extension| extension == PLAN_EXTENSION) {
+            files.push(file);
         }
     }
+    files.sort();
+    Ok(files)
+}
+
+/// The signature beside a plan's file, if it counts.
+///
+/// # Errors
+/// [`HostingError::Signature`], [`HostingError::SignatureFile`].
+pub fn checked_signature(
+    file: &Path,
+    plan: &Plan,
+    owners: &[OwnerPublic],
+) -> Result<Option<OwnerSignature>, HostingError> {
+    let path = file.to_owned();
+    let signature = signature::load_signature(file)
+        .map_err(|source| HostingError::SignatureFile { path: path.clone(), source })?;
+    signature::check(signature.as_ref(), &Subject::of_plan(plan), owners)
+        .map_err(|source| HostingError::Signature { path, source })?;
+    Ok(signature)
 }
 
 fn failed(source: encrypted::Error) -> ServiceError {

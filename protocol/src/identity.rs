@@ -12,7 +12,9 @@ use zeroize::Zeroizing;
 use crate::error::{ConfigError, Error, Malformed, Result};
 use crate::identifiers::{parse_hex, write_hex};
 
-/// Largest identity file read: 64 digits and some white space.
+/// What the text of a secret key begins with: every other seed would pass for a public key.
+const SECRET_PREFIX: &str = "ed25519-secret-";
+/// Largest identity file read: a key and some white space.
 const MAX_IDENTITY_FILE_BYTES: u64 = 256;
 
 /// A server's secret signing key.
@@ -37,7 +39,8 @@ impl Identity {
         Self { key: SigningKey::from_bytes(seed) }
     }
 
-    /// Read an identity file: the seed as 64 hexadecimal digits, white space around them ignored.
+    /// Read an identity file: `ed25519-secret-` and the seed as 64 hexadecimal digits, or the digits
+    /// alone; white space around them is ignored.
     ///
     /// # Errors
     /// - [`ConfigError::UnreadableFile`]: the file cannot be read.
@@ -46,19 +49,20 @@ impl Identity {
         let text = Zeroizing::new(crate::tls::read_file(path, MAX_IDENTITY_FILE_BYTES)?);
         let unusable = || ConfigError::UnusableFile {
             path: path.to_owned(),
-            expected: "Ed25519 identity (64 hexadecimal digits)",
+            expected: "secret Ed25519 key (ed25519-secret- and 64 hexadecimal digits)",
             source: None,
         };
-        let text = std::str::from_utf8(&text).map_err(|_| unusable())?;
-        let seed: Zeroizing<[u8; 32]> =
-            Zeroizing::new(parse_hex(text.trim()).map_err(|_| unusable())?);
+        let text = std::str::from_utf8(&text).map_err(|_| unusable())?.trim();
+        let digits = text.strip_prefix(SECRET_PREFIX).unwrap_or(text);
+        let seed: Zeroizing<[u8; 32]> = Zeroizing::new(parse_hex(digits).map_err(|_| unusable())?);
         Ok(Self::from_seed(&seed))
     }
 
     /// The text of an identity file, for [`load`](Self::load).
     pub(crate) fn to_file_text(&self) -> Zeroizing<String> {
         // Reserved in full, so that no copy stays behind in a smaller allocation.
-        let mut text = Zeroizing::new(String::with_capacity(65));
+        let mut text = Zeroizing::new(String::with_capacity(SECRET_PREFIX.len() + 65));
+        text.push_str(SECRET_PREFIX);
         write_hex(&mut *text, &*Zeroizing::new(self.key.to_bytes()))
             .expect("invariant: writing to a string succeeds");
         text.push('\n');
@@ -189,7 +193,9 @@ mod tests {
         std::fs::write(&path, identity.to_file_text().as_bytes()).unwrap();
         assert_eq!(Identity::load(&path).unwrap().public(), identity.public());
         assert!(!format!("{identity:?}").contains("0707"));
-        for text in ["", "07", &"zz".repeat(32)] {
+        std::fs::write(&path, format!(" {}\n", "07".repeat(32))).unwrap();
+        assert_eq!(Identity::load(&path).unwrap().public(), identity.public());
+        for text in ["", "07", "ed25519-secret-", &"zz".repeat(32)] {
             std::fs::write(&path, text).unwrap();
             assert!(Identity::load(&path).is_err(), "{text}");
         }

@@ -21,6 +21,10 @@
 //! | [`transcript`] | what is hashed and signed |
 //! | [`limits`] | sizes and times |
 //! | [`client`], [`server`] | who may say what when |
+//! | [`session`], [`runner`], [`journal`] | batches, rounds, and what an interrupted run has finished |
+//! | [`access`], [`audit`] | who may enter and ask for what; who did |
+//! | [`signature`], [`evidence`] | what an owner vouches for; what a client can prove |
+//! | [`masked`] | runs of clients that must not learn the model |
 //! | [`endpoint`] | fingerprints against HTTP services and encrypted servers |
 //! | [`transport`], [`tls`] | how bytes get there, and who is at the other end |
 //!
@@ -35,20 +39,28 @@
 //! messages are encoded; payloads are never touched by it.
 #![cfg_attr(doc, doc = include_str!("../../docs/protocol.md"))]
 
+pub mod access;
+pub mod audit;
 pub mod client;
 pub mod endpoint;
 pub mod error;
+pub mod evidence;
 pub mod frame;
 pub mod hosting;
 pub mod identifiers;
 pub mod identity;
+pub mod journal;
 pub mod limits;
+pub mod masked;
 pub mod message;
 pub mod runner;
 pub mod server;
 pub mod session;
+pub mod signature;
 pub mod tls;
 pub mod transcript;
 pub mod transport;
+
+mod calendar;
 
 pub use error::{Error, Result};

@@ -34,14 +34,22 @@ pub const MAX_CLIENT_MESSAGE_BYTES: usize = 1024;
 pub const MAX_SERVER_MESSAGE_BYTES: usize = MAX_FRAME_BYTES - CONTROL_HEADER_BYTES;
 
 /// Largest public plan, in bytes, that [`ServerMessage::Plan`](crate::message::ServerMessage::Plan)
-/// carries: the message limit without the variant number and the length.
-pub const MAX_PUBLIC_PLAN_BYTES: usize = MAX_SERVER_MESSAGE_BYTES - 4 - 8;
+/// carries: the message limit without the variant number, the length, and the owner's signature.
+pub const MAX_PUBLIC_PLAN_BYTES: usize = MAX_SERVER_MESSAGE_BYTES - 4 - 8 - (1 + 32 + 64);
 
 /// Largest number of UTF-8 bytes in a [`Label`](crate::identifiers::Label).
 pub const MAX_LABEL_BYTES: usize = 256;
 
 /// Largest number of models in one list.
 pub const MAX_MODELS: usize = 4096;
+
+/// Most evaluations at the same time. With two threads each they leave room in a pool of 512 blocking
+/// threads, which is what a tokio runtime has.
+pub const MAX_EVALUATIONS: usize = 128;
+
+/// Memory a server reserves for each connection: buffers of TLS and of frames, the state of the
+/// conversation. Between requests and before its first one, a connection has no more.
+pub const CONNECTION_BYTES: u64 = 64 << 10;
 
 /// What a server admits at the same time.
 ///
@@ -50,10 +58,19 @@ pub const MAX_MODELS: usize = 4096;
 pub struct ServerLimits {
     /// Connections held at the same time. Default 256.
     pub max_connections: usize,
-    /// Requests admitted at the same time (uploading, evaluating, or replying). Default 4.
-    pub max_jobs: usize,
-    /// Sum of the declared memory of the admitted requests, of ten chunks for each, and of what the
-    /// host keeps for the next ones (a quarter at most), in bytes. Default 4 GiB.
+    /// Requests admitted at the same time, whatever their size (uploading, waiting for the processors,
+    /// evaluating, or replying). Default 1,024.
+    pub max_requests: usize,
+    /// Requests that wait for memory at the same time; further ones are refused as busy at once.
+    /// Default 256.
+    pub max_waiting: usize,
+    /// Evaluations begun and not finished at the same time; each has two threads. They take turns on
+    /// the processors, so that more of them are not faster: the others bridge the pauses in which a
+    /// client is slow to take its reply. Default 16, at most [`MAX_EVALUATIONS`].
+    pub max_evaluations: usize,
+    /// Sum of the declared memory of the admitted requests, of ten chunks for each, of what the host
+    /// keeps for the next ones (a quarter at most), and of [`CONNECTION_BYTES`] for each connection,
+    /// in bytes. The plans and the program itself come on top. Default 4 GiB.
     pub max_memory_bytes: u64,
     /// Largest request payload in bytes. Default 1 GiB.
     pub max_request_bytes: u64,
@@ -68,7 +85,9 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             max_connections: 256,
-            max_jobs: 4,
+            max_requests: 1024,
+            max_waiting: 256,
+            max_evaluations: 16,
             max_memory_bytes: 4 << 30,
             max_request_bytes: 1 << 30,
             max_reply_bytes: 1 << 30,
@@ -78,11 +97,22 @@ impl Default for ServerLimits {
 }
 
 impl ServerLimits {
+    /// Memory for connections at their limit, in bytes.
+    pub(crate) const fn connection_bytes(&self) -> u64 {
+        CONNECTION_BYTES.saturating_mul(self.max_connections as u64)
+    }
+
     /// Check that every limit is usable.
-    pub(crate) fn check(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// - [`ConfigError::LimitOutOfRange`]: the first that is zero or absurd, and what is allowed.
+    pub fn check(&self) -> Result<()> {
         in_range("max_connections", self.max_connections as u64, 1, 1 << 20)?;
-        in_range("max_jobs", self.max_jobs as u64, 1, 1 << 16)?;
-        in_range("max_memory_bytes", self.max_memory_bytes, 1, 1 << 46)?;
+        in_range("max_requests", self.max_requests as u64, 1, 1 << 20)?;
+        in_range("max_waiting", self.max_waiting as u64, 0, 1 << 20)?;
+        in_range("max_evaluations", self.max_evaluations as u64, 1, MAX_EVALUATIONS as u64)?;
+        let least_memory = self.connection_bytes().saturating_add(1);
+        in_range("max_memory_bytes", self.max_memory_bytes, least_memory, 1 << 46)?;
         in_range("max_request_bytes", self.max_request_bytes, 1, 1 << 46)?;
         in_range("max_reply_bytes", self.max_reply_bytes, 1, 1 << 46)?;
         in_range("chunk_bytes", self.chunk_bytes as u64, 1, MAX_CHUNK_BYTES as u64)
@@ -99,12 +129,18 @@ pub struct ServerTimeouts {
     /// Between two frames of an upload, and for each frame the client has to take. Default 30 s.
     pub stall: Duration,
     /// Slowest upload accepted, in bytes per second, measured over a whole request after one
-    /// [`stall`](Self::stall) of grace. Default 16 KiB/s.
+    /// [`stall`](Self::stall) of grace. The time in which the server itself takes nothing does not
+    /// count. Default 16 KiB/s.
     pub min_upload_bytes_per_second: u64,
+    /// Slowest download accepted, in bytes per second, measured over the time in which something
+    /// waits to be sent, after one [`stall`](Self::stall) of grace. Default 16 KiB/s.
+    pub min_download_bytes_per_second: u64,
     /// How long a request waits for admission before it is refused as busy. Default 2 s.
     pub admission: Duration,
-    /// From the complete upload to the receipt. Default 30 min.
+    /// From the beginning of the evaluation to the receipt. Default 30 min.
     pub evaluation: Duration,
+    /// From admission to receipt, whoever is waited for. Default 1 h.
+    pub request: Duration,
     /// Between two progress messages while a request is evaluated. Clients take their absence for
     /// a dead connection, so keep it well below their `silence` limit. Default 500 ms.
     pub progress: Duration,
@@ -119,8 +155,10 @@ impl Default for ServerTimeouts {
             idle: Duration::from_secs(120),
             stall: Duration::from_secs(30),
             min_upload_bytes_per_second: 16 << 10,
+            min_download_bytes_per_second: 16 << 10,
             admission: Duration::from_secs(2),
             evaluation: Duration::from_secs(30 * 60),
+            request: Duration::from_secs(60 * 60),
             progress: Duration::from_millis(500),
             drain: Duration::from_secs(30),
         }
@@ -131,6 +169,12 @@ impl ServerTimeouts {
     /// Longest time an upload of `payload_bytes` may take.
     pub(crate) fn upload(&self, payload_bytes: u64) -> Duration {
         let slowest = payload_bytes / self.min_upload_bytes_per_second.max(1);
+        self.stall.saturating_add(Duration::from_secs(slowest))
+    }
+
+    /// Longest time in which something waits to be sent before `sent_bytes` were.
+    pub(crate) fn download(&self, sent_bytes: u64) -> Duration {
+        let slowest = sent_bytes / self.min_download_bytes_per_second.max(1);
         self.stall.saturating_add(Duration::from_secs(slowest))
     }
 }
@@ -174,10 +218,13 @@ mod tests {
     #[test]
     fn defaults_are_accepted_and_each_limit_is_checked() {
         assert!(ServerLimits::default().check().is_ok());
-        let rejects: [fn(&mut ServerLimits); 6] = [
+        let rejects: [fn(&mut ServerLimits); 9] = [
             |l| l.max_connections = 0,
-            |l| l.max_jobs = 0,
-            |l| l.max_memory_bytes = 0,
+            |l| l.max_requests = 0,
+            |l| l.max_waiting = usize::MAX,
+            |l| l.max_evaluations = 0,
+            |l| l.max_evaluations = MAX_EVALUATIONS + 1,
+            |l| l.max_memory_bytes = l.connection_bytes(),
             |l| l.max_request_bytes = 0,
             |l| l.max_reply_bytes = u64::MAX,
             |l| l.chunk_bytes = MAX_CHUNK_BYTES + 1,

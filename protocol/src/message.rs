@@ -14,16 +14,19 @@ use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use bytes::{BufMut, Bytes};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use zeroize::Zeroizing;
 
 pub use self::refusal::{Refusal, RefusalCode};
+use crate::access::Token;
 use crate::error::{InternalError, Malformed, Misuse, Result};
 use crate::identifiers::{Digest, Label, RequestId};
 use crate::identity::{PublicIdentity, Signature};
 use crate::limits::{MAX_CLIENT_MESSAGE_BYTES, MAX_MODELS, MAX_SERVER_MESSAGE_BYTES};
+use crate::signature::OwnerSignature;
 use crate::transcript::ReplyShape;
 
 /// Version of everything on the wire. It changes whenever a byte changes its meaning.
-pub const PROTOCOL_VERSION: u16 = 1;
+pub const PROTOCOL_VERSION: u16 = 2;
 
 type Wire<const LIMIT: usize> = Configuration<LittleEndian, Fixint, Limit<LIMIT>>;
 
@@ -32,8 +35,10 @@ type Wire<const LIMIT: usize> = Configuration<LittleEndian, Fixint, Limit<LIMIT>
 pub enum ClientMessage {
     /// First message of a connection.
     Hello {
-        /// The client program, for the server's log.
+        /// The client program, for the server's log. Means nothing for access.
         client_name: Label,
+        /// What lets the client in, unless its certificate does.
+        token: Option<Token>,
     },
     /// Ask for the list of models.
     ListModels,
@@ -61,7 +66,7 @@ pub enum ServerMessage {
     /// Answer to `ListModels`.
     Models(#[serde(deserialize_with = "model_list")] Vec<ModelCard>),
     /// Answer to `FetchPlan`: the public part of the plan, as the plan format encodes it.
-    Plan(PlanBytes),
+    Plan(PublicPart),
     /// Answer to `Evaluate`: the payload may come.
     Admitted {
         /// The request.
@@ -136,6 +141,17 @@ pub struct ModelCard {
     pub n_segments: u32,
     /// Bytes of the public part of the plan.
     pub public_plan_bytes: u32,
+    /// The owner's signature, if the server was given one. Who has the public part can check it.
+    pub signature: Option<OwnerSignature>,
+}
+
+/// The public part of a plan and what its owner says about it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublicPart {
+    /// The encoded public part.
+    pub plan: PlanBytes,
+    /// The owner's signature, if the server was given one.
+    pub signature: Option<OwnerSignature>,
 }
 
 /// How far a request is.
@@ -243,6 +259,9 @@ impl ClientMessage {
     /// - [`Misuse::MessageTooLong`]: above [`MAX_CLIENT_MESSAGE_BYTES`].
     /// - [`InternalError::Encode`]: the encoder failed.
     pub fn encode(&self) -> Result<Bytes> {
+        if let Self::Hello { token: Some(_), .. } = self {
+            return encode_secret(self, self.name());
+        }
         encode::<_, MAX_CLIENT_MESSAGE_BYTES>(self, self.name())
     }
 
@@ -347,6 +366,19 @@ fn encode<T: Serialize, const LIMIT: usize>(message: &T, name: &'static str) -> 
     Ok(bytes.into())
 }
 
+/// As [`encode`], leaving no copy behind: the bytes are wiped when the last handle is gone.
+fn encode_secret<T: Serialize>(message: &T, name: &'static str) -> Result<Bytes> {
+    const LIMIT: usize = MAX_CLIENT_MESSAGE_BYTES;
+    let mut body = Zeroizing::new([0; LIMIT]);
+    let length = bincode::serde::encode_into_slice(message, &mut body[..], wire::<LIMIT>())
+        .map_err(|_| Misuse::MessageTooLong { message: name, actual: LIMIT + 1, limit: LIMIT })?;
+    // Reserved in full: growing would leave a copy behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(2 + length));
+    bytes.put_u16_le(PROTOCOL_VERSION);
+    bytes.extend_from_slice(body.get(..length).unwrap_or_default());
+    Ok(Bytes::from_owner(bytes))
+}
+
 fn decode<'de, T: Deserialize<'de>, const LIMIT: usize>(bytes: &'de [u8]) -> Result<T> {
     let Some((version, body)) = bytes.split_first_chunk::<2>() else {
         return Err(Malformed::FrameTooShort { actual: bytes.len() }.into());
@@ -377,7 +409,10 @@ mod tests {
 
     #[test]
     fn the_largest_plan_fits_and_one_byte_more_does_not() {
-        let plan = |n| ServerMessage::Plan(PlanBytes(vec![7; n].into()));
+        let plan = |n| {
+            let plan = PlanBytes(vec![7; n].into());
+            ServerMessage::Plan(PublicPart { plan, signature: Some(OwnerSignature::for_tests()) })
+        };
         let bytes = plan(MAX_PUBLIC_PLAN_BYTES).encode().unwrap();
         assert_eq!(bytes.len(), 2 + MAX_SERVER_MESSAGE_BYTES);
         assert_eq!(ServerMessage::decode(&bytes).unwrap(), plan(MAX_PUBLIC_PLAN_BYTES));
@@ -394,6 +429,7 @@ mod tests {
             n_classes: 2,
             n_segments: 3,
             public_plan_bytes: 4,
+            signature: Some(OwnerSignature::for_tests()),
         };
         let mut cards = vec![card.clone(); MAX_MODELS];
         let full = ServerMessage::Models(cards.clone());

@@ -10,12 +10,15 @@
 //! connection is the business of [`RemoteEvaluator`]: it sends the same bytes again, the block's
 //! opening starts over, and finished rounds stay finished.
 
-use std::collections::VecDeque;
+mod awaited;
+mod batches;
+mod records;
+
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use fingerprint::Verdict;
-use ndarray::{Axis, Slice};
 use nn_poly::integer::{IntegerMatrix, ScoreMatrix};
 use nn_poly::plan::{MAX_BATCH_SAMPLES, batch_samples};
 use tokio::sync::{Semaphore, oneshot};
@@ -27,6 +30,12 @@ use crate::session::{
     BatchResult, BatchSession, ClientPlan, Lane, OpenedBlock, PreparedBlock, Result, Round,
     SessionError, Tally,
 };
+
+pub use self::batches::{BatchRun, Batches, BatchesOutcome, Totals, run_batches};
+
+use self::awaited::Awaited;
+use self::batches::WholeMatrix;
+use self::records::{keep, records};
 
 /// Largest number of samples of one batch.
 const MAX_BATCH: usize = 1 << 20;
@@ -78,14 +87,18 @@ pub trait RunProgress: Send + Sync {
         &self,
         batch: usize,
         n_batches: usize,
-        segment: usize,
-        n_segments: usize,
+        stage: usize,
+        n_stages: usize,
         n_blocks: usize,
     );
     /// A block of the round was sent, answered, checked and opened.
     fn block_finished(&self);
     /// The round was judged.
     fn round_finished(&self);
+    /// The batch was intact, and its result was taken.
+    fn batch_finished(&self, batch: usize, n_samples: usize) {
+        let _ = (batch, n_samples);
+    }
 }
 
 /// Watches nothing.
@@ -115,8 +128,14 @@ pub enum RunOutcome {
         network: Duration,
         /// Busy time the server reported.
         evaluate: Duration,
+        /// Files of evidence that were kept, one for each failing block, at most
+        /// [`MAX_EVIDENCE_FILES`].
+        evidence: Vec<PathBuf>,
     },
 }
+
+/// Most files of evidence kept of a rejected round.
+pub const MAX_EVIDENCE_FILES: usize = 4;
 
 /// The scores of a verified run and what it took.
 #[derive(Debug)]
@@ -160,85 +179,51 @@ pub async fn run(
     options: &RunOptions,
     progress: &Arc<dyn RunProgress>,
 ) -> Result<RunOutcome> {
-    check_setting("samples per batch", options.samples_per_batch, MAX_BATCH)?;
-    check_setting("number of connections", options.connections, MAX_CONNECTIONS)?;
-    check_setting("number of batches in flight", options.batches_in_flight, MAX_CONNECTIONS)?;
-    let n_samples = inputs.ncols();
-    if n_samples == 0 {
-        return Err(SessionError::EmptyBatch);
-    }
-    let per_batch = plan.samples_per_batch(options.samples_per_batch);
-    let n_batches = n_samples.div_ceil(per_batch);
-    let columns = |batch: usize| batch * per_batch..((batch + 1) * per_batch).min(n_samples);
-    let shared = Shared {
-        plan: Arc::clone(plan),
-        remote: Arc::clone(remote),
-        in_flight: Arc::new(Semaphore::new(options.connections)),
-        encrypting: Arc::new(Semaphore::new(1)),
-        lane: Arc::new(Lane::default()),
-        server_busy: Arc::default(),
-        progress: Arc::clone(progress),
-        n_batches,
-    };
-    let mut total = Tally::default();
-    let mut scores = ScoreMatrix::zeros((plan.network().n_scores(), n_samples));
-    let mut out_of_calibration = Vec::with_capacity(n_samples);
-    let mut verdict: Option<Verdict> = None;
-    // Taken in order, so that the outcome is that of one batch after the other; what is still under
-    // way when the run ends early ends with the queue.
-    let mut under_way = VecDeque::new();
-    let mut next = 0;
-    for batch in 0..n_batches {
-        while next < n_batches && under_way.len() < options.batches_in_flight {
-            let samples = inputs.slice_axis(Axis(1), Slice::from(columns(next))).to_owned();
-            under_way.push_back(Task::spawn(shared.clone().run_batch(next, samples)));
-            next += 1;
-        }
-        let Some(task) = under_way.pop_front() else { break };
-        match task.join().await? {
-            BatchOutcome::Finished(result) => {
-                let BatchResult {
-                    scores: of_batch,
-                    out_of_calibration: flags,
-                    verdict: found,
-                    tally,
-                } = *result;
-                scores.slice_axis_mut(Axis(1), Slice::from(columns(batch))).assign(&of_batch);
-                out_of_calibration.extend(flags);
-                total.add(&tally);
-                verdict = Some(match verdict {
-                    Some(earlier) => weaker(earlier, found),
-                    None => found,
-                });
-            }
-            BatchOutcome::Rejected { verdict, tally } => {
-                total.add(&tally);
-                let (network, evaluate) = shared.times();
-                return Ok(RunOutcome::Rejected {
-                    verdict,
-                    batch,
-                    tally: total,
-                    network,
-                    evaluate,
-                });
-            }
-        }
-    }
-    let (network, evaluate) = shared.times();
-    Ok(RunOutcome::Verified(RunResult {
-        scores,
-        out_of_calibration,
-        verdict: verdict.ok_or(SessionError::EmptyBatch)?,
-        tally: total,
-        batches: n_batches,
-        network,
-        evaluate,
-    }))
+    run_recorded(plan, inputs, remote, options, progress, None).await
+}
+
+/// As [`run`], keeping evidence of a rejected round in a folder, which is made when the first block
+/// is answered. See [`evidence`](crate::evidence).
+///
+/// Every block's request and reply is written there until its round is judged, which takes as many
+/// bytes as the blocks of a round have.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_recorded(
+    plan: &Arc<ClientPlan>,
+    inputs: &IntegerMatrix,
+    remote: &Arc<RemoteEvaluator>,
+    options: &RunOptions,
+    progress: &Arc<dyn RunProgress>,
+    evidence: Option<&Path>,
+) -> Result<RunOutcome> {
+    let mut batches = WholeMatrix::new(plan, inputs, options);
+    let run = BatchRun { plan, remote, options, progress, evidence, first_batch: 0 };
+    Ok(match run_batches(&run, &mut batches).await? {
+        BatchesOutcome::Verified { verdict, totals } => RunOutcome::Verified(RunResult {
+            scores: batches.scores,
+            out_of_calibration: batches.out_of_calibration,
+            verdict,
+            tally: totals.tally,
+            batches: totals.batches,
+            network: totals.network,
+            evaluate: totals.evaluate,
+        }),
+        BatchesOutcome::Rejected { verdict, batch, totals, evidence } => RunOutcome::Rejected {
+            verdict,
+            batch,
+            tally: totals.tally,
+            network: totals.network,
+            evaluate: totals.evaluate,
+            evidence,
+        },
+    })
 }
 
 enum BatchOutcome {
     Finished(Box<BatchResult>),
-    Rejected { verdict: Verdict, tally: Tally },
+    Rejected { verdict: Verdict, tally: Tally, evidence: Vec<PathBuf> },
 }
 
 /// What the tasks of a run share. Cheap to clone.
@@ -254,17 +239,20 @@ struct Shared {
     server_busy: Arc<Mutex<Duration>>,
     progress: Arc<dyn RunProgress>,
     n_batches: usize,
+    /// Where blocks are recorded.
+    evidence: Option<Arc<Path>>,
 }
 
 impl Shared {
     async fn run_batch(self, batch: usize, samples: IntegerMatrix) -> Result<BatchOutcome> {
         let plan = Arc::clone(&self.plan);
         let mut session = blocking(move || BatchSession::new(&plan, samples)).await?;
-        let n_segments = self.plan.plan().public().segments.len();
+        let n_stages = self.plan.plan().public().stages.len();
         loop {
-            let (segment, n_blocks) = (session.segment(), session.n_blocks());
-            self.progress.round_started(batch, self.n_batches, segment, n_segments, n_blocks);
-            let (back, blocks) = self.run_round(session).await?;
+            let (stage, n_blocks) = (session.stage(), session.n_blocks());
+            self.progress.round_started(batch, self.n_batches, stage, n_stages, n_blocks);
+            let (back, mut blocks) = self.run_round(session).await?;
+            let records = records(&mut blocks);
             let lane = Arc::clone(&self.lane);
             let round = blocking(move || {
                 let _turn = lane.turn();
@@ -276,7 +264,8 @@ impl Shared {
                 Round::Continue(next) => session = *next,
                 Round::Finished(result) => return Ok(BatchOutcome::Finished(Box::new(result))),
                 Round::Rejected { verdict, tally } => {
-                    return Ok(BatchOutcome::Rejected { verdict, tally });
+                    let evidence = keep(records, &verdict);
+                    return Ok(BatchOutcome::Rejected { verdict, tally, evidence });
                 }
             }
         }
@@ -320,9 +309,9 @@ impl Shared {
         let exchange = self.exchange(&request, sink, &awaited);
         let opening = async {
             let block = encryption.join().await?;
-            let lane = Arc::clone(&self.lane);
+            let (lane, folder) = (Arc::clone(&self.lane), self.evidence.clone());
             blocking(move || {
-                let opened = session.open_stream(block, stream, &lane);
+                let opened = session.open_recorded(block, stream, &lane, folder.as_deref());
                 drop(session);
                 opened
             })
@@ -389,36 +378,6 @@ fn encrypt(
     }
 }
 
-/// Whether one request is complete and not answered; counted once, whichever side is first.
-#[derive(Clone)]
-struct Awaited {
-    lane: Arc<Lane>,
-    /// Whether it began, and whether it ended.
-    state: Arc<Mutex<(bool, bool)>>,
-}
-
-impl Awaited {
-    fn new(lane: &Arc<Lane>) -> Self {
-        Self { lane: Arc::clone(lane), state: Arc::default() }
-    }
-
-    fn begin(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if *state == (false, false) {
-            self.lane.note_request();
-        }
-        state.0 = true;
-    }
-
-    fn end(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if *state == (true, false) {
-            self.lane.note_answer();
-        }
-        state.1 = true;
-    }
-}
-
 /// A task that ends when nobody waits for it any more; work on a thread cannot be ended and runs out.
 struct Task<T>(JoinHandle<Result<T>>);
 
@@ -460,17 +419,11 @@ fn panicked() -> SessionError {
 
 /// The verdict that promises less.
 fn weaker(a: Verdict, b: Verdict) -> Verdict {
-    let (Verdict::Intact { soundness: x }, Verdict::Intact { soundness: y }) = (&a, &b) else {
-        return a;
-    };
-    let least = |x: Option<f64>, y: Option<f64>| Some(x?.min(y?));
-    Verdict::Intact {
-        soundness: fingerprint::Soundness {
-            every_slot_change_bits: least(x.every_slot_change_bits, y.every_slot_change_bits),
-            one_percent_bits: least(x.one_percent_bits, y.one_percent_bits),
-            one_sample_bits: least(x.one_sample_bits, y.one_sample_bits),
-            reply_word_bits: least(x.reply_word_bits, y.reply_word_bits),
-        },
+    match (a, b) {
+        (Verdict::Intact { soundness: a }, Verdict::Intact { soundness: b }) => {
+            Verdict::Intact { soundness: a.weaker(b) }
+        }
+        (a, _) => a,
     }
 }
 

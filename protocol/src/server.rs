@@ -3,44 +3,55 @@
 //! ```text
 //!  socket ─TLS─► frames ─► ServerConnection (no I/O) ─► actions ─► frames ─► socket
 //!                              ▲        │
-//!               PlanHost ──────┤        ├─ payload chunks ─► request thread ─┐ SegmentService
-//!              admission ──────┘        ◄─ reply chunks ◄─ scribe thread ◄────┘
+//!               PlanHost ──────┤        ├─ payload chunks ─► job ─┐ SegmentService
+//!      memory, processors ─────┘        ◄─ reply chunks ◄─ scribe ┘
 //! ```
 //! Nothing a peer sends can do more than end its own connection. Until a request is admitted a
-//! connection holds a few kilobytes; from then on its memory is what the service declared and ten
-//! chunks.
+//! connection holds at most [`CONNECTION_BYTES`](crate::limits::CONNECTION_BYTES); from then on its
+//! memory is what the service declared and ten chunks. A request that uploads or waits has no thread.
 //!
 //! Invariant: no state of a client outlives its connection, and no request needs an earlier one.
 
+pub mod admin;
 pub mod connection;
 pub mod event;
+pub mod metrics;
 pub mod service;
 
 mod admission;
 mod driver;
+mod gate;
 mod job;
 mod scribe;
+mod status;
+mod visit;
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
-use tracing::{debug, info, warn};
+use tokio::time::{interval, sleep, timeout};
+use tracing::{Instrument, debug, info, info_span, warn};
 
 use self::admission::Admission;
 use self::event::Greeting;
+use self::metrics::Metrics;
 use self::service::PlanHost;
+pub use self::status::{NotReady, ServerStatus};
+use self::visit::Origin;
+use crate::access::AccessControl;
+use crate::audit::AuditLog;
 use crate::error::{ConfigError, Result};
 use crate::identifiers::Label;
 use crate::identity::{Identity, PublicIdentity};
 use crate::limits::{ServerLimits, ServerTimeouts};
 use crate::message::{AnnouncedLimits, Refusal, RefusalCode, Welcome};
-use crate::tls::ServerTls;
+use crate::tls::{CertificateFingerprint, ServerTls};
 use crate::transport::{BoxedStream, pipe};
 
 /// Connections beyond the limit that are told so; further ones are dropped without a word.
@@ -55,8 +66,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The part of the memory, one in so many, that a host may keep between requests.
 const SPARE_SHARE: u64 = 4;
 
-/// How long request threads may take to notice that they must stop.
+/// How long requests may take to notice that they must stop.
 const THREAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often samples of times are folded into their buckets.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// How often the log tells what a server that is about to stop still waits for.
+const DRAIN_REPORT: Duration = Duration::from_secs(1);
 
 /// How a server presents and protects itself.
 #[derive(Debug, Clone)]
@@ -67,13 +84,27 @@ pub struct ServerOptions {
     pub limits: ServerLimits,
     /// Patience with clients.
     pub timeouts: ServerTimeouts,
+    /// Who may enter over the network. Connections from inside the process are not asked.
+    pub access: AccessControl,
+    /// Where requests are recorded, if anywhere.
+    pub audit: Option<AuditLog>,
+    /// What is counted and measured.
+    pub metrics: Metrics,
 }
 
 impl ServerOptions {
-    /// Default limits and time limits under this name.
+    /// Default limits and time limits under this name. Nobody may enter over the network until
+    /// [`access`](Self::access) says who.
     #[must_use]
     pub fn new(name: Label) -> Self {
-        Self { name, limits: ServerLimits::default(), timeouts: ServerTimeouts::default() }
+        Self {
+            name,
+            limits: ServerLimits::default(),
+            timeouts: ServerTimeouts::default(),
+            access: AccessControl::closed(),
+            audit: None,
+            metrics: Metrics::new(),
+        }
     }
 }
 
@@ -92,12 +123,22 @@ enum Lifecycle {
 
 struct Shared {
     host: Arc<dyn PlanHost>,
-    identity: Arc<Identity>,
+    identity: RwLock<Arc<Identity>>,
     options: ServerOptions,
     admission: Admission,
     connections: Arc<Semaphore>,
     turned_away: Arc<Semaphore>,
     lifecycle: watch::Sender<Lifecycle>,
+    /// Memory for connections and between requests.
+    reserved_bytes: u64,
+    n_connected: AtomicU64,
+}
+
+impl Shared {
+    /// A panic while it was held leaves it whole: it is replaced in one step.
+    fn identity(&self) -> Arc<Identity> {
+        Arc::clone(&self.identity.read().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl Server {
@@ -113,15 +154,17 @@ impl Server {
         options.limits.check()?;
         let max_memory = options.limits.max_memory_bytes;
         let spare = host.limit_spare_memory(max_memory / SPARE_SHARE);
-        let admission =
-            Admission::new(&options.limits, spare.min(max_memory), options.timeouts.admission);
+        let reserved_bytes = options.limits.connection_bytes().saturating_add(spare);
+        let admission = Admission::new(&options.limits, reserved_bytes, options.timeouts.admission);
         let shared = Shared {
             host,
-            identity: Arc::new(identity),
+            identity: RwLock::new(Arc::new(identity)),
             admission,
             connections: Arc::new(Semaphore::new(options.limits.max_connections)),
             turned_away: Arc::new(Semaphore::new(TURNED_AWAY)),
             lifecycle: watch::Sender::new(Lifecycle::Running),
+            reserved_bytes,
+            n_connected: AtomicU64::new(0),
             options,
         };
         Ok(Self { shared: Arc::new(shared) })
@@ -130,7 +173,51 @@ impl Server {
     /// The key that signs this server's receipts.
     #[must_use]
     pub fn identity(&self) -> PublicIdentity {
-        self.shared.identity.public()
+        self.shared.identity().public()
+    }
+
+    /// Sign receipts with another key on connections from now on; those that are open keep theirs.
+    pub fn replace_identity(&self, identity: Identity) {
+        let mut current = self.shared.identity.write().unwrap_or_else(PoisonError::into_inner);
+        *current = Arc::new(identity);
+    }
+
+    /// How the server is at this moment.
+    #[must_use]
+    pub fn status(&self) -> ServerStatus {
+        let shared = &self.shared;
+        let limits = &shared.options.limits;
+        let (memory, processors) = shared.admission.occupancy();
+        ServerStatus {
+            connections: self.n_connections(),
+            max_connections: limits.max_connections,
+            requests_admitted: memory.holders,
+            requests_waiting: memory.waiting,
+            evaluations_running: processors.holders,
+            evaluations_waiting: processors.waiting,
+            memory_declared_bytes: memory.used,
+            memory_limit_bytes: limits.max_memory_bytes.saturating_sub(shared.reserved_bytes),
+            resident_bytes: status::resident_bytes(),
+            plans: shared.host.n_plans(),
+            draining: *shared.lifecycle.borrow() != Lifecycle::Running,
+        }
+    }
+
+    /// What the server counts and measures.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.options.metrics
+    }
+
+    fn n_connections(&self) -> usize {
+        let shared = &self.shared;
+        shared.options.limits.max_connections.saturating_sub(shared.connections.available_permits())
+    }
+
+    /// The rules at the entrance.
+    #[must_use]
+    pub fn access(&self) -> &AccessControl {
+        &self.shared.options.access
     }
 
     /// Listen on an address (port 0 = any free port).
@@ -160,6 +247,8 @@ impl Server {
         shutdown: impl Future<Output = ()> + Send,
     ) {
         let mut tasks = JoinSet::new();
+        let mut upkeep = interval(UPKEEP);
+        let metrics = self.metrics();
         tokio::pin!(shutdown);
         loop {
             tokio::select! {
@@ -167,8 +256,11 @@ impl Server {
                 accepted = listener.accept() => match accepted {
                     Ok((socket, peer)) => {
                         if let Some(seat) = self.seat() {
-                            tasks.spawn(self.clone().serve_socket(socket, peer, tls.clone(), seat));
+                            let span = info_span!("connection", id = self.next_id(), %peer);
+                            let serve = self.clone().serve_socket(socket, peer, tls.clone(), seat);
+                            tasks.spawn(serve.instrument(span));
                         } else {
+                            metrics.connection("dropped");
                             warn!(%peer, "too many connections; dropped");
                         }
                     }
@@ -178,6 +270,7 @@ impl Server {
                     }
                 },
                 Some(_) = tasks.join_next() => {}
+                _ = upkeep.tick() => metrics.upkeep(),
             }
         }
         drop(listener);
@@ -186,9 +279,15 @@ impl Server {
 
     /// Serve one connection that is already authenticated and encrypted, or that never leaves the
     /// process. Returns at its end.
+    ///
+    /// # Security
+    /// The client is not asked for a token or certificate, and may use every plan.
     pub async fn serve_stream(&self, stream: BoxedStream) {
         match self.seat() {
-            Some(seat) => self.serve_seated(stream, seat).await,
+            Some(seat) => {
+                let span = info_span!("connection", id = self.next_id());
+                self.serve_seated(stream, seat, Origin::Inside).instrument(span).await;
+            }
             None => warn!("too many connections; dropped"),
         }
     }
@@ -213,16 +312,32 @@ impl Server {
 
     async fn drain(&self, mut tasks: JoinSet<()>) {
         let shared = &self.shared;
-        info!(connections = tasks.len(), "shutting down");
         shared.lifecycle.send_replace(Lifecycle::Draining);
+        let limit_seconds = shared.options.timeouts.drain.as_secs_f64();
+        let requests = self.status().requests_admitted;
+        info!(connections = self.n_connections(), requests, limit_seconds, "shutting down");
         let everyone_left = async {
             while tasks.join_next().await.is_some() {}
             // Connections that other callers serve hold seats, too.
             let seats = u32::try_from(shared.options.limits.max_connections).unwrap_or(u32::MAX);
             let _ = shared.connections.acquire_many(seats).await;
         };
-        if timeout(shared.options.timeouts.drain, everyone_left).await.is_err() {
-            warn!("requests are still running; stopping them");
+        let report = async {
+            loop {
+                sleep(DRAIN_REPORT).await;
+                let requests = self.status().requests_admitted;
+                info!(connections = self.n_connections(), requests, "finishing");
+            }
+        };
+        let finished = async {
+            tokio::select! {
+                () = everyone_left => {}
+                () = report => {}
+            }
+        };
+        if timeout(shared.options.timeouts.drain, finished).await.is_err() {
+            let requests = self.status().requests_admitted;
+            warn!(connections = self.n_connections(), requests, "time is over; stopping them");
         }
         shared.lifecycle.send_replace(Lifecycle::Stopped);
         tasks.shutdown().await;
@@ -230,17 +345,28 @@ impl Server {
     }
 
     async fn serve_socket(self, socket: TcpStream, peer: SocketAddr, tls: ServerTls, seat: Seat) {
-        debug!(%peer, "connected");
+        debug!("connected");
         // Small messages should not wait for more; failure costs time only.
         let _ = socket.set_nodelay(true);
         match timeout(self.shared.options.timeouts.handshake, tls.accept(socket)).await {
-            Ok(Ok(stream)) => self.serve_seated(Box::new(stream), seat).await,
-            Ok(Err(error)) => info!(%peer, %error, "TLS handshake failed"),
-            Err(_) => info!(%peer, "TLS handshake took too long"),
+            Ok(Ok(stream)) => {
+                let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
+                let certificate = certificates.first().map(CertificateFingerprint::of);
+                let origin = Origin::Network { address: peer, certificate };
+                self.serve_seated(Box::new(stream), seat, origin).await;
+            }
+            Ok(Err(error)) => {
+                self.metrics().connection("handshake failed");
+                info!(%error, "TLS handshake failed");
+            }
+            Err(_) => {
+                self.metrics().connection("handshake failed");
+                info!("TLS handshake took too long");
+            }
         }
     }
 
-    async fn serve_seated(&self, stream: BoxedStream, seat: Seat) {
+    async fn serve_seated(&self, stream: BoxedStream, seat: Seat, origin: Origin) {
         let shutting_down = *self.shared.lifecycle.borrow() != Lifecycle::Running;
         let greeting = if shutting_down {
             Greeting::Refuse(Refusal::new(RefusalCode::ShuttingDown))
@@ -249,7 +375,13 @@ impl Server {
         } else {
             Greeting::Welcome(self.welcome())
         };
-        driver::drive(stream, Arc::clone(&self.shared), greeting).await;
+        self.metrics().connection(if seat.turned_away { "turned away" } else { "accepted" });
+        driver::drive(stream, Arc::clone(&self.shared), greeting, origin).await;
+    }
+
+    /// The number of the next connection, as logs name it.
+    fn next_id(&self) -> u64 {
+        self.shared.n_connected.fetch_add(1, Ordering::Relaxed) + 1
     }
 
     fn seat(&self) -> Option<Seat> {

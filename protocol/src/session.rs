@@ -7,7 +7,8 @@
 //!        └────► Round::Finished(BatchResult) | Round::Rejected(Verdict)
 //! ```
 //!
-//! A round is one segment on all blocks of a batch. Blocks are prepared and opened in any order and
+//! A round is one stage on all blocks of a batch: one segment or, for a chain whose values are known by
+//! several residues, one for each. Blocks are prepared and opened in any order and
 //! on any thread; the verdict is taken once per round, after every block has been opened, and decides
 //! alone whether the session goes on. What the client sends depends only on public counts and on
 //! those verdicts: a failed block is opened like any other, clamps and wraps change nothing, and a
@@ -26,7 +27,8 @@ mod error;
 mod lane;
 mod opening;
 mod pieces;
-mod secret;
+mod residues;
+pub(crate) mod secret;
 mod setup;
 
 pub use block::{OpenedBlock, PreparedBlock};
@@ -55,8 +57,10 @@ use secret::{SecretRng, SecretValues};
 pub struct BatchSession {
     plan: Arc<ClientPlan>,
     values: SecretValues,
-    segment: usize,
-    key: SegmentKey,
+    stage: usize,
+    /// The stage's segments, and a key for each.
+    segments: Range<usize>,
+    keys: Vec<SegmentKey>,
     rng: Mutex<SecretRng>,
     /// Tells blocks of this session from those of another.
     id: u64,
@@ -66,7 +70,7 @@ pub struct BatchSession {
 }
 
 /// Public counts and times of a batch so far.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tally {
     /// Rounds finished.
     pub rounds: u32,
@@ -98,7 +102,7 @@ impl core::fmt::Debug for BatchSession {
     /// Counts only: values, keys and generators are secret.
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("BatchSession")
-            .field("segment", &self.segment)
+            .field("stage", &self.stage)
             .field("n_samples", &self.n_samples())
             .finish_non_exhaustive()
     }
@@ -173,13 +177,14 @@ impl BatchSession {
         }
         plan.check_inputs(&inputs)?;
         let soundness = plan.soundness(n_samples)?;
-        let key = plan.segment(0)?.context.generate_key(&mut rng);
+        let (segments, keys) = plan.generate_keys(0, &mut rng)?;
         Ok(Self {
             plan: Arc::clone(plan),
             values: SecretValues::new(inputs),
             id: rng.fork().next_u64(),
-            segment: 0,
-            key,
+            stage: 0,
+            segments,
+            keys,
             rng: Mutex::new(rng),
             soundness,
             out_of_calibration: vec![false; n_samples],
@@ -187,10 +192,16 @@ impl BatchSession {
         })
     }
 
-    /// The segment whose replies are awaited.
+    /// The stage whose values are awaited.
     #[must_use]
-    pub fn segment(&self) -> usize {
-        self.segment
+    pub fn stage(&self) -> usize {
+        self.stage
+    }
+
+    /// The segment of block `block` of this round: those of one stage take turns.
+    #[must_use]
+    pub fn segment_of(&self, block: usize) -> usize {
+        self.segments.start + block % self.n_residues()
     }
 
     /// Samples of the batch.
@@ -202,7 +213,16 @@ impl BatchSession {
     /// Blocks of this round.
     #[must_use]
     pub fn n_blocks(&self) -> usize {
-        self.n_samples().div_ceil(self.samples_per_block())
+        self.n_samples().div_ceil(self.samples_per_block()) * self.n_residues()
+    }
+
+    /// Blocks that hold the same samples.
+    fn n_residues(&self) -> usize {
+        self.segments.len().max(1)
+    }
+
+    fn key_of(&self, segment: usize) -> Result<&SegmentKey> {
+        self.keys.get(segment.wrapping_sub(self.segments.start)).ok_or(INVARIANT)
     }
 
     /// Counts up to the last finished round.
@@ -212,12 +232,12 @@ impl BatchSession {
     }
 
     fn samples_per_block(&self) -> usize {
-        self.plan.segment(self.segment).map_or(1, setup::ClientSegment::samples_per_block)
+        self.plan.segment(self.segments.start).map_or(1, setup::ClientSegment::samples_per_block)
     }
 
     fn sample_range(&self, block: usize) -> Range<usize> {
         let step = self.samples_per_block();
-        let start = (block * step).min(self.n_samples());
+        let start = (block / self.n_residues() * step).min(self.n_samples());
         start..(start + step).min(self.n_samples())
     }
 
@@ -236,11 +256,11 @@ impl BatchSession {
         blocks.sort_by_key(|block| block.index);
         let complete = blocks.len() == self.n_blocks()
             && blocks.iter().enumerate().all(|(i, block)| {
-                block.index == i && block.segment == self.segment && block.session == self.id
+                block.index == i && block.segment == self.segment_of(i) && block.session == self.id
             });
         if !complete {
             return Err(SessionError::BlocksOfRound {
-                segment: self.segment,
+                segment: self.segments.start,
                 expected: self.n_blocks(),
                 actual: blocks.len(),
             });
@@ -260,14 +280,44 @@ impl BatchSession {
     }
 
     fn judge_round(&self, blocks: &[OpenedBlock]) -> Result<Verdict> {
-        let segment = u32::try_from(self.segment).unwrap_or(u32::MAX);
-        if self.plan.segment(self.segment)?.context.is_linear() {
-            let findings: Vec<WordCheckFinding> = blocks.iter().map(OpenedBlock::finding).collect();
-            return Ok(judge_words(segment, &findings, &self.soundness)?);
+        let mut verdict = None;
+        for number in self.segments.clone() {
+            let of_segment = || blocks.iter().filter(move |block| block.segment == number);
+            let segment = u32::try_from(number).unwrap_or(u32::MAX);
+            let found = if self.plan.segment(number)?.context.is_linear() {
+                let findings: Vec<WordCheckFinding> =
+                    of_segment().map(OpenedBlock::finding).collect();
+                judge_words(segment, &findings, &self.soundness)?
+            } else {
+                let observations: Vec<_> =
+                    of_segment().filter_map(|block| block.observation.clone()).collect();
+                judge(segment, &observations, &self.soundness)?
+            };
+            // The first finding counts; one prime's segment may be served wrong alone.
+            if verdict.as_ref().is_none_or(Verdict::is_intact) {
+                verdict = Some(found);
+            }
         }
-        let observations: Vec<_> =
-            blocks.iter().filter_map(|block| block.observation.clone()).collect();
-        Ok(judge(segment, &observations, &self.soundness)?)
+        verdict.ok_or(INVARIANT)
+    }
+
+    /// Puts the residues of blocks with the same samples together; other blocks stay as they are.
+    fn results(&self, blocks: Vec<OpenedBlock>) -> Result<Vec<(Range<usize>, BlockResult)>> {
+        let mut results = Vec::with_capacity(blocks.len());
+        let mut residues = Vec::new();
+        for block in blocks {
+            let range = self.sample_range(block.index);
+            if let BlockResult::Residues(part) = block.result {
+                residues.push(part);
+            } else {
+                results.push((range.clone(), block.result));
+            }
+            if residues.len() == self.n_residues() {
+                let parts = std::mem::take(&mut residues);
+                results.push((range, residues::combine(&self.plan, self.stage, &parts)?));
+            }
+        }
+        Ok(results)
     }
 
     /// Puts the blocks' columns together and moves to the next segment.
@@ -275,10 +325,9 @@ impl BatchSession {
         let n_samples = self.n_samples();
         let mut values: Option<IntegerMatrix> = None;
         let mut scores: Option<ScoreMatrix> = None;
-        for block in blocks {
-            let range = self.sample_range(block.index);
+        for (range, result) in self.results(blocks)? {
             let columns = Slice::from(range.clone());
-            let flags = match block.result {
+            let flags = match result {
                 BlockResult::Refreshed(refreshed) => {
                     self.tally.n_clamped += refreshed.n_clamped;
                     let shape = (refreshed.values.nrows(), n_samples);
@@ -292,7 +341,7 @@ impl BatchSession {
                     assign(scores.slice_axis_mut(Axis(1), columns), &block.scores);
                     block.out_of_range
                 }
-                BlockResult::Unopened(_) => return Err(INVARIANT),
+                BlockResult::Unopened(_) | BlockResult::Residues(_) => return Err(INVARIANT),
             };
             let marks = self.out_of_calibration.get_mut(range).unwrap_or_default();
             marks.iter_mut().zip(flags).for_each(|(mark, flag)| *mark |= flag);
@@ -306,13 +355,13 @@ impl BatchSession {
             }));
         }
         self.values.push(values.ok_or(INVARIANT)?);
-        self.segment += 1;
-        let later = self.plan.network().structure().get(self.segment..).unwrap_or_default();
+        self.stage += 1;
+        let later = self.plan.network().structure().get(self.stage..).unwrap_or_default();
         let read: HashSet<usize> =
             later.iter().flat_map(|stage| &stage.sources).map(encrypting::value_position).collect();
         self.values.keep(|position| read.contains(&position));
         let mut rng = self.fork_generator();
-        self.key = self.plan.segment(self.segment)?.context.generate_key(&mut rng);
+        (self.segments, self.keys) = self.plan.generate_keys(self.stage, &mut rng)?;
         Ok(Round::Continue(Box::new(self)))
     }
 }

@@ -18,7 +18,7 @@ use std::fmt;
 
 use crate::error::{PeerFault, Result};
 use crate::identifiers::{Digest, RequestId};
-use crate::identity::{Identity, PublicIdentity};
+use crate::identity::{Identity, PublicIdentity, Signature};
 use crate::message::{EvaluateHeader, PROTOCOL_VERSION, Receipt};
 
 const REQUEST_CONTEXT: &str = "securedl protocol 1 request";
@@ -138,6 +138,11 @@ impl Statement {
             evaluate_micros: self.evaluate_micros,
             signature: identity.sign(&self.signed_text()),
         }
+    }
+
+    /// Whether this signature of `identity` is under this statement.
+    pub(crate) fn is_signed_by(&self, identity: &PublicIdentity, signature: &Signature) -> bool {
+        identity.verifies(&self.signed_text(), signature)
     }
 
     fn signed_text(&self) -> [u8; 32] {

@@ -13,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::buf::Chain;
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::StreamExt;
 use tokio::io::{AsyncRead, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::time::{Instant, timeout, timeout_at};
@@ -21,7 +21,7 @@ use tokio_util::codec::FramedRead;
 use tokio_util::io::poll_write_buf;
 
 use crate::client::Stage;
-use crate::error::{Error, LinkError, Malformed};
+use crate::error::{Error, LinkError, Malformed, TrustError};
 use crate::frame::{Frame, FrameCodec, FrameError};
 
 /// Any two-way byte stream.
@@ -89,6 +89,9 @@ impl TransportError {
     pub(crate) fn during(self, stage: Stage) -> Error {
         match self {
             Self::Malformed(malformed) => malformed.into(),
+            Self::Lost { source: Some(source) } if crate::tls::client_was_refused(&source) => {
+                TrustError::ClientRefused { source }.into()
+            }
             Self::Lost { source } => LinkError::Lost { stage, source }.into(),
             Self::Stalled { after } => LinkError::TimedOut { stage, after }.into(),
         }
@@ -128,9 +131,22 @@ impl FrameReader {
         }
     }
 
-    /// Change the longest frame body accepted, from the next frame on.
+    /// Change the longest frame body accepted, from the next frame on. When it falls, the memory of
+    /// the longer frames is given back: an empty buffer would keep the allocation of the last one.
     pub fn set_limit(&mut self, limit: usize) {
+        let falls = limit < self.frames.decoder().limit();
         self.frames.decoder_mut().set_limit(limit);
+        if falls {
+            let buffer = self.frames.read_buffer_mut();
+            let rest = buffer.split();
+            *buffer = BytesMut::from(&rest[..]);
+        }
+    }
+
+    /// Bytes that the buffer of this reader occupies.
+    #[cfg(test)]
+    fn buffer_bytes(&self) -> usize {
+        self.frames.read_buffer().capacity()
     }
 
     /// Bytes received in whole frames so far.
@@ -293,6 +309,26 @@ mod tests {
         };
         tokio::join!(send, receive);
         assert_eq!(writer.sent_bytes(), reader.received_bytes());
+    }
+
+    #[tokio::test]
+    async fn a_buffer_shrinks_with_the_limit_and_loses_nothing() {
+        let (a, b) = pipe();
+        let (_, mut writer) = split(a, 10, Duration::from_secs(5));
+        let (mut reader, _keep) = split(b, MAX_FRAME_BYTES, Duration::from_secs(5));
+        [1 << 20, 7, 1 << 20, 9].into_iter().for_each(|n| writer.push(frame(n)));
+        let receive = async {
+            assert_eq!(reader.next().await.unwrap(), Some(frame(1 << 20)));
+            // With what may have arrived of the next ones inside.
+            reader.set_limit(100);
+            assert!(reader.buffer_bytes() <= 8 << 10, "{}", reader.buffer_bytes());
+            assert_eq!(reader.next().await.unwrap(), Some(frame(7)));
+            reader.set_limit(MAX_FRAME_BYTES);
+            assert_eq!(reader.next().await.unwrap(), Some(frame(1 << 20)));
+            assert_eq!(reader.next().await.unwrap(), Some(frame(9)));
+        };
+        let (flushed, ()) = tokio::join!(writer.flush(), receive);
+        flushed.unwrap();
     }
 
     #[tokio::test]

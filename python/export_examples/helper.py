@@ -203,6 +203,88 @@ def graphs(folder):
         *[array(f"g{i}.w", 5, 5) for i in range(1, 5)], *[array(f"g{i}.b", 5) for i in range(1, 5)],
         array("g5.w", 5, 3), array("g5.b", 3)], n_out=3)
 
+    # A vector that one branch reads as an image and the other as it is.
+    save(folder, "vector_skip", 13, (16,), [
+        node("Reshape", ["x", "image"], ["i"]),
+        node("Conv", ["i", "c1.w", "c1.b"], ["c1"]),
+        node("Relu", ["c1"], ["r1"]),
+        node("Flatten", ["r1"], ["f"]),
+        node("Gemm", ["f", "g1.w", "g1.b"], ["g1"]),
+        node("Gemm", ["x", "g2.w", "g2.b"], ["g2"]),
+        node("Add", ["g1", "g2"], ["y"]),
+    ], [array("image", values=np.array([-1, 1, 4, 4])), array("c1.w", 2, 1, 2, 3), array("c1.b", 2),
+        array("g1.w", 12, 3), array("g1.b", 3), array("g2.w", 16, 3), array("g2.b", 3)], n_out=3)
+
+    # What PyTorch's TorchScript exporter writes: paddings put together from constants, GELU by Erf.
+    save(folder, "torchscript", 17, (2, 8, 8), [
+        node("ConstantOfShape", ["four"], ["zeros"],
+             value=numpy_helper.from_array(np.array([0], np.int64))),
+        node("Concat", ["sides", "zeros"], ["all"], axis=0),
+        node("Reshape", ["all", "pairs"], ["rows"]),
+        node("Slice", ["rows", "last", "before", "first", "last"], ["turned"]),
+        node("Transpose", ["turned"], ["columns"], perm=[1, 0]),
+        node("Reshape", ["columns", "last"], ["list"]),
+        node("Cast", ["list"], ["pads"], to=TensorProto.INT64),
+        node("Pad", ["x", "pads", ""], ["p"], mode="constant"),
+        node("Conv", ["p", "c1.w", "c1.b"], ["c1"], strides=[2, 2]),
+        node("BatchNormalization", ["c1", *bn("n1")], ["n1"]),
+        node("Div", ["n1", "root"], ["d1"]),
+        node("Erf", ["d1"], ["e1"]),
+        node("Add", ["e1", "one"], ["o1"]),
+        node("Mul", ["n1", "o1"], ["m1"]),
+        node("Mul", ["m1", "half"], ["gelu1"]),
+        node("Flatten", ["gelu1"], ["f"]),
+        node("Gemm", ["f", "g1.w", "g1.b"], ["g1"], transB=1),
+        node("Mul", ["g1", "half"], ["h2"]),
+        node("Mul", ["g1", "inverse"], ["d2"]),
+        node("Erf", ["d2"], ["e2"]),
+        node("Add", ["one", "e2"], ["o2"]),
+        node("Mul", ["o2", "h2"], ["gelu2"]),
+        node("Gemm", ["gelu2", "g2.w", "g2.b"], ["y"], transB=1),
+    ], [array("four", values=np.array([4])), array("sides", values=np.array([0, 1, 2, 1])),
+        array("pairs", values=np.array([-1, 2])), array("first", values=np.array([0])),
+        array("last", values=np.array([-1])), array("before", values=np.array([-(2**63) + 1])),
+        array("c1.w", 3, 2, 3, 3), array("c1.b", 3), *norm("n1", 3),
+        array("root", values=2.0**0.5), array("inverse", values=0.5**0.5), array("one", values=1.0),
+        array("half", values=0.5), array("g1.w", 7, 60), array("g1.b", 7), array("g2.w", 4, 7),
+        array("g2.b", 4)], n_out=4)
+
+    # What Keras becomes with one channel: a reshape in place of the transposition; a dense layer at
+    # every position.
+    save(folder, "keras_gray", 15, (8, 7, 1), [
+        node("Reshape", ["x", "image"], ["t"]),
+        node("Conv", ["t", "c1.w", "c1.b"], ["c1"], strides=[2, 2], auto_pad="SAME_UPPER"),
+        node("Relu", ["c1"], ["r1"]),
+        node("Transpose", ["r1"], ["l"], perm=[0, 2, 3, 1]),
+        node("MatMul", ["l", "d1.w"], ["d1"]),
+        node("Add", ["d1", "d1.b"], ["b1"]),
+        node("Relu", ["b1"], ["r2"]),
+        node("Reshape", ["r2", "flat"], ["f"]),
+        node("MatMul", ["f", "d2.w"], ["d2"]),
+        node("Add", ["d2", "d2.b"], ["a2"]),
+        node("Softmax", ["a2"], ["y"]),
+    ], [array("image", values=np.array([-1, 1, 8, 7])), array("c1.w", 3, 1, 3, 3), array("c1.b", 3),
+        array("d1.w", 3, 2), array("d1.b", 2), array("flat", values=np.array([-1, 32])),
+        array("d2.w", 32, 4), array("d2.b", 4)], n_out=4)
+
+    # A perceptron of Keras on images in color: nothing but a reshape tells where the channels are.
+    save(folder, "keras_mlp", 15, (4, 5, 3), [
+        node("Reshape", ["x", "flat"], ["f"]),
+        node("MatMul", ["f", "d1.w"], ["d1"]),
+        node("Add", ["d1", "d1.b"], ["b1"]),
+        node("Relu", ["b1"], ["r1"]),
+        node("MatMul", ["r1", "d2.w"], ["d2"]),
+        node("Add", ["d2", "d2.b"], ["y"]),
+    ], [array("flat", values=np.array([-1, 60])), array("d1.w", 60, 6), array("d1.b", 6),
+        array("d2.w", 6, 3), array("d2.b", 3)], n_out=3)
+
+    # Read, but without an integer form: an activation before the first linear layer.
+    save(folder, "relu_first", 17, (1, 3, 3), [
+        node("Relu", ["x"], ["r"]),
+        node("Flatten", ["r"], ["f"]),
+        node("Gemm", ["f", "g.w", "g.b"], ["y"], transB=1),
+    ], [array("g.w", 2, 9), array("g.b", 2)], n_out=2)
+
 
 if __name__ == "__main__":
     Path(sys.argv[1]).mkdir(parents=True, exist_ok=True)

@@ -11,15 +11,23 @@
     reason = "tests"
 )]
 
+mod chains;
+mod evidence;
+mod failover;
 mod fingerprint;
 mod golden_wire;
 mod http;
 mod kernels;
 mod layering;
+mod masked;
 mod messages;
 mod oracle;
+mod owners;
 mod pipeline;
+mod promises;
 mod properties;
+mod reaction;
 mod real_data;
+mod reload;
 mod retry;
 mod tamper;

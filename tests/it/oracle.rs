@@ -7,7 +7,7 @@ use he_core::{
     BlockEncryptor, CiphertextBlock, CoefficientEncoder, Decryptor, LinearMap, Params, ParamsSpec,
     SecretKey, SlotEncoder,
 };
-use nn_poly::integer::StageOutput;
+use nn_poly::integer::{CrtWindow, StageOutput};
 use nn_poly::plan::{ActivationSide, Plan};
 use num_bigint::BigInt;
 use proptest::prelude::*;
@@ -32,8 +32,10 @@ fn check_network(model: &TinyModel) {
         let inputs = samples(&plan, 12, model.seed);
         let fast = network.trace(&inputs).unwrap();
         let simulated = plan.simulate_trace(&inputs).unwrap();
-        let windows: Vec<_> = (plan.public().segments.iter().enumerate())
-            .map(|(index, segment)| (plan.public().segment_output(index).unwrap(), segment.window))
+        let windows: Vec<(StageOutput, CrtWindow)> = (plan.public().segments.iter().enumerate())
+            .map(|(index, segment)| {
+                (plan.public().segment_output(index).unwrap(), segment.window.into())
+            })
             .collect();
         for (column, sample) in inputs.columns().into_iter().enumerate() {
             let sample = sample.to_vec();
@@ -67,22 +69,34 @@ fn check_network(model: &TinyModel) {
 fn check_random_points(model: &TinyModel, seed: u64) {
     let mut rng = ChaCha20Rng::seed_from_u64(seed);
     for plan in plans(model) {
-        for (index, segment) in plan.public().segments.iter().enumerate() {
-            let stage = segment.stage as usize;
-            let (structure, weights) = plan.network().stage(stage).unwrap();
-            let t = segment.window.modulus;
-            let mut points: Vec<Vec<u64>> = (0..3)
-                .map(|_| (0..structure.n_inputs()).map(|_| rng.random_range(0..t)).collect())
-                .collect();
-            points.push(vec![t - 1; structure.n_inputs()]);
-            let fast = plan.evaluate_segment_modular(index, &points).unwrap();
-            for (point, fast) in points.iter().zip(fast) {
-                let slow = oracle::segment_modular(structure, weights, segment, point);
-                let fast: Vec<BigInt> = fast.into_iter().map(BigInt::from).collect();
-                assert_eq!(fast, slow, "{} segment {index}", model.name);
-            }
+        check_points(&plan, &mut rng);
+    }
+}
+
+fn check_points(plan: &Plan, rng: &mut ChaCha20Rng) {
+    for (index, segment) in plan.public().segments.iter().enumerate() {
+        let stage = segment.stage as usize;
+        let (structure, weights) = plan.network().stage(stage).unwrap();
+        let t = segment.window.modulus;
+        let mut points: Vec<Vec<u64>> = (0..3)
+            .map(|_| (0..structure.n_inputs()).map(|_| rng.random_range(0..t)).collect())
+            .collect();
+        points.push(vec![t - 1; structure.n_inputs()]);
+        let fast = plan.evaluate_segment_modular(index, &points).unwrap();
+        for (point, fast) in points.iter().zip(fast) {
+            let slow = oracle::segment_modular(structure, weights, segment, point);
+            let fast: Vec<BigInt> = fast.into_iter().map(BigInt::from).collect();
+            assert_eq!(fast, slow, "{} segment {index}", plan.public().name);
         }
     }
+}
+
+#[test]
+fn a_chain_equals_the_oracle() {
+    let plan = securedl_tests::chains::plan();
+    let inputs = samples(&plan, 60, 2);
+    assert_eq!(plan.simulate(&inputs).unwrap().scores, oracle::scores(&plan, &inputs));
+    check_points(&plan, &mut ChaCha20Rng::seed_from_u64(4));
 }
 
 #[test]

@@ -6,6 +6,8 @@
 //! | [`models`] | integer networks small enough to run encrypted in milliseconds |
 //! | [`loopback`] | servers in the process and over TLS, and clients of them |
 //! | [`batch`] | one batch through real messages, with a generator from a seed |
+//! | [`chains`] | a plan with steps joined without a refresh |
+//! | [`decoders`], [`mutation`] | every decoder with samples of its bytes; bytes nobody honest wrote |
 //! | [`dishonest`] | every kind of cheating server, behind the honest protocol |
 //! | [`http`] | a small HTTP server that answers as a closure says |
 //! | [`relay`] | a man in the middle who may alter, drop, repeat and reorder messages |
@@ -30,9 +32,12 @@
 )]
 
 pub mod batch;
+pub mod chains;
+pub mod decoders;
 pub mod dishonest;
 pub mod http;
 pub mod loopback;
 pub mod models;
+pub mod mutation;
 pub mod oracle;
 pub mod relay;

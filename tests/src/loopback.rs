@@ -4,7 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nn_poly::encrypted::masked::MaskKey;
 use nn_poly::plan::Plan;
+use protocol::access::AccessControl;
 use protocol::client::{ClientOptions, Endpoint, RemoteEvaluator, RetryPolicy};
 use protocol::hosting::PlanShelf;
 use protocol::identifiers::Label;
@@ -29,11 +31,20 @@ pub fn shelf(plan: &Plan) -> Arc<PlanShelf> {
     Arc::new(shelf)
 }
 
+/// An honest host of one masked plan, with masks from a key of this byte.
+#[must_use]
+pub fn masked_shelf(plan: &Plan, key: u8) -> Arc<PlanShelf> {
+    let mut shelf = PlanShelf::new().with_mask_key(MaskKey::from_bytes(&[key; 32]));
+    shelf.insert(plan).expect("a checked plan can be hosted");
+    Arc::new(shelf)
+}
+
 /// A server of any host, with a fixed identity.
 #[must_use]
 pub fn server(host: Arc<dyn PlanHost>) -> Server {
     let limits = ServerLimits { chunk_bytes: CHUNK_BYTES, ..ServerLimits::default() };
-    let options = ServerOptions { limits, ..ServerOptions::new(label("test server")) };
+    let access = AccessControl::open();
+    let options = ServerOptions { limits, access, ..ServerOptions::new(label("test server")) };
     Server::new(host, Identity::from_seed(&[9; 32]), options).expect("valid options")
 }
 

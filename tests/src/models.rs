@@ -16,7 +16,7 @@ use nn_poly::integer::{
     StageWeights, StepFunction, SumGeometry, SumTerm, ValueRef, Volume,
 };
 use nn_poly::layer::Padding;
-use nn_poly::plan::{ActivationSide, ModelFacts, Plan, PlanOptions, compile};
+use nn_poly::plan::{ActivationSide, ModelFacts, Plan, PlanOptions, Trust, compile};
 use protocol::session::{ClientPlan, SessionOptions};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -367,6 +367,7 @@ impl TinyModel {
                 activation: tiny.activation.kind(out.channels),
                 pool: tiny.pool.map(|pool| pool_of(out, pool, tiny.maxima)),
                 refresh: None,
+                chain: None,
             });
             weights.push(self.stage_weights(tiny, &mut rng));
             if position + 1 < self.stages.len() {
@@ -397,7 +398,23 @@ impl TinyModel {
         plan
     }
 
+    /// The plan for a client that must not learn the model.
+    #[must_use]
+    pub fn masked_plan(&self) -> Plan {
+        let trust = Trust::Masked;
+        self.compile_with(PlanOptions { trust, expected_samples: 100, ..PlanOptions::default() })
+    }
+
     fn compile(&self, side: ActivationSide, expected_samples: u64) -> Plan {
+        let activation_side = side;
+        self.compile_with(PlanOptions {
+            activation_side,
+            expected_samples,
+            ..PlanOptions::default()
+        })
+    }
+
+    fn compile_with(&self, options: PlanOptions) -> Plan {
         let network = self.network();
         let Volume { height, width, channels } = self.input;
         let facts = ModelFacts {
@@ -408,8 +425,6 @@ impl TinyModel {
             class_names: (0..network.n_scores()).map(|class| class.to_string()).collect(),
             score_step: 1.0,
         };
-        let options =
-            PlanOptions { activation_side: side, expected_samples, ..PlanOptions::default() };
         compile(&network, &[], facts, &options).expect("a tiny model has parameters")
     }
 
@@ -426,6 +441,7 @@ impl TinyModel {
                 .collect(),
             bias: (0..n_channels).map(|_| rng.random_range(-40..=40)).collect(),
             quadratic: tiny.activation.coefficients(n_channels),
+            chain: Vec::new(),
         }
     }
 }

@@ -5,9 +5,10 @@
 //! windows) is read. Loops follow the definitions in the documentation word for word, and nothing
 //! can overflow or be rounded.
 
+use nn_poly::integer::chain::Exponents;
 use nn_poly::integer::{
     ActivationKind, ConvGeometry, Grouping, IntegerMatrix, LinearGeometry, Pool, Reduction,
-    Refresh, ScoreMatrix, StageStructure, StageWeights, ValueRef, Window,
+    Refresh, ScoreMatrix, StageOutput, StageStructure, StageWeights, ValueRef, Window,
 };
 use nn_poly::plan::{Plan, Segment};
 use num_bigint::BigInt;
@@ -27,7 +28,8 @@ pub struct OracleStage {
 #[must_use]
 pub fn run(plan: &Plan, sample: &[i32]) -> Vec<OracleStage> {
     let public = plan.public();
-    let ends: Vec<Option<&Segment>> = public.segments.iter().map(Some).collect();
+    let segments_of = |stage| &public.segments[public.segments_of(stage).expect("a stage")];
+    let ends: Vec<&[Segment]> = (0..public.stages.len()).map(segments_of).collect();
     run_stages(&public.stages, plan.network().weights(), &ends, sample)
 }
 
@@ -38,7 +40,7 @@ pub fn run_unreduced(
     weights: &[StageWeights],
     sample: &[i32],
 ) -> Vec<OracleStage> {
-    run_stages(structure, weights, &vec![None; structure.len()], sample)
+    run_stages(structure, weights, &vec![&[][..]; structure.len()], sample)
 }
 
 /// The scores of every sample (column) under a plan.
@@ -72,9 +74,9 @@ pub fn segment_modular(
     point: &[u64],
 ) -> Vec<BigInt> {
     let inputs: Vec<BigInt> = point.iter().map(|&x| BigInt::from(x)).collect();
-    let linear = linear_map(structure, weights, &inputs);
+    let linear = linear_end(structure, weights, inputs);
     let values = if segment.evaluates_activation {
-        pooled(structure, &activate(structure, weights, &linear))
+        pooled(structure, &activate(structure, weights, exponents_of(structure), &linear))
     } else {
         linear
     };
@@ -85,12 +87,12 @@ pub fn segment_modular(
 fn run_stages(
     structure: &[StageStructure],
     weights: &[StageWeights],
-    segments: &[Option<&Segment>],
+    segments: &[&[Segment]],
     sample: &[i32],
 ) -> Vec<OracleStage> {
     let sample: Vec<BigInt> = sample.iter().map(|&x| BigInt::from(x)).collect();
     let mut stages: Vec<OracleStage> = Vec::new();
-    for ((structure, weights), segment) in structure.iter().zip(weights).zip(segments) {
+    for ((structure, weights), segments) in structure.iter().zip(weights).zip(segments) {
         let mut inputs = Vec::new();
         for source in &structure.sources {
             match *source {
@@ -100,13 +102,21 @@ fn run_stages(
                 }
             }
         }
-        let mut linear = linear_map(structure, weights, &inputs);
-        if let Some(segment) = segment.filter(|segment| !segment.evaluates_activation) {
-            linear = linear.iter().map(|v| reduce(v, &segment.window)).collect();
+        let ends_linear = match (segments.first(), &structure.chain) {
+            (Some(segment), _) => !segment.evaluates_activation,
+            (None, Some(chain)) => chain.ends == StageOutput::Linear,
+            (None, None) => false,
+        };
+        let mut linear = linear_end(structure, weights, inputs);
+        let mut exponents = exponents_of(structure);
+        if ends_linear {
+            linear = segment_end(structure, segments, &linear);
+            // Values are 64-bit integers again, and so are the constants.
+            exponents = Exponents::default();
         }
-        let mut pooled = pooled(structure, &activate(structure, weights, &linear));
-        if let Some(segment) = segment.filter(|segment| segment.evaluates_activation) {
-            pooled = pooled.iter().map(|v| reduce(v, &segment.window)).collect();
+        let mut pooled = pooled(structure, &activate(structure, weights, exponents, &linear));
+        if !ends_linear {
+            pooled = segment_end(structure, segments, &pooled);
         }
         let refreshed = match &structure.refresh {
             Some(rule) => refresh(rule, structure.linear.n_channels(), &pooled),
@@ -115,6 +125,76 @@ fn run_stages(
         stages.push(OracleStage { linear, pooled, refreshed });
     }
     stages
+}
+
+/// All steps before the stage's own linear map, and that map.
+fn linear_end(
+    structure: &StageStructure,
+    weights: &StageWeights,
+    inputs: Vec<BigInt>,
+) -> Vec<BigInt> {
+    let mut values = inputs;
+    let steps = structure.chain.iter().flat_map(|chain| &chain.steps);
+    for (step, numbers) in steps.zip(&weights.chain) {
+        let as_stage = StageStructure {
+            sources: Vec::new(),
+            linear: step.linear.clone(),
+            activation: ActivationKind::Quadratic,
+            pool: step.pool,
+            refresh: None,
+            chain: None,
+        };
+        let numbers = StageWeights {
+            weights: numbers.weights.clone(),
+            bias: numbers.bias.clone(),
+            quadratic: Some(numbers.quadratic.clone()),
+            chain: Vec::new(),
+        };
+        let linear = scaled_linear_map(&as_stage, &numbers, step.exponents, &values);
+        values = pooled(&as_stage, &activate(&as_stage, &numbers, step.exponents, &linear));
+    }
+    scaled_linear_map(structure, weights, exponents_of(structure), &values)
+}
+
+fn exponents_of(structure: &StageStructure) -> Exponents {
+    structure.chain.as_ref().map_or_else(Exponents::default, |chain| chain.exponents)
+}
+
+/// The linear map with biases that count `2^exponents.bias`.
+fn scaled_linear_map(
+    structure: &StageStructure,
+    weights: &StageWeights,
+    exponents: Exponents,
+    inputs: &[BigInt],
+) -> Vec<BigInt> {
+    let n_channels = structure.linear.n_channels();
+    let unbiased = StageWeights { bias: vec![0; weights.bias.len()], ..weights.clone() };
+    let mut outputs = linear_map(structure, &unbiased, inputs);
+    for (position, output) in outputs.iter_mut().enumerate() {
+        *output += bias(weights, n_channels, position % n_channels, position) << exponents.bias;
+    }
+    outputs
+}
+
+/// What the key holder reads at the end of a segment: reduced, and divided after a chain.
+fn segment_end(structure: &StageStructure, segments: &[Segment], values: &[BigInt]) -> Vec<BigInt> {
+    let Some(chain) = &structure.chain else {
+        let reduced =
+            |v| segments.first().map_or_else(|| BigInt::clone(v), |s| reduce(v, &s.window));
+        return values.iter().map(reduced).collect();
+    };
+    let divisor = BigInt::from(1) << chain.descale;
+    let half: BigInt = &divisor / 2;
+    let modulus: BigInt = segments.iter().map(|s| BigInt::from(s.window.modulus)).product();
+    let low = segments.first().and_then(|s| s.chain.as_ref()).map(|part| part.low * &divisor);
+    values
+        .iter()
+        .map(|v| match &low {
+            Some(low) => modulo(&(v - low), &modulus) + low,
+            None => v.clone(),
+        })
+        .map(|v| floor_divide(&(v + &half), &divisor))
+        .collect()
 }
 
 /// `Σ weight · input + bias` for every output neuron.
@@ -148,6 +228,7 @@ fn linear_map(
                     weights: rows.flat_map(|row| row[columns.clone()].iter().copied()).collect(),
                     bias: vec![0; n_channels],
                     quadratic: None,
+                    chain: Vec::new(),
                 };
                 let read = &inputs[term.first_input..term.first_input + term.conv.input.len()];
                 let part = convolution(&term.conv, &own, read);
@@ -220,7 +301,13 @@ fn bias(weights: &StageWeights, n_channels: usize, channel: usize, position: usi
     BigInt::from(weights.bias[index])
 }
 
-fn activate(structure: &StageStructure, weights: &StageWeights, linear: &[BigInt]) -> Vec<BigInt> {
+/// Constants of quadratics count `2^exponents.constant`.
+fn activate(
+    structure: &StageStructure,
+    weights: &StageWeights,
+    exponents: Exponents,
+    linear: &[BigInt],
+) -> Vec<BigInt> {
     let n_channels = structure.linear.n_channels();
     linear
         .iter()
@@ -233,7 +320,7 @@ fn activate(structure: &StageStructure, weights: &StageWeights, linear: &[BigInt
                 let channel = position % n_channels;
                 let a = BigInt::from(per_channel(&numbers.a, channel));
                 let b = BigInt::from(per_channel(&numbers.b, channel));
-                let c = BigInt::from(per_channel(&numbers.c, channel));
+                let c = BigInt::from(per_channel(&numbers.c, channel)) << exponents.constant;
                 a * z * z + b * z + c
             }
             ActivationKind::Table(table) => {

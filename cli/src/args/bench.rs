@@ -12,6 +12,82 @@ pub(crate) enum BenchCommand {
     Kernels(KernelsArguments),
     Network(NetworkArguments),
     Peers(PeersArguments),
+    Load(LoadArguments),
+    Faults(FaultsArguments),
+}
+
+/// Put a server process under load: many connections, and more batches than it has room for.
+///
+/// The server is this program in a process of its own. Most connections are idle; the clients send
+/// batches of a network with random weights until the time is over, and finish what they began. Fails
+/// unless every batch completes with the right scores (perhaps after refusals with a time to come
+/// back), memory stays under the limit, nothing panics, and /healthz answers within 100 ms (p99).
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  securedl bench load
+  securedl bench load --connections 100 --clients 8 --seconds 10 --json load.json")]
+pub(crate) struct LoadArguments {
+    /// Connections held open, those of the clients included.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u16).range(1..=50_000))]
+    pub(crate) connections: u16,
+    /// Clients that send batches, one after the other, each on one connection.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub(crate) clients: u16,
+    /// How long to begin new batches.
+    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..=3600))]
+    pub(crate) seconds: u16,
+    /// Samples of a batch.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) samples: u32,
+    /// The server's memory limit; its program and plan count as well here.
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    pub(crate) memory: String,
+    /// Milliseconds within which 99 of 100 questions for health must be answered.
+    #[arg(long, value_name = "MS", default_value_t = 100)]
+    pub(crate) health_ms: u32,
+    /// Which network, with random weights.
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = NetworkName::Mlp)]
+    pub(crate) network: NetworkName,
+    /// Who evaluates the activations.
+    #[arg(long, value_enum, value_name = "SIDE", default_value_t = SideName::Client)]
+    pub(crate) activation: SideName,
+    /// Seed of weights and digits.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) figures: FiguresArguments,
+}
+
+/// Disturb a run: kill the server, cut, stall and corrupt connections, meddle with messages, tamper.
+///
+/// Below TLS (kill, cut, stall, a corrupt byte) every batch must complete with the scores of the
+/// undisturbed run. Above TLS, frames that are reordered, repeated, too large, altered or of another
+/// client must not lead to other scores, and words that the server alters and signs must end in a
+/// verdict. The server is this program in a process of its own, restarted on its port when killed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  securedl bench faults
+  securedl bench faults --batches 5 --faults 20 --seed 7 --markdown")]
+pub(crate) struct FaultsArguments {
+    /// Batches that are sent.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    pub(crate) batches: u16,
+    /// Faults, spread over the batches; one of each batch's is above TLS.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=50_000))]
+    pub(crate) faults: u16,
+    /// Samples of a batch.
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) samples: u32,
+    /// Which network, with random weights.
+    #[arg(long, value_enum, value_name = "NAME", default_value_t = NetworkName::Mlp)]
+    pub(crate) network: NetworkName,
+    /// Seed of weights, digits, and faults.
+    #[arg(long, value_name = "S", default_value_t = 0)]
+    pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) figures: FiguresArguments,
 }
 
 /// Where the figures go, besides the terminal.

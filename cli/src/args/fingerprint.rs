@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use fingerprint::{ComparisonRule, GeneratorKind, OptimizerKind, SelectionRule};
 
-use super::{OutputPath, ReadingArguments, SplitName};
+use super::{CredentialArguments, OutputPath, ReadingArguments, SplitName};
 
 /// Fingerprints: samples whose answers give a modified model away.
 #[derive(Debug, Subcommand)]
@@ -107,6 +107,9 @@ pub(crate) struct ShowArguments {
     /// Where to write a contact sheet of the samples: a name that ends in .svg or .png.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: Option<PathBuf>,
+    /// Go on only if this owner has signed it (`owner.pub`); may be repeated.
+    #[arg(long = "owner", value_name = "PUB")]
+    pub(crate) owners: Vec<PathBuf>,
     /// Write what it holds, but for the samples themselves, as JSON (`-` = standard output).
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<OutputPath>,
@@ -148,6 +151,12 @@ pub(crate) struct VerifyArguments {
     /// The plan the server holds.
     #[arg(long, value_name = "PLAN", requires = "server")]
     pub(crate) plan: Option<PathBuf>,
+    /// Folder for evidence of a failed check of an encrypted run [default: `evidence`].
+    #[arg(long, value_name = "DIR", requires = "server", conflicts_with = "no_evidence")]
+    pub(crate) evidence: Option<PathBuf>,
+    /// Keep no evidence.
+    #[arg(long, requires = "server")]
+    pub(crate) no_evidence: bool,
     /// The fingerprint.
     #[arg(long, value_name = "FP")]
     pub(crate) fingerprint: PathBuf,
@@ -195,6 +204,12 @@ pub(crate) struct VerifyArguments {
     /// Ask the samples once, not twice: an endpoint whose answers change then looks modified.
     #[arg(long, requires = "endpoint")]
     pub(crate) once: bool,
+    #[command(flatten)]
+    pub(crate) credentials: CredentialArguments,
+    /// Use the fingerprint, and the plan, only if this owner has signed them (`owner.pub`); may be
+    /// repeated.
+    #[arg(long = "owner", value_name = "PUB")]
+    pub(crate) owners: Vec<PathBuf>,
     /// Seconds to wait for a SecureDL server that cannot be reached any more.
     #[arg(long, value_name = "SECONDS", default_value_t = 60)]
     pub(crate) patience: u64,

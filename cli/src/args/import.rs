@@ -40,7 +40,8 @@ pub(crate) struct ImportArguments {
     /// Limit of standardized features of tables, in standard deviations.
     #[arg(long, value_name = "C", default_value_t = 3.0)]
     pub(crate) input_clip: f32,
-    /// Shape of the samples, if the network reads images as vectors: HEIGHTxWIDTHx1.
+    /// Shape of the samples, HEIGHTxWIDTHxCHANNELS, if the network reads images as vectors (of one
+    /// channel), or it is open whether their channels come first or last.
     #[arg(long, value_name = "HxWxC")]
     pub(crate) input_shape: Option<ShapeArgument>,
     /// Output with the class scores, if an ONNX graph has several.

@@ -21,9 +21,10 @@ pub(crate) struct PlanningArguments {
     /// Memory that client and server may each take, such as 4GiB or 500MB.
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub(crate) memory: Option<u64>,
-    /// Rounds that one batch may take: a network takes one per layer with an activation, and one for
-    /// the last.
-    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=1 << 16))]
+    /// Rounds that one batch may take. With a refresh after every activation a network takes one per
+    /// layer with an activation, and one for the last; for fewer, layers are joined without a refresh
+    /// (polynomial activations only), which takes larger parameters. 0 or 1: one upload and one download.
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(0..=1 << 16))]
     pub(crate) rounds: Option<u32>,
     /// Rest on proven ranges only: no input whatever can leave them.
     #[arg(long)]

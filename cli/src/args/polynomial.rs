@@ -93,6 +93,9 @@ pub(crate) struct PolynomializeArguments {
     /// Passes over the training data, before fine-tuning [default: as many as training takes].
     #[arg(long, value_name = "E", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) epochs: Option<u32>,
+    /// Passes over the training data with quantizers, after that [default: as many as training takes].
+    #[arg(long, value_name = "E", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(crate) fine_tune_epochs: Option<u32>,
     /// Peak learning rate.
     #[arg(long, value_name = "RATE", default_value_t = 2e-3)]
     pub(crate) learning_rate: f64,

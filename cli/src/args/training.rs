@@ -128,10 +128,13 @@ pub(crate) struct TrainedModelArguments {
     /// else those of `train`].
     #[arg(long, value_name = "I/W/A")]
     pub(crate) bits: Option<BitsArgument>,
-    /// Learn from the scores of the model to start from, softened by this temperature, instead of from
-    /// labels; 0 = from labels. Helps where labels are learned by heart, and hurts elsewhere.
+    /// Learn the function of the model to start from, its scores softened by this temperature, instead
+    /// of labels; 0 = labels. Helps where labels are learned by heart.
     #[arg(long, value_name = "T", default_value_t = 0.0)]
     pub(crate) distill: f32,
+    /// With --distill: share of the samples that are mixed with another one [default: 0.5].
+    #[arg(long, value_name = "SHARE", requires = "distill")]
+    pub(crate) mix: Option<f64>,
 }
 
 /// Seed, changes of samples, checkpoints and result of a training.

@@ -18,7 +18,7 @@ use crate::report::table::{Grid, Lean};
 use crate::report::terminal::Screen;
 use crate::report::{Console, polynomials, units};
 
-/// Training samples on which pre-activations are observed, at most.
+/// Training samples on which pre-activations are observed, at most; spread over all.
 const OBSERVED_SAMPLES: usize = 1500;
 /// Half width of the interval unless the user or a model says so: normalized pre-activations rarely
 /// leave it.
@@ -157,7 +157,7 @@ fn observe_model(model: &std::path::Path, source: &DataSource<'_>) -> Result<Vec
             spec.network.input_shape()
         );
     }
-    let samples = samples.take(samples.n_samples().min(OBSERVED_SAMPLES))?;
+    let samples = samples.thinned(OBSERVED_SAMPLES)?;
     let observed = observe(&spec.network, &spec.preprocessing.apply(samples.features())?)?;
     if observed.is_empty() {
         bail!("the model `{}` has no activations to observe", spec.name);

@@ -4,17 +4,23 @@
 //!  kernels ── clock ──► linear maps, every other step        one core, beside ceilings
 //!  network ── pipeline ► batches from end to end             beside the floor of counted work
 //!  peers ──── network ─► another library on the same shape   beside ours
+//!  load ───── a server process, many connections and clients  promises that must hold
+//!  faults ─── a server process, and whatever can go wrong     likewise
 //! ```
 
 mod ceilings;
 mod clock;
+mod faults;
 mod floor;
 mod kernels;
 mod layer;
+mod load;
 mod network;
 mod operations;
 mod peers;
+mod server_process;
 mod serving;
+mod subject;
 pub(super) mod workload;
 
 use anyhow::{Context, Result};
@@ -33,6 +39,8 @@ pub(crate) fn run(command: &BenchCommand) -> Result<Outcome> {
         BenchCommand::Kernels(arguments) => kernels::run(arguments),
         BenchCommand::Network(arguments) => network::run(arguments),
         BenchCommand::Peers(arguments) => peers::run(arguments),
+        BenchCommand::Load(arguments) => load::run(arguments),
+        BenchCommand::Faults(arguments) => faults::run(arguments),
     }
 }
 

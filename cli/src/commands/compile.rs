@@ -1,21 +1,26 @@
 //! `securedl compile`: from a model to a plan.
 
+mod masked;
+
 use anyhow::{Result, bail};
 use nn_poly::import::{Dataset, Split};
 use nn_poly::model::Model;
-use nn_poly::plan::{Plan, PlanOptions, RunSize, forecast};
-use nn_poly::quantize::{SearchOutcome, Trial};
+use nn_poly::plan::planner::PlanGoal;
+use nn_poly::plan::{Plan, RunSize, Trust, forecast};
+use nn_poly::quantize::CALIBRATION_SAMPLES;
 
 use crate::args::CompileArguments;
 use crate::failure::Outcome;
 use crate::kind::FileKind;
 use crate::options::BitsChoice;
 use crate::output::{Destination, OutputFile};
-use crate::pipeline::assessing;
+use crate::pipeline::assessing::{self, BitSearch};
 use crate::pipeline::compiling::{self, Compiled};
+use crate::pipeline::joining::Joining;
 use crate::pipeline::planning;
 use crate::pipeline::source::DataSource;
 use crate::report::accuracy::{self, CompilationReport};
+use crate::report::bit_search;
 use crate::report::planning as planning_table;
 use crate::report::progress::Progress;
 use crate::report::terminal::{Ink, Screen};
@@ -24,70 +29,83 @@ use crate::report::{Console, segments, units};
 /// Slots a block spends on checks with the default settings of `infer`.
 const DEFAULT_CHECKED_SLOTS: u64 = 18;
 
+/// Share of equal answers below which joined layers are worth a word.
+const NOTABLE_DISAGREEMENT: f64 = 0.95;
+
+/// Share of clamped values that is worth a word: grids are fitted to clamp far less.
+const NOTABLE_CLAMPS: f64 = 0.01;
+
 /// Compile and write the plan.
 pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     let Console { screen, progress } = Console::new(arguments.json.as_ref());
     let out = OutputFile::check(&arguments.out)?;
+    let trust = Trust::from(arguments.trust);
+    if trust == Trust::Masked {
+        masked::check(arguments)?;
+    }
     let json = arguments.json.as_ref().map(Destination::check).transpose()?;
     let side = arguments.activation.map(Into::into);
     let size = forecast_size(arguments.expected_samples);
-    let goal = planning::goal(&arguments.planning, side, arguments.trust.into(), size)?;
+    let mut goal = planning::goal(&arguments.planning, side, trust, size)?;
     FileKind::Model.expect_of(&arguments.model)?;
     let model = Model::load(&arguments.model)?;
-    let choice = BitsChoice::new(arguments.bits)?;
     let source = DataSource::new(&arguments.calibrate, &arguments.reading);
     let data = load_calibration(&model, &source)?;
     let wants_report = arguments.report || json.is_some() || arguments.reference.is_some();
     let reference = arguments.reference.as_deref();
     let reference = reference.map(|path| assessing::load_reference(path, &model)).transpose()?;
     let test = wants_report.then(|| assessing::load_test(&source, &data, &model)).transpose()?;
-    let options = PlanOptions {
-        activation_side: side.unwrap_or_else(|| compiling::default_side(&model)),
-        trust: goal.trust,
-        expected_samples: arguments.expected_samples,
-        ranges: goal.ranges,
-    };
     let searched = match arguments.target_drop {
         None => None,
         Some(points) => {
             assessing::check_labeled(&source, &data, &model)?;
-            Some((search(&model, &data, points, &options, &progress)?, points))
+            // With a refresh after every stage; joining comes after.
+            let unlimited = PlanGoal { max_rounds: None, ..goal };
+            let found = search(&model, &data, points, &unlimited, &progress)?;
+            // The bits were chosen for a plan of this side.
+            goal.activation_side = Some(found.uniform.activation_side);
+            Some(found)
         }
     };
-    let bits = match &searched {
-        Some((found, _)) => found.bits,
-        None => compiling::bits(&model, choice),
+    let bits = match (&searched, &arguments.bits) {
+        (Some(found), _) => found.layers.bits.clone(),
+        (None, Some(bits)) => bits.clone(),
+        (None, None) => compiling::bits(&model, BitsChoice::Default).into(),
     };
     let bar = progress.spinner("calibrating");
-    let prepared = compiling::prepare(&model, bits, data.features())?;
+    let prepared = compiling::prepare(&model, &bits, data.features())?;
     drop(bar);
+    if trust == Trust::Masked {
+        let features = model.spec().preprocessing.apply(data.features())?;
+        let inputs = prepared.network.input().quantize(features.view())?;
+        return masked::run(&screen, arguments, prepared, &inputs);
+    }
     let is_measured = !arguments.planning.no_self_test;
-    let (compiled, planning) = planning::plan(prepared, goal, is_measured, &progress)?;
+    let joining = Joining::new(&model, &bits, data.features(), goal.activation_side)?;
+    let (compiled, planning) = planning::plan(prepared, &joining, goal, is_measured, &progress)?;
     let bytes = compiled.plan.to_bytes()?;
     out.write(&bytes)?;
 
-    if let Some((found, points)) = &searched {
-        accuracy::print_search(&screen, found, *points);
+    if let Some(found) = &searched {
+        bit_search::print(&screen, found);
         screen.gap();
     }
     screen
         .fact("Model", format!("{}, {bits} bits (inputs/weights/activations)", model.spec().name));
-    screen.fact(
-        "Calibrated",
-        format!("on {} of {}", units::counted(data.n_samples(), "training sample"), data.source()),
-    );
+    screen.fact("Calibrated", format!("on {} of {}", calibration_samples(&data), data.source()));
     planning_table::print(&screen, &planning);
     screen.gap();
     print_plan(&screen, &compiled.plan)?;
     print_calibration(&screen, &compiled);
     if let Some(test) = &test {
         let bar = progress.spinner("evaluating on the test part");
-        let assessment = assessing::assess(&model, bits, &compiled.plan, test, reference.as_ref())?;
+        let assessment =
+            assessing::assess(&model, &bits, &compiled.plan, test, reference.as_ref())?;
         drop(bar);
         let activation = model.spec().activation.to_string();
         accuracy::print(&screen, compiled.plan.public(), &assessment, &activation);
         if let Some(json) = json {
-            let searched = searched.as_ref().map(|(found, points)| (found, *points));
+            let searched = searched.as_ref();
             let report = CompilationReport::new(&compiled.plan, &assessment, searched, &planning);
             json.write(&(serde_json::to_string_pretty(&report)? + "\n"))?;
         }
@@ -106,15 +124,11 @@ fn search(
     model: &Model,
     data: &Dataset,
     points: f64,
-    options: &PlanOptions,
+    goal: &PlanGoal,
     progress: &Progress,
-) -> Result<SearchOutcome> {
+) -> Result<BitSearch> {
     let bar = progress.spinner("searching the cheapest bits");
-    let run = forecast_size(options.expected_samples);
-    let mut told = |trial: &Trial| {
-        bar.message(format!("{} tried, {} choices open", trial.bits, trial.n_open));
-    };
-    assessing::search(model, data, points, run, options, &mut told)
+    assessing::search(model, data, points, goal, &mut |told| bar.message(told))
 }
 
 /// The run that a forecast is about, with the slots that `infer` checks by default.
@@ -140,10 +154,7 @@ fn load_calibration(model: &Model, source: &DataSource<'_>) -> Result<Dataset> {
 /// Print settings and forecast of a plan.
 pub(crate) fn print_plan(screen: &Screen, plan: &Plan) -> Result<()> {
     let public = plan.public();
-    screen.fact(
-        "Trust",
-        format!("{} (the client owns the model and may see intermediate values)", public.trust),
-    );
+    screen.fact("Trust", format!("{} ({})", public.trust, trust_in_words(public.trust)));
     screen.fact("Activation", format!("at the {}", public.activation_side));
     screen.fact("Security", format!("{} bits", public.security_bits));
     let size = forecast_size(public.expected_samples);
@@ -160,8 +171,39 @@ pub(crate) fn print_plan(screen: &Screen, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+/// What a trust setting means.
+pub(crate) fn trust_in_words(trust: Trust) -> &'static str {
+    match trust {
+        Trust::Owner => "the client owns the model and may see intermediate values",
+        Trust::Masked => "the client owns the data: no weights, masked intermediate values",
+        _ => "of another version",
+    }
+}
+
+/// How many samples the grids were fitted to.
+fn calibration_samples(data: &Dataset) -> String {
+    let all = units::counted(data.n_samples(), "training sample");
+    if data.n_samples() <= CALIBRATION_SAMPLES {
+        return all;
+    }
+    format!("{} of {all}", units::count(CALIBRATION_SAMPLES as u64))
+}
+
 /// Say what calibration saw, if it matters.
 fn print_calibration(screen: &Screen, compiled: &Compiled) {
+    if let Some(agreement) = compiled.agreement {
+        screen.gap();
+        let n_samples =
+            units::counted(compiled.observed.out_of_range.len() as u64, "training sample");
+        let share = units::percent(agreement);
+        let told = format!("answers as the network before rounding on {share} of {n_samples}");
+        screen.fact("Joined", told);
+        if agreement < NOTABLE_DISAGREEMENT {
+            let text = "joined layers round no values in between, so weights need more bits (--bits, such as \
+                        4/8/4); or allow more rounds, and look at --report";
+            screen.paragraph(2, screen.paint(Ink::Warn, text));
+        }
+    }
     let n_clamped: u64 = compiled.observed.counts.iter().map(|counts| counts.n_clamped).sum();
     if n_clamped > 0 {
         let public = compiled.plan.public();
@@ -169,6 +211,11 @@ fn print_calibration(screen: &Screen, compiled: &Compiled) {
         let share = segments::clamped_share(public, n_samples, n_clamped);
         screen.gap();
         screen.fact("Clamped", format!("{} of the refreshed values", units::percent(share)));
+        if share > NOTABLE_CLAMPS {
+            let text = "many values lie beyond the grids, which costs accuracy: see --report, and \
+                        calibrate with data like those to be classified";
+            screen.paragraph(2, screen.paint(Ink::Warn, text));
+        }
     }
     let n_calibrated = compiled
         .plan

@@ -29,6 +29,7 @@ use crate::options::BitsChoice;
 use crate::output::Destination;
 use crate::pipeline::compiling::{self, Compiled};
 use crate::pipeline::inference::{self, Run, RunSettings};
+use crate::pipeline::servers::{self, Visitor};
 use crate::pipeline::training::{self, Trained, TrainingData, TrainingRun, TrainingSettings};
 use crate::report::picture::{self, Exhibit, Picture};
 use crate::report::predictions::Predictions;
@@ -193,7 +194,7 @@ fn compile(
                 stage.map_or_else(String::new, |stage| segments::describe(stage, segment)),
                 segment.n_inputs,
                 segment.n_outputs,
-                segments::value_bits(segment),
+                segments::value_bits(segment, stage),
                 segment.ring.ring_degree,
                 segment.ring.log2_ciphertext_modulus(),
             ),
@@ -246,7 +247,7 @@ impl Stage {
             });
             let endpoint =
                 Endpoint::tls(&address, ClientTls::load_directory(&certificates)?, None)?;
-            inference::check_server(&endpoint, plan, &settings.retry).await?;
+            servers::check(&endpoint, plan, &Visitor::plain(&settings.retry)).await?;
             let remote = inference::client(endpoint, settings.retry.clone())?;
             let run = inference::run(plan, inputs, &remote, &settings, &console.progress).await;
             remote.close().await;
@@ -355,7 +356,8 @@ fn findings(plan: &Plan, batch: &Dataset, inputs: &IntegerMatrix, run: &Run) -> 
         labels: batch.labels(),
     };
     let accuracy = predictions.n_correct().map(|n| units::share(n, run.n_samples));
-    Ok(Findings { accuracy, matches: Some(scores.scores == expected) })
+    let matches = Some(scores.scores == expected);
+    Ok(Findings { accuracy, matches, ..Findings::default() })
 }
 
 #[derive(Serialize)]

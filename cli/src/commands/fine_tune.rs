@@ -23,7 +23,7 @@ pub(crate) fn run(arguments: &FineTuneArguments) -> Result<Outcome> {
         distill: arguments.trained.distill,
         epochs: arguments.epochs,
         learning_rate: arguments.learning_rate,
-        run: TrainingRun::new(&arguments.run)?,
+        run: TrainingRun::new(&arguments.run)?.taught(&arguments.trained),
     };
     let retraining = Retraining::open(&arguments.trained, &arguments.run.out, &console)?;
     let Retraining { model, data, .. } = &retraining;

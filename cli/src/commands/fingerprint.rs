@@ -4,8 +4,10 @@ use anyhow::{Result, bail};
 use fingerprint::{Fingerprint, SampleInfo};
 use nn_poly::model::Model;
 use nn_poly::plan::Plan;
+use protocol::signature::Subject as Owned;
 use serde::Serialize;
 
+use super::sign;
 use crate::args::{GenerateArguments, ShowArguments};
 use crate::failure::{Hint, Outcome};
 use crate::kind::FileKind;
@@ -112,6 +114,7 @@ fn subject(arguments: &GenerateArguments) -> Result<Subject> {
             | FileKind::Checkpoint
             | FileKind::Fingerprint
             | FileKind::UnfinishedBag
+            | FileKind::Pack
             | FileKind::Unknown),
             _,
         ) => {
@@ -130,7 +133,10 @@ pub(crate) fn show(arguments: &ShowArguments) -> Result<Outcome> {
         None => None,
     };
     let fingerprint = fingerprinting::load(&arguments.file)?;
+    let signed = Owned::of_fingerprint(&fingerprint)?;
+    let signed = sign::check(&arguments.file, signed, &arguments.owners)?;
     print(&screen, &fingerprint)?;
+    screen.fact("Signature", signed);
     match sheet {
         Some((format, file)) => {
             file.write(&contact_sheet(&fingerprint, format)?)?;

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nn_poly::Shape;
 use nn_poly::import::{
-    Ending, ImportedNetwork, ModelOptions, Preprocessing, read_labels, read_network,
+    Ending, ImportedNetwork, ModelOptions, Preprocessing, ReadOptions, read_labels, read_network,
 };
+use nn_poly::layer::Layer;
 use nn_poly::model::Model;
+use nn_poly::quantize::check_form;
 use serde::Serialize;
 
 use crate::args::{ImportArguments, OutputPath};
@@ -23,13 +25,24 @@ pub(crate) fn run(arguments: &ImportArguments) -> Result<Outcome> {
     let out = OutputFile::check(&arguments.out)?;
     let destination = arguments.json.as_ref().map(Destination::check).transpose()?;
     let options = options(arguments)?;
-    let imported = read_network(&arguments.file, arguments.output.as_deref()).hint(
+    let reading =
+        ReadOptions { output: arguments.output.clone(), input_shape: options.input_shape.clone() };
+    let imported = read_network(&arguments.file, &reading).hint(
         || "securedl import --help tells what is read; python/export_examples shows how to export",
     )?;
     let model = imported
         .clone()
         .into_model(options)
         .hint(|| "see --input-scale, --input-shape and --labels in securedl import --help")?;
+    if let Err(error) = check_form(model.network()) {
+        let cause = operation(&error, &imported, &model)
+            .map_or_else(String::new, |operation| format!(" because of {operation}"));
+        return Err(error)
+            .context(format!("the network was read, but cannot run encrypted{cause}"))
+            .hint(
+                || "change that layer or its place and train again: docs/import.md, What can run",
+            );
+    }
     let bytes = model.to_bytes()?;
     out.write(&bytes)?;
     if let Some(destination) = &destination {
@@ -47,6 +60,18 @@ pub(crate) fn run(arguments: &ImportArguments) -> Result<Outcome> {
     }
     screen.finish()?;
     Ok(Outcome::Success)
+}
+
+/// The operation of the file that became the layer without an integer form, where that is certain: where
+/// as many operations as layers are of its kind.
+fn operation(error: &nn_poly::Error, imported: &ImportedNetwork, model: &Model) -> Option<String> {
+    let &nn_poly::Error::CannotQuantize { layer_idx, layer, .. } = error else { return None };
+    let layers = model.network().layers();
+    let alike = |layers: &[Layer<f32>]| layers.iter().filter(|l| l.name() == layer).count();
+    let (before, all) = (alike(layers.get(..layer_idx)?), alike(layers));
+    let mut nodes = imported.nodes.iter().filter(|node| node.treatment.to_string() == layer);
+    let n_nodes = nodes.clone().count();
+    nodes.nth(before).filter(|_| n_nodes == all).map(|node| node.site.to_string())
 }
 
 /// Check what the flags say before the file is read.
@@ -172,7 +197,7 @@ impl<'a> ImportReport<'a> {
                 })
                 .collect(),
             unused_operations: imported.n_unused_nodes,
-            layers: spec.network.layers().iter().map(nn_poly::layer::Layer::name).collect(),
+            layers: spec.network.layers().iter().map(Layer::name).collect(),
         }
     }
 }

@@ -1,29 +1,42 @@
 //! `securedl infer`: classify samples, encrypted and verified.
 
-use anyhow::Result;
-use fingerprint::{LayoutOptions, Verdict};
-use nn_poly::integer::ScoreMatrix;
-use nn_poly::plan::Plan;
-use protocol::client::Endpoint;
-use protocol::tls::ClientTls;
+mod masked;
 
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use fingerprint::{Fingerprint, LayoutOptions, UnverifiedReason, Verdict};
+use nn_poly::import::SampleStream;
+use nn_poly::plan::{Plan, Trust};
+use protocol::client::Endpoint;
+use protocol::runner::{BatchRun, BatchesOutcome, RunOptions, Totals, run_batches};
+use protocol::signature::Subject;
+
+use super::sign::{self, Voucher};
 use crate::args::InferArguments;
+use crate::credentials;
 use crate::failure::{Hint, Outcome};
 use crate::kind::FileKind;
 use crate::logs;
 use crate::options::{Venue, retry_policy};
 use crate::output::{Destination, OutputFile};
-use crate::pipeline::fingerprinting;
-use crate::pipeline::inference::{self, Run, RunSettings, Workload};
+use crate::pipeline::inference::{self, Costs, Run, RunSettings};
+use crate::pipeline::servers::{self, EvidenceFolder, Sought, Visitor};
 use crate::pipeline::source::DataSource;
-use crate::report::predictions::Predictions;
+use crate::pipeline::streaming::{self, Work};
+use crate::pipeline::{fingerprinting, watching};
+use crate::report::predictions::Format;
 use crate::report::run::{Findings, RunReport, print_costs};
 use crate::report::terminal::{Ink, Screen};
 use crate::report::{Console, segments, units, verdict};
 
+/// Samples of a simulation that are evaluated together.
+const SIMULATED_TOGETHER: usize = 8192;
+
 /// Where the results go.
 struct Outputs {
-    predictions: Option<OutputFile>,
+    predictions: Option<(OutputFile, Format)>,
     report: Option<Destination>,
 }
 
@@ -33,45 +46,60 @@ pub(crate) fn run(arguments: &InferArguments) -> Result<Outcome> {
     let Console { screen, progress } = &console;
     logs::start("warn", logs::Style::Brief, progress);
     let venue = Venue::new(arguments);
+    let predictions = arguments
+        .out
+        .as_deref()
+        .map(|path| Ok::<_, anyhow::Error>((OutputFile::check(path)?, Format::of(path)?)));
     let outputs = Outputs {
-        predictions: arguments.out.as_deref().map(OutputFile::check).transpose()?,
+        predictions: predictions.transpose()?,
         report: arguments.json.as_ref().map(Destination::check).transpose()?,
     };
+    if FileKind::of(&arguments.plan)? == FileKind::PublicPlan {
+        return masked::run(arguments, &console, &outputs);
+    }
     FileKind::Plan.expect_of(&arguments.plan)?;
+    if arguments.pack.is_some() {
+        bail!(
+            "--pack goes with the public part of a masked plan, and {} is a whole plan",
+            arguments.plan.display()
+        );
+    }
     let plan = Plan::load(&arguments.plan)?;
-    let workload = inference::load(
-        &plan,
-        &DataSource::new(&arguments.data, &arguments.reading),
-        arguments.split.into(),
-        arguments.samples,
+    plan.public().expect_trust(Trust::Owner, "a run with the whole plan").hint(
+        || "data owners run the public part with the pack: --plan PLAN.public --pack PLAN.pack",
     )?;
-    introduce(screen, &plan, &workload, &venue, arguments);
-
-    let run = evaluate(arguments, &venue, &plan, &workload, &console)?;
-    let released = run.verdict.is_intact()
-        || (arguments.accept_unverified && matches!(run.verdict, Verdict::Unverified { .. }));
-    conclude(screen, &plan, &venue, &workload, &run, released, &outputs)
+    let source = DataSource::new(&arguments.data, &arguments.reading);
+    let samples = streaming::open(&plan, &source, arguments.split.into(), arguments.samples)?;
+    introduce(screen, &plan, &samples, &venue, arguments);
+    let voucher =
+        Voucher::of(&arguments.plan, Subject::of_plan(&plan), sign::owners(&arguments.owners)?)?;
+    let case = Case {
+        arguments,
+        venue: &venue,
+        plan: &plan,
+        voucher: &voucher,
+        console: &console,
+        outputs: &outputs,
+    };
+    let (run, work) = case.evaluate(samples)?;
+    case.conclude(&run, work)
 }
 
 fn introduce(
     screen: &Screen,
     plan: &Plan,
-    workload: &Workload,
+    samples: &SampleStream,
     venue: &Venue,
     arguments: &InferArguments,
 ) {
     let public = plan.public();
     screen.fact("Plan", format!("{} ({})", public.name, plan.digest().short()));
     screen.fact("Trust", format!("{}; activation at the {}", public.trust, public.activation_side));
-    let n_samples = workload.data.n_samples();
+    let n_samples = samples.n_samples();
     let split = nn_poly::import::Split::from(arguments.split);
     screen.fact(
         "Data",
-        format!(
-            "{} of {} ({split} part)",
-            units::counted(n_samples, "sample"),
-            workload.data.source()
-        ),
+        format!("{} of {} ({split} part)", units::counted(n_samples, "sample"), samples.source()),
     );
     if let Some(wanted) = arguments.samples.filter(|&wanted| wanted > n_samples as u64) {
         let text = format!(
@@ -82,36 +110,78 @@ fn introduce(
         screen.fact("", screen.paint(Ink::Warn, text));
     }
     let place = match venue {
-        Venue::Server { address, .. } => format!("{address} over TLS"),
+        Venue::Server { addresses, .. } => format!("{} over TLS", addresses.join(", ")),
         Venue::Local => "this process, through the same messages".to_owned(),
         Venue::Simulation => "none: the integer network alone".to_owned(),
     };
     screen.fact("Server", place);
 }
 
-/// The run itself.
-fn evaluate(
-    arguments: &InferArguments,
-    venue: &Venue,
-    plan: &Plan,
-    workload: &Workload,
-    console: &Console,
-) -> Result<Run> {
-    let settings = RunSettings {
-        layout: LayoutOptions {
-            network_canaries: arguments.canaries as usize,
-            replicas: arguments.replicas as usize,
-            ..LayoutOptions::default()
-        },
-        retry: retry_policy(arguments.patience),
-        fingerprint: arguments.fingerprint.as_deref().map(fingerprinting::load).transpose()?,
-    };
-    if let Some(fingerprint) = &settings.fingerprint {
+/// Everything a run is made of.
+struct Case<'a> {
+    arguments: &'a InferArguments,
+    venue: &'a Venue,
+    plan: &'a Plan,
+    voucher: &'a Voucher,
+    console: &'a Console,
+    outputs: &'a Outputs,
+}
+
+impl<'a> Case<'a> {
+    /// The run itself.
+    fn evaluate(&self, samples: SampleStream) -> Result<(Run, Work<'a>)> {
+        let Self { arguments, venue, voucher, console, .. } = self;
+        // Without a signature beside the plan, the server's word is asked for.
+        if voucher.is_beside_file() || !matches!(venue, Venue::Server { .. }) {
+            console.screen.fact("Signature", voucher.check(None)?);
+        }
+        let settings = RunSettings {
+            layout: LayoutOptions {
+                network_canaries: arguments.canaries as usize,
+                replicas: arguments.replicas as usize,
+                ..LayoutOptions::default()
+            },
+            retry: retry_policy(arguments.patience),
+            fingerprint: arguments.fingerprint.as_deref().map(fingerprinting::load).transpose()?,
+        };
+        if let (Some(fingerprint), Some(path)) = (&settings.fingerprint, &arguments.fingerprint) {
+            self.introduce_fingerprint(fingerprint, path)?;
+        }
+        if **venue == Venue::Simulation {
+            return self.simulate(samples);
+        }
+        let beside = arguments.out.as_deref().and_then(Path::parent);
+        let is_wanted = !arguments.no_evidence && !arguments.server.is_empty();
+        let folder = EvidenceFolder::new(is_wanted, arguments.evidence.as_deref(), beside);
+        // Ends when nothing is written to the folder any more.
+        super::runtime()?.block_on(self.encrypted(samples, &settings, folder.path()))
+    }
+
+    fn simulate(&self, samples: SampleStream) -> Result<(Run, Work<'a>)> {
+        let started = Instant::now();
+        let mut work = Work::new(self.plan, samples, SIMULATED_TOGETHER);
+        if self.outputs.predictions.is_some() {
+            work.keep_until_written()?;
+        }
+        work.simulate()?;
+        let run = Run {
+            verdict: Verdict::Unverified { reason: UnverifiedReason::NoServer },
+            scores: None,
+            n_samples: work.n_samples(),
+            costs: None,
+            total: started.elapsed(),
+            evidence: Vec::new(),
+        };
+        Ok((run, work))
+    }
+
+    fn introduce_fingerprint(&self, fingerprint: &Fingerprint, path: &Path) -> Result<()> {
+        let screen = &self.console.screen;
         fingerprint
-            .check_plan(plan)
+            .check_plan(self.plan)
             .hint(|| "make one: `securedl fingerprint generate PLAN --model MODEL …`")?;
-        let has_slots = plan.public().segments.iter().any(|segment| segment.evaluates_activation);
-        let text = if has_slots {
+        let segments = &self.plan.public().segments;
+        let text = if segments.iter().any(|segment| segment.n_squares() > 0) {
             format!(
                 "drawn from {} of a fingerprint",
                 units::counted(fingerprint.n_samples(), "sample")
@@ -121,144 +191,261 @@ fn evaluate(
              checked instead, and with it every weight"
                 .to_owned()
         };
-        console.screen.fact("Canaries", text);
+        screen.fact("Canaries", text);
+        let subject = Subject::of_fingerprint(fingerprint)?;
+        let owners = self.voucher.owners().to_vec();
+        let signed = Voucher::of(path, subject, owners)?.check(None)?;
+        screen.fact("", format!("fingerprint signed: {signed}"));
+        Ok(())
     }
-    if *venue == Venue::Simulation {
-        return inference::simulate(plan, &workload.inputs);
-    }
-    super::runtime()?.block_on(async {
-        let endpoint = match venue {
-            Venue::Server { address, tls } => {
-                let trust = ClientTls::load_directory(tls)
-                    .hint(|| "--tls names the folder with the server's ca.pem")?;
-                let endpoint = Endpoint::tls(address, trust, None)?;
-                inference::check_server(&endpoint, plan, &settings.retry).await?;
-                endpoint
-            }
-            Venue::Local | Venue::Simulation => inference::in_process(plan)?,
+
+    /// On servers, or on one inside this process.
+    async fn encrypted(
+        &self,
+        samples: SampleStream,
+        settings: &RunSettings,
+        evidence: Option<&Path>,
+    ) -> Result<(Run, Work<'a>)> {
+        let Self { arguments, venue, plan, voucher, console, .. } = self;
+        let identities = arguments.identities.iter().map(|text| text.parse());
+        let visitor = Visitor {
+            retry: settings.retry.clone(),
+            token: credentials::token(&arguments.credentials)?,
+            identities: identities.collect::<Result<_, _>>().context("--identity")?,
         };
-        let remote = inference::client(endpoint, settings.retry.clone())?;
-        let run =
-            inference::run(plan, &workload.inputs, &remote, &settings, &console.progress).await;
-        remote.close().await;
-        run
-    })
-}
-
-/// Compare, print, write; decide how the command ends.
-fn conclude(
-    screen: &Screen,
-    plan: &Plan,
-    venue: &Venue,
-    workload: &Workload,
-    run: &Run,
-    released: bool,
-    outputs: &Outputs,
-) -> Result<Outcome> {
-    let labels = workload.data.labels();
-    let predictions = run.scores.as_ref().map(|scores| Predictions {
-        scores: &scores.scores,
-        out_of_calibration: &scores.out_of_calibration,
-        labels,
-    });
-    let n_samples = workload.data.n_samples();
-    let accuracy = predictions
-        .as_ref()
-        .and_then(Predictions::n_correct)
-        .map(|n_correct| units::share(n_correct, n_samples));
-    let n_different = match (&run.scores, venue) {
-        (Some(scores), Venue::Server { .. } | Venue::Local) => {
-            let expected = plan.simulate(&workload.inputs)?.scores;
-            Some(n_different_samples(&scores.scores, &expected))
-        }
-        (Some(_), Venue::Simulation) | (None, _) => None,
-    };
-    let findings = Findings { accuracy, matches: n_different.map(|n| n == 0) };
-
-    screen.gap();
-    print_costs(screen, run);
-    let n_clamped = run.costs.as_ref().map_or(0, |costs| costs.tally.n_clamped);
-    if n_clamped > 0 {
-        let share = segments::clamped_share(plan.public(), n_samples, n_clamped);
-        screen.fact("Clamped", format!("{} of the refreshed values", units::percent(share)));
-    }
-    if let Some(accuracy) = accuracy {
-        screen.fact("Accuracy", screen.paint(Ink::Bold, units::percent(accuracy)));
-    }
-    if n_different == Some(0) {
-        screen.fact("Exactness", "every score equals the integer network's");
-    }
-    let n_out = run
-        .scores
-        .as_ref()
-        .map_or(0, |scores| scores.out_of_calibration.iter().filter(|&&flag| flag).count());
-    if n_out > 0 {
-        let text = format!("{} out of calibration", units::counted(n_out, "sample"));
-        screen.fact("", screen.paint(Ink::Warn, text));
-    }
-    verdict::print(screen, &run.verdict);
-    screen.gap();
-
-    // A server that altered samples without a canary passes the checks, but not this comparison.
-    let is_contradicted = n_different.is_some_and(|n| n > 0);
-    if is_contradicted {
-        let text = "✗ Some scores are not the integer network's: the server altered samples that carried no canary";
-        screen.line(format_args!("  {}", screen.paint(Ink::Bad, text)));
-    }
-    let released = released && !is_contradicted;
-    write(
-        screen,
-        outputs,
-        released,
-        predictions.as_ref(),
-        &RunReport::new(plan, venue.name(), run, findings),
-    )?;
-    screen.finish()?;
-    Ok(if is_contradicted {
-        Outcome::Cheated
-    } else if released {
-        Outcome::Success
-    } else {
-        Outcome::of(&run.verdict)
-    })
-}
-
-/// Samples with a score that differs.
-fn n_different_samples(actual: &ScoreMatrix, expected: &ScoreMatrix) -> usize {
-    if actual.dim() != expected.dim() {
-        return actual.ncols().max(expected.ncols());
-    }
-    actual.columns().into_iter().zip(expected.columns()).filter(|(a, b)| a != b).count()
-}
-
-fn write(
-    screen: &Screen,
-    outputs: &Outputs,
-    released: bool,
-    predictions: Option<&Predictions<'_>>,
-    report: &RunReport,
-) -> Result<()> {
-    if let Some(file) = &outputs.predictions {
-        match predictions.filter(|_| released) {
-            Some(predictions) => {
-                file.write(predictions.to_csv().as_bytes())?;
-                screen.fact("Predictions", file.shown().display());
+        let servers = match venue {
+            Venue::Server { addresses, tls } => {
+                let trust = credentials::trust(tls, &arguments.credentials)?;
+                let endpoint = |address: &String| Endpoint::tls(address, trust.clone(), None);
+                let endpoints = addresses.iter().map(endpoint).collect::<Result<_, _>>()?;
+                let found = servers::find(endpoints, &Sought::plan(plan), &visitor).await?;
+                for remark in &found.remarks {
+                    console.screen.fact("", console.screen.paint(Ink::Warn, remark));
+                }
+                if !voucher.is_beside_file() {
+                    console.screen.fact("Signature", voucher.check(found.signature.as_ref())?);
+                }
+                found.servers
             }
-            None if file.exists() => screen.fact(
-                "Predictions",
-                screen.paint(
-                    Ink::Warn,
-                    format_args!("not written; {} is from an earlier run", file.shown().display()),
-                ),
-            ),
-            None => screen.fact("Predictions", screen.paint(Ink::Warn, "not written")),
+            Venue::Local | Venue::Simulation => vec![inference::in_process(plan)?],
+        };
+        let mut work = Work::new(plan, samples, 1);
+        let client_plan = inference::prepare(plan, settings, |count| work.draw_canaries(count))?;
+        let in_flight = usize::from(arguments.in_flight);
+        let options = RunOptions::for_plan(&client_plan);
+        let connections = options.connections.max(in_flight);
+        let options = RunOptions { connections, batches_in_flight: in_flight, ..options };
+        work = work.in_batches(client_plan.samples_per_batch(options.samples_per_batch));
+        if let Some((output, _)) = &self.outputs.predictions {
+            let description = self.description(settings, &work)?;
+            if let Some(text) = work.keep_for(output, description, arguments.resume)? {
+                console.screen.fact("Resumed", text);
+            }
+        }
+        let remote = visitor.client(servers, connections)?;
+        let progress = self.progress(&work);
+        let run = BatchRun {
+            plan: &client_plan,
+            remote: &remote,
+            options: &options,
+            progress: &progress,
+            evidence,
+            first_batch: work.counts.n_earlier,
+        };
+        let started = Instant::now();
+        let outcome = if work.counts.n_earlier == work.n_batches() {
+            let verdict = Verdict::Intact { soundness: fingerprint::Soundness::unchecked() };
+            Ok(BatchesOutcome::Verified { verdict, totals: Totals::default() })
+        } else {
+            tokio::select! {
+                outcome = run_batches(&run, &mut work) => outcome.map_err(anyhow::Error::from),
+                () = interrupted() => Err(anyhow::anyhow!("interrupted")),
+            }
+        };
+        let traffic = remote.traffic();
+        remote.close().await;
+        drop(progress);
+        let (verdict, totals, evidence) = match outcome {
+            Ok(BatchesOutcome::Verified { verdict, totals }) => (verdict, totals, Vec::new()),
+            Ok(BatchesOutcome::Rejected { verdict, totals, evidence, .. }) => {
+                (verdict, totals, evidence)
+            }
+            Err(error) => return Err(self.with_advice(error, &work)),
+        };
+        let Totals { tally, batches, network, evaluate } = totals;
+        let run = Run {
+            verdict: combined(verdict, &work),
+            scores: None,
+            n_samples: work.n_samples(),
+            costs: Some(Costs { tally, n_batches: batches, network, evaluate, traffic }),
+            total: started.elapsed(),
+            evidence,
+        };
+        Ok((run, work))
+    }
+
+    /// What results depend on, for the journal; the samples themselves are compared batch by batch.
+    fn description(&self, settings: &RunSettings, work: &Work<'_>) -> Result<String> {
+        let split = nn_poly::import::Split::from(self.arguments.split);
+        let fingerprint = match &settings.fingerprint {
+            Some(fingerprint) => fingerprint.identity()?.to_string(),
+            None => "none".to_owned(),
+        };
+        let LayoutOptions { replicas, network_canaries, random_points, max_random_points } =
+            settings.layout;
+        Ok(format!(
+            "plan: {}\npart: {split}\nsamples: {}\ncanaries: {network_canaries}\n\
+             replicas: {replicas}\nrandom points: {random_points} to {max_random_points}\n\
+             fingerprint: {fingerprint}\n",
+            self.plan.digest(),
+            work.n_samples(),
+        ))
+    }
+
+    fn progress(&self, work: &Work<'_>) -> std::sync::Arc<dyn protocol::runner::RunProgress> {
+        let progress = &self.console.progress;
+        if work.n_batches() > 1 {
+            let sizes = (work.n_batches(), work.n_samples());
+            watching::progress_of_batches(progress, sizes, work.counts.n_samples)
+        } else {
+            watching::progress_of_rounds(progress)
         }
     }
-    if let Some(destination) = &outputs.report {
-        destination.write(&report.to_json()?)?;
-        if let Destination::File(file) = destination {
-            screen.fact("Report", file.shown().display());
+
+    /// Say what is kept of a run that did not end, and how to go on.
+    fn with_advice(&self, error: anyhow::Error, work: &Work<'_>) -> anyhow::Error {
+        let Some(path) = work.kept() else { return error };
+        let text = format!(
+            "{} of {} are finished and kept in {}; repeat the command with --resume to go on",
+            units::count(work.counts.n_samples),
+            units::counted(work.n_samples(), "sample"),
+            path.display()
+        );
+        Err::<(), _>(error).hint(|| text).expect_err("an error with advice is an error")
+    }
+
+    /// Print, write; decide how the command ends.
+    fn conclude(&self, run: &Run, mut work: Work<'_>) -> Result<Outcome> {
+        let Self { arguments, venue, plan, console, outputs, .. } = self;
+        let screen = &console.screen;
+        let is_complete = work.counts.n_samples == work.n_samples();
+        let accuracy = work.accuracy().filter(|_| is_complete);
+        // A server that altered samples without a canary passes the checks, but not this comparison.
+        let is_contradicted = work.counts.n_different > 0;
+        let is_compared = is_complete && **venue != Venue::Simulation;
+        let findings = Findings {
+            accuracy,
+            matches: is_compared.then_some(!is_contradicted),
+            out_of_calibration: is_complete.then_some(work.counts.n_out),
+            resumed_batches: Some(work.counts.n_earlier).filter(|&n| n > 0),
+        };
+        screen.gap();
+        print_costs(screen, run);
+        let n_clamped = run.costs.as_ref().map_or(0, |costs| costs.tally.n_clamped);
+        if n_clamped > 0 {
+            let share = segments::clamped_share(plan.public(), run.n_samples, n_clamped);
+            screen.fact("Clamped", format!("{} of the refreshed values", units::percent(share)));
         }
+        if let Some(accuracy) = accuracy {
+            screen.fact("Accuracy", screen.paint(Ink::Bold, units::percent(accuracy)));
+        }
+        if is_compared && !is_contradicted {
+            screen.fact("Exactness", "every score equals the integer network's");
+        }
+        if is_complete && work.counts.n_out > 0 {
+            let text =
+                format!("{} out of calibration", units::counted(work.counts.n_out, "sample"));
+            screen.fact("", screen.paint(Ink::Warn, text));
+        }
+        verdict::print(screen, &run.verdict);
+        for file in &run.evidence {
+            screen.fact("Evidence", file.display());
+        }
+        screen.gap();
+        if is_contradicted {
+            let text = "✗ Some scores are not the integer network's: the server altered samples that carried no canary";
+            screen.line(format_args!("  {}", screen.paint(Ink::Bad, text)));
+        }
+        let is_accepted =
+            arguments.accept_unverified && matches!(run.verdict, Verdict::Unverified { .. });
+        let released = (run.verdict.is_intact() || is_accepted) && !is_contradicted;
+        if let Some((file, format)) = &outputs.predictions {
+            write_predictions(screen, file, *format, &mut work, released && is_complete)?;
+        }
+        if let Some(destination) = &outputs.report {
+            let report = RunReport::new(plan, venue.name(), run, findings);
+            destination.write(&report.to_json()?)?;
+            if let Destination::File(file) = destination {
+                screen.fact("Report", file.shown().display());
+            }
+        }
+        screen.finish()?;
+        Ok(if is_contradicted {
+            Outcome::Cheated
+        } else if released {
+            Outcome::Success
+        } else {
+            Outcome::of(&run.verdict)
+        })
+    }
+}
+
+/// The verdict over this run and what an earlier one had finished.
+fn combined(verdict: Verdict, work: &Work<'_>) -> Verdict {
+    match (verdict, work.counts.earlier) {
+        (Verdict::Intact { .. }, Some(earlier)) if work.counts.n_earlier == work.n_batches() => {
+            Verdict::Intact { soundness: earlier }
+        }
+        (Verdict::Intact { soundness }, Some(earlier)) => {
+            Verdict::Intact { soundness: soundness.weaker(earlier) }
+        }
+        (verdict, _) => verdict,
+    }
+}
+
+fn write_predictions(
+    screen: &Screen,
+    file: &OutputFile,
+    format: Format,
+    work: &mut Work<'_>,
+    released: bool,
+) -> Result<()> {
+    if released {
+        work.write(file, format)?;
+        screen.fact("Predictions", file.shown().display());
+        return Ok(());
+    }
+    let text = if file.exists() {
+        format!("not written; {} is from an earlier run", file.shown().display())
+    } else {
+        "not written".to_owned()
+    };
+    screen.fact("Predictions", screen.paint(Ink::Warn, text));
+    if let Some(path) = work.kept() {
+        let text = format!(
+            "{} before that are kept in {}; --resume runs the others again",
+            units::counted(work.counts.n_samples, "sample"),
+            path.display()
+        );
+        screen.fact("", screen.paint(Ink::Dim, text));
     }
     Ok(())
+}
+
+/// Ends when the user or the system asks this process to stop.
+async fn interrupted() {
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                result = tokio::signal::ctrl_c() => if result.is_ok() { return },
+                _ = terminate.recv() => return,
+            }
+        }
+    }
+    if tokio::signal::ctrl_c().await.is_err() {
+        // Without handlers the system ends the process by itself.
+        std::future::pending::<()>().await;
+    }
 }

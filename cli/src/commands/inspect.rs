@@ -47,6 +47,7 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<Outcome> {
             | FileKind::Checkpoint
             | FileKind::Fingerprint
             | FileKind::UnfinishedBag
+            | FileKind::Pack
             | FileKind::Unknown,
             _,
         ) => {

@@ -51,7 +51,8 @@ fn settings(arguments: &PolynomializeArguments) -> Result<PolynomializeSettings>
         epochs: arguments.epochs,
         learning_rate: arguments.learning_rate,
         bits: BitsChoice::new(arguments.trained.bits)?,
-        run: TrainingRun::new(&arguments.run)?,
+        run: TrainingRun::new(&arguments.run)?.taught(&arguments.trained),
+        fine_tune_epochs: arguments.fine_tune_epochs,
     })
 }
 

@@ -1,9 +1,9 @@
-//! `securedl tls init`: certificates for development.
+//! `securedl tls`: certificates for development.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use protocol::tls;
 
-use crate::args::TlsInitArguments;
+use crate::args::{TlsClientArguments, TlsInitArguments};
 use crate::failure::Outcome;
 use crate::report::Console;
 use crate::report::terminal::Ink;
@@ -34,6 +34,32 @@ pub(crate) fn init(arguments: &TlsInitArguments) -> Result<Outcome> {
     screen.fact("Valid for", created.names.join(", "));
     screen.fact("Valid until", &created.valid_until);
     screen.fact("Identity", created.identity);
+    for name in &arguments.clients {
+        if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
+            bail!("a client's name is part of a folder's name here: `{name}` cannot be");
+        }
+        let folder = arguments.directory.join(format!("client-{name}"));
+        let created = tls::client(&arguments.directory, name, &folder)?;
+        screen.gap();
+        screen.fact("Client", format!("{name}: {}", folder.display()));
+        screen.fact("Fingerprint", created.fingerprint);
+    }
+    screen.finish()?;
+    Ok(Outcome::Success)
+}
+
+/// Make a client's certificate.
+pub(crate) fn client(arguments: &TlsClientArguments) -> Result<Outcome> {
+    let Console { screen, .. } = Console::new(None);
+    let created = tls::client(&arguments.directory, &arguments.name, &arguments.out)?;
+    for file in &created.files {
+        screen.line(format_args!("  {}", screen.paint(Ink::Accent, file.display())));
+    }
+    screen.gap();
+    screen.fact("Valid until", &created.valid_until);
+    screen.fact("Fingerprint", created.fingerprint);
+    let text = "  The fingerprint goes into `certificates` of the client in the access file.";
+    screen.line(screen.paint(Ink::Dim, text));
     screen.finish()?;
     Ok(Outcome::Success)
 }

@@ -11,21 +11,24 @@ use fingerprint::{
 };
 use nn_poly::artifact;
 use nn_poly::plan::Plan;
-use protocol::client::Endpoint;
+use protocol::client::{ClientOptions, Endpoint};
 use protocol::endpoint::{
     AnswerForm, EncryptedEndpoint, HttpEndpoint, HttpSpec, ImageLayout, InputUnits,
     is_readable_on_the_way, shown_url,
 };
 use protocol::session::SessionOptions;
-use protocol::tls::ClientTls;
+use protocol::signature::Subject;
 use serde::Serialize;
 
+use super::sign::{self, Voucher};
 use crate::args::{AnswerName, LayoutName, UnitsName, VerifyArguments};
+use crate::credentials;
 use crate::failure::{Hint, Outcome};
 use crate::kind::FileKind;
 use crate::logs;
 use crate::options::retry_policy;
 use crate::output::{Destination, OutputFile};
+use crate::pipeline::servers::{self, EvidenceFolder, Visitor};
 use crate::pipeline::{fingerprinting, inference};
 use crate::report::terminal::{Ink, Screen};
 use crate::report::{Console, units, verdict};
@@ -58,6 +61,8 @@ pub(crate) fn run(arguments: &VerifyArguments) -> Result<Outcome> {
             fingerprint.generator()
         ),
     );
+    let signed = Subject::of_fingerprint(&fingerprint)?;
+    screen.fact("Signature", sign::check(&arguments.fingerprint, signed, &arguments.owners)?);
     let started = Instant::now();
     let bar = progress.spinner("asking the endpoint");
     let (place, found) = match (&arguments.endpoint, &arguments.server) {
@@ -73,7 +78,7 @@ pub(crate) fn run(arguments: &VerifyArguments) -> Result<Outcome> {
         }
         (None, Some(address)) => {
             screen.fact("Endpoint", format!("{address}, encrypted"));
-            (address.clone(), encrypted(arguments, address, &fingerprint)?)
+            (address.clone(), encrypted(arguments, address, &fingerprint, &screen)?)
         }
         (None, None) => bail!("name an endpoint: --endpoint URL or --server ADDR"),
     };
@@ -183,6 +188,7 @@ fn encrypted(
     arguments: &VerifyArguments,
     address: &str,
     fingerprint: &Fingerprint,
+    screen: &Screen,
 ) -> Result<Found> {
     let (Some(path), Some(tls)) = (&arguments.plan, &arguments.tls) else {
         bail!("--server goes with --plan and --tls")
@@ -193,16 +199,25 @@ fn encrypted(
         .check_plan(&plan)
         .hint(|| "make one: `securedl fingerprint generate PLAN --model MODEL …`")?;
     let retry = retry_policy(arguments.patience);
-    let trust = ClientTls::load_directory(tls)
-        .hint(|| "--tls names the folder with the server's ca.pem")?;
+    let voucher = Voucher::of(path, Subject::of_plan(&plan), sign::owners(&arguments.owners)?)?;
+    let trust = credentials::trust(tls, &arguments.credentials)?;
+    let token = credentials::token(&arguments.credentials)?;
     let server = Endpoint::tls(address, trust, None)?;
-    super::runtime()?.block_on(inference::check_server(&server, &plan, &retry))?;
+    let visitor = Visitor { token: token.clone(), ..Visitor::plain(&retry) };
+    let announced = super::runtime()?.block_on(servers::check(&server, &plan, &visitor))?;
+    screen.fact("Plan signed", voucher.check(announced.as_ref())?);
     // All samples are asked; a few of them ride as canaries besides.
     let options = SessionOptions { layout: LayoutOptions::default(), ..SessionOptions::default() };
     let client_plan = inference::fingerprinted(&plan, options, fingerprint)?;
-    let client_options = inference::client_options(retry)?;
-    let mut endpoint = EncryptedEndpoint::new(client_plan, vec![server], client_options)?;
-    match audit(&mut endpoint, fingerprint, arguments.rule, Repetition::Once) {
+    let client_options = ClientOptions { token, ..inference::client_options(retry)? };
+    let folder = EvidenceFolder::new(!arguments.no_evidence, arguments.evidence.as_deref(), None);
+    let mut endpoint = EncryptedEndpoint::new(client_plan, vec![server], client_options)?
+        .with_evidence(folder.path().map(Path::to_owned));
+    let audited = audit(&mut endpoint, fingerprint, arguments.rule, Repetition::Once);
+    for file in endpoint.evidence() {
+        screen.fact("Evidence", file.display());
+    }
+    match audited {
         Ok(audit) => Ok(Found::Compared(audit)),
         Err(AuditError::Endpoint(EndpointError::Rejected { verdict })) => {
             debug_assert_eq!(endpoint.n_classes(), plan.network().n_scores());

@@ -3,17 +3,21 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
+use nn_poly::Error;
 use nn_poly::import::Dataset;
-use nn_poly::model::{Bits, Model};
+use nn_poly::model::{LayerBits, Model};
 use nn_poly::network::Predictor;
-use nn_poly::plan::{Plan, PlanOptions, RunSize};
+use nn_poly::plan::Plan;
+use nn_poly::plan::planner::{PlanGoal, ReferenceRates};
 use nn_poly::quantize::{
-    AccuracyReport, SearchOutcome, SearchSpec, Trial, accuracy_report, search_bits,
+    AccuracyReport, LayerSearchOutcome, SearchOutcome, SearchSpec, accuracy_report, search_bits,
+    search_layer_bits,
 };
 use nn_poly::train::Evaluation;
 
 use crate::failure::Hint;
 use crate::kind::FileKind;
+use crate::pipeline::compiling::OTHER_LAYERS;
 use crate::pipeline::source::DataSource;
 use crate::pipeline::training::{check_classes, load_test_part};
 
@@ -77,7 +81,7 @@ pub(crate) fn load_reference(path: &Path, model: &Model) -> Result<Model> {
 /// Samples that do not fit; they were checked before.
 pub(crate) fn assess(
     model: &Model,
-    bits: Bits,
+    bits: &LayerBits,
     plan: &Plan,
     test: &Dataset,
     reference: Option<&Model>,
@@ -95,7 +99,19 @@ pub(crate) fn assess(
     Ok(Assessment { report, reference: reference.transpose()? })
 }
 
-/// Search the cheapest bits that lose at most `points` of accuracy.
+/// The bits that a search found.
+#[derive(Debug)]
+pub(crate) struct BitSearch {
+    /// Points of accuracy that may be lost.
+    pub(crate) points: f64,
+    /// The same for all layers.
+    pub(crate) uniform: SearchOutcome,
+    /// Layer by layer.
+    pub(crate) layers: LayerSearchOutcome,
+}
+
+/// Search the cheapest bits that lose at most `points` of accuracy, for all layers and then for single
+/// ones. `told` learns what was tried.
 ///
 /// # Errors
 /// Points out of range, or no bits that are accurate enough.
@@ -103,16 +119,32 @@ pub(crate) fn search(
     model: &Model,
     train: &Dataset,
     points: f64,
-    run: RunSize,
-    options: &PlanOptions,
-    told: &mut dyn FnMut(&Trial),
-) -> Result<SearchOutcome> {
+    goal: &PlanGoal,
+    told: &mut dyn FnMut(String),
+) -> Result<BitSearch> {
     if !(0.0..100.0).contains(&points) {
         bail!("--target-drop is {points}, expected points of accuracy from 0 to below 100");
     }
     let samples = train.labeled(&model.spec().preprocessing)?;
-    let spec = SearchSpec::new(points / 100.0, run, *options);
-    search_bits(model, &samples, &spec, told).hint(
-        || "allow a larger --target-drop, or fine-tune for few bits: `securedl train --bits 4/4/4`",
-    )
+    let spec = SearchSpec::new(points / 100.0, *goal);
+    // Stored rates: measurements would make two searches differ.
+    let mut costs = ReferenceRates::new(rayon::current_num_threads().max(1));
+    let found = search_bits(model, &samples, &spec, &mut costs, &mut |trial| {
+        told(format!("{} tried, {} choices open", trial.bits, trial.n_open));
+    });
+    let uniform = match found {
+        Err(Error::NoBits { .. }) => found.hint(|| {
+            "allow a larger --target-drop, or fine-tune for few bits: `securedl train --bits 4/4/4`"
+        }),
+        Err(Error::CannotQuantize { .. } | Error::CannotFold { .. }) => {
+            found.hint(|| OTHER_LAYERS)
+        }
+        found => Ok(found?),
+    }?;
+    let mut n_trials = 0;
+    let layers = search_layer_bits(model, &samples, &spec, &uniform, &mut costs, &mut |trial| {
+        n_trials += 1;
+        told(format!("{} tried, layer by layer: trial {n_trials}", trial.bits));
+    })?;
+    Ok(BitSearch { points, uniform, layers })
 }

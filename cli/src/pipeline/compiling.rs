@@ -4,7 +4,7 @@ use anyhow::Result;
 use ndarray::Array2;
 use nn_poly::Error;
 use nn_poly::integer::{Evaluation, IntegerNetwork};
-use nn_poly::model::{Bits, Model};
+use nn_poly::model::{Bits, LayerBits, Model};
 use nn_poly::plan::{ActivationSide, ModelFacts, Plan, PlanOptions, compile};
 use nn_poly::quantize::quantize_model;
 use nn_poly::train::TrainRecipe;
@@ -19,6 +19,9 @@ pub(crate) struct Compiled {
     pub(crate) plan: Plan,
     /// What was seen on the calibration data.
     pub(crate) observed: Evaluation,
+    /// Of a network with joined stages: on which share of the samples it was watched on its answer is
+    /// that of the network before rounding.
+    pub(crate) agreement: Option<f64>,
 }
 
 /// The bits to compile a model with: the chosen ones, else those of its fine-tuning, else the
@@ -48,20 +51,34 @@ pub(crate) struct Prepared {
     pub(crate) observed: Evaluation,
     /// What its plan says about the model.
     pub(crate) facts: ModelFacts,
+    /// As [`Compiled::agreement`].
+    pub(crate) agreement: Option<f64>,
 }
+
+/// What to do about a network without an integer form; bits do not help.
+pub(crate) const OTHER_LAYERS: &str = "no choice of bits helps: change that layer or its place, and train again; `securedl inspect MODEL` \
+     lists the layers, docs/import.md tells which orders have an integer form";
 
 /// Quantize a model and watch it on raw `features`.
 ///
 /// # Errors
 /// Features of another shape, or a network whose integers grow too large.
-pub(crate) fn prepare(model: &Model, bits: Bits, features: &Array2<f32>) -> Result<Prepared> {
+pub(crate) fn prepare(model: &Model, bits: &LayerBits, features: &Array2<f32>) -> Result<Prepared> {
     const FEWER_BITS: &str = "choose fewer bits: --bits, such as 4/4/4";
     let inputs = model.spec().preprocessing.apply(features)?;
-    let quantized = quantize_model(model, bits, &inputs).hint(|| FEWER_BITS)?;
+    let quantized = match quantize_model(model, bits, &inputs) {
+        Err(error @ (Error::Accumulator { .. } | Error::OutOfRange { .. })) => {
+            return Err(error).hint(|| FEWER_BITS);
+        }
+        Err(error @ (Error::CannotQuantize { .. } | Error::CannotFold { .. })) => {
+            return Err(error).hint(|| OTHER_LAYERS);
+        }
+        quantized => quantized?,
+    };
     let inputs = quantized.network.input().quantize(inputs.view())?;
     let observed = quantized.network.evaluate(&inputs)?;
     let facts = ModelFacts::of(model, quantized.score_step);
-    Ok(Prepared { network: quantized.network, observed, facts })
+    Ok(Prepared { network: quantized.network, observed, facts, agreement: None })
 }
 
 /// Quantize a model, watch it on raw `features`, and plan its segments to move the fewest bytes.
@@ -74,7 +91,7 @@ pub(crate) fn compile_model(
     features: &Array2<f32>,
     options: &PlanOptions,
 ) -> Result<Compiled> {
-    let Prepared { network, observed, facts } = prepare(model, bits, features)?;
+    let Prepared { network, observed, facts, .. } = prepare(model, &bits.into(), features)?;
     let plan = match compile(&network, &observed.observed, facts, options) {
         Ok(plan) => plan,
         Err(error @ (Error::NoSegmentParameters { .. } | Error::Accumulator { .. })) => {
@@ -83,5 +100,5 @@ pub(crate) fn compile_model(
         }
         Err(error) => return Err(error.into()),
     };
-    Ok(Compiled { plan, observed })
+    Ok(Compiled { plan, observed, agreement: None })
 }

@@ -69,7 +69,7 @@ pub(crate) fn fine_tune(
         ..recipe.fine_tune
     };
     let resume = settings.run.resume;
-    let teacher = parts.taught_by(&network, settings.distill)?;
+    let teacher = training::teacher(&network, settings.distill)?;
     let mut run = PhaseRun { parts: &parts, teacher, resume, observer, progress };
     let plan = (bits, &tuning, settings.run.checkpoint.clone());
     let (network, integer) = run.fine_tune(&network, &spec.preprocessing, plan)?;

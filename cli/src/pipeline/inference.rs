@@ -1,71 +1,28 @@
 //! Samples through a plan: encrypted on a server, or simulated.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
-use fingerprint::{CanarySet, Fingerprint, LayoutOptions, UnverifiedReason, Verdict};
+use anyhow::{Context, Result};
+use fingerprint::{CanarySet, Fingerprint, LayoutOptions, Verdict};
 use ndarray::Axis;
-use nn_poly::import::{Dataset, Split};
 use nn_poly::integer::{IntegerMatrix, ScoreMatrix};
 use nn_poly::plan::Plan;
+use protocol::access::AccessControl;
 use protocol::client::{ClientOptions, Endpoint, RemoteEvaluator, RetryPolicy, Traffic};
 use protocol::hosting::PlanShelf;
-use protocol::identifiers::{Digest, Label};
+use protocol::identifiers::Label;
 use protocol::identity::Identity;
-use protocol::runner::{self, RunOptions, RunOutcome, RunProgress};
+use protocol::runner::{self, RunOptions, RunOutcome};
 use protocol::server::service::PlanHost;
 use protocol::server::{Server, ServerOptions};
 use protocol::session::{ClientPlan, SessionOptions, Tally};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use super::source::DataSource;
-use crate::failure::Hint;
-use crate::report::progress::{Bar, Progress};
-use crate::report::units;
-
-/// How long a server may take to appear before a run; once it was seen, the retry policy counts.
-const FIRST_CONTACT: Duration = Duration::from_secs(5);
-
-/// Samples on the input grid of a plan.
-#[derive(Debug)]
-pub(crate) struct Workload {
-    /// The samples as they were read.
-    pub(crate) data: Dataset,
-    /// One row per input, one column per sample.
-    pub(crate) inputs: IntegerMatrix,
-}
-
-/// Read, check and quantize samples for a plan.
-///
-/// # Errors
-/// Data that are missing, damaged, of another shape, or with labels the plan does not know.
-pub(crate) fn load(
-    plan: &Plan,
-    source: &DataSource<'_>,
-    split: Split,
-    samples: Option<u64>,
-) -> Result<Workload> {
-    let public = plan.public();
-    let (path, data) = source.load(split, &public.split)?;
-    if data.shape() != &public.input_shape {
-        bail!(
-            "samples in {} have shape {}, the plan `{}` reads {}: use the data the model was trained for",
-            path.display(),
-            data.shape(),
-            public.name,
-            public.input_shape
-        );
-    }
-    let n_samples = samples.and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-    let data = data
-        .take(n_samples)?
-        .with_classes(&public.class_names)
-        .with_context(|| format!("{} does not fit the plan `{}`", path.display(), public.name))?;
-    let inputs = public.quantize(data.features())?;
-    Ok(Workload { data, inputs })
-}
+use super::watching::progress_of_rounds;
+use crate::report::progress::Progress;
 
 /// What a person decides about an encrypted run.
 #[derive(Debug, Clone)]
@@ -91,6 +48,8 @@ pub(crate) struct Run {
     pub(crate) costs: Option<Costs>,
     /// Wall time.
     pub(crate) total: Duration,
+    /// Files of evidence that were kept.
+    pub(crate) evidence: Vec<PathBuf>,
 }
 
 /// Released results.
@@ -117,23 +76,6 @@ pub(crate) struct Costs {
     pub(crate) traffic: Traffic,
 }
 
-/// Evaluate the integer network alone.
-///
-/// # Errors
-/// Inputs that are not the plan's.
-pub(crate) fn simulate(plan: &Plan, inputs: &IntegerMatrix) -> Result<Run> {
-    let started = Instant::now();
-    let evaluation = plan.simulate(inputs)?;
-    let scores = Scores { scores: evaluation.scores, out_of_calibration: evaluation.out_of_range };
-    Ok(Run {
-        verdict: Verdict::Unverified { reason: UnverifiedReason::NoServer },
-        scores: Some(scores),
-        n_samples: inputs.ncols(),
-        costs: None,
-        total: started.elapsed(),
-    })
-}
-
 /// A client of `endpoint`.
 ///
 /// # Errors
@@ -157,7 +99,10 @@ pub(crate) fn client_options(retry: RetryPolicy) -> Result<ClientOptions> {
 /// The operating system gives no random numbers.
 pub(crate) fn server(host: Arc<dyn PlanHost>) -> Result<Server> {
     let mut generator = secret_generator()?;
-    let options = ServerOptions::new(Label::new("securedl, in process")?);
+    // Its own clients only: in the process, or on a loopback port under a certificate of the moment.
+    let access = AccessControl::open();
+    let options =
+        ServerOptions { access, ..ServerOptions::new(Label::new("securedl, in process")?) };
     Ok(Server::new(host, Identity::generate(&mut generator), options)?)
 }
 
@@ -179,35 +124,6 @@ pub(crate) fn shelf(plan: &Plan) -> Result<Arc<dyn PlanHost>> {
     Ok(Arc::new(shelf))
 }
 
-/// Make sure, before anything is encrypted, that the server can be reached and holds the plan.
-///
-/// # Errors
-/// A server that cannot be reached, cannot prove who it is, or lacks the plan.
-pub(crate) async fn check_server(
-    endpoint: &Endpoint,
-    plan: &Plan,
-    retry: &RetryPolicy,
-) -> Result<()> {
-    let outage = retry.outage.min(FIRST_CONTACT);
-    let first = RetryPolicy { outage, ..retry.clone() };
-    let remote = client(endpoint.clone(), first)?;
-    let models = remote.list_models().await?;
-    remote.close().await;
-    let wanted = Digest(plan.digest().0);
-    if models.iter().any(|card| card.plan == wanted) {
-        return Ok(());
-    }
-    let held: Vec<String> =
-        models.iter().map(|card| format!("{} ({})", card.name, card.plan.short())).collect();
-    let held = if held.is_empty() { "none".to_owned() } else { held.join(", ") };
-    let error = anyhow::anyhow!(
-        "the server at {endpoint} does not hold the plan `{}` ({}); its plans: {held}",
-        plan.public().name,
-        wanted.short(),
-    );
-    Err(error).hint(|| "copy the plan file into the folder the server was started with (--plans) and restart it")
-}
-
 /// Run samples encrypted through `remote`.
 ///
 /// Network canaries are drawn at random from the fingerprint or, without one, from `inputs`
@@ -224,16 +140,9 @@ pub(crate) async fn run(
     progress: &Progress,
 ) -> Result<Run> {
     let started = Instant::now();
-    let options = SessionOptions { layout: settings.layout, ..SessionOptions::default() };
-    let client_plan = match &settings.fingerprint {
-        Some(fingerprint) => fingerprinted(plan, options, fingerprint)?,
-        None => {
-            let canaries = draw_canaries(inputs, settings.layout.network_canaries)?;
-            ClientPlan::new(plan.clone(), options, &canaries)?
-        }
-    };
+    let client_plan = prepare(plan, settings, |count| draw_canaries(inputs, count))?;
     let options = RunOptions::for_plan(&client_plan);
-    let rounds: Arc<dyn RunProgress> = Arc::new(Rounds::new(progress.clone()));
+    let rounds = progress_of_rounds(progress);
     let outcome = runner::run(&client_plan, inputs, remote, &options, &rounds).await?;
     let n_samples = inputs.ncols();
     let traffic = remote.traffic();
@@ -253,14 +162,36 @@ pub(crate) async fn run(
                 traffic,
             }),
             total: started.elapsed(),
+            evidence: Vec::new(),
         },
-        RunOutcome::Rejected { verdict, batch, tally, network, evaluate } => Run {
+        RunOutcome::Rejected { verdict, batch, tally, network, evaluate, evidence } => Run {
             verdict,
             scores: None,
             n_samples,
             costs: Some(Costs { tally, n_batches: batch + 1, network, evaluate, traffic }),
             total: started.elapsed(),
+            evidence,
         },
+    })
+}
+
+/// The plan with its checks: canaries from the fingerprint or, without one, as many samples as
+/// `draw` is asked for.
+///
+/// # Errors
+/// Options that leave no room for samples, a fingerprint of another plan, what `draw` fails with.
+pub(crate) fn prepare(
+    plan: &Plan,
+    settings: &RunSettings,
+    draw: impl FnOnce(usize) -> Result<IntegerMatrix>,
+) -> Result<Arc<ClientPlan>> {
+    let options = SessionOptions { layout: settings.layout, ..SessionOptions::default() };
+    Ok(match &settings.fingerprint {
+        Some(fingerprint) => fingerprinted(plan, options, fingerprint)?,
+        None => {
+            let canaries = draw(settings.layout.network_canaries)?;
+            ClientPlan::new(plan.clone(), options, &canaries)?
+        }
     })
 }
 
@@ -279,61 +210,19 @@ pub(crate) fn fingerprinted(
 
 /// `count` columns of `inputs`, every selection equally likely; repeated if there are fewer.
 fn draw_canaries(inputs: &IntegerMatrix, count: usize) -> Result<IntegerMatrix> {
-    let n_distinct = count.min(inputs.ncols());
-    let chosen = CanarySet::draw_from(inputs.ncols(), n_distinct, &mut secret_generator()?)?;
-    let chosen: Vec<usize> = chosen.into_iter().cycle().take(count).collect();
-    Ok(inputs.select(Axis(1), &chosen))
+    Ok(inputs.select(Axis(1), &draw_numbers(inputs.ncols(), count)?))
+}
+
+/// `count` numbers below `n`, every selection equally likely; repeated if there are fewer.
+///
+/// # Errors
+/// The operating system gives no random numbers.
+pub(crate) fn draw_numbers(n: usize, count: usize) -> Result<Vec<usize>> {
+    let chosen = CanarySet::draw_from(n, count.min(n), &mut secret_generator()?)?;
+    Ok(chosen.into_iter().cycle().take(count).collect())
 }
 
 /// A generator for what a server must not guess, seeded by the operating system.
 fn secret_generator() -> Result<ChaCha20Rng> {
     ChaCha20Rng::try_from_os_rng().context("the operating system gives no random numbers")
-}
-
-/// Shows the rounds of a run.
-struct Rounds {
-    progress: Progress,
-    current: Mutex<Option<(String, Bar)>>,
-}
-
-impl Rounds {
-    fn new(progress: Progress) -> Self {
-        Self { progress, current: Mutex::new(None) }
-    }
-
-    /// A panic while the bar was held leaves it usable.
-    fn current(&self) -> std::sync::MutexGuard<'_, Option<(String, Bar)>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl RunProgress for Rounds {
-    fn round_started(
-        &self,
-        batch: usize,
-        n_batches: usize,
-        segment: usize,
-        n_segments: usize,
-        n_blocks: usize,
-    ) {
-        let mut name = format!("round {}/{n_segments}, segment {segment}", segment + 1);
-        if n_batches > 1 {
-            name = format!("batch {}/{n_batches}, {name}", batch + 1);
-        }
-        let blocks = units::counted(n_blocks, "block");
-        let bar = self.progress.bar(format!("{name}, {blocks}"), n_blocks as u64);
-        *self.current() = Some((format!("{name}: {blocks}"), bar));
-    }
-
-    fn block_finished(&self) {
-        if let Some((_, bar)) = self.current().as_ref() {
-            bar.advance(1);
-        }
-    }
-
-    fn round_finished(&self) {
-        if let Some((summary, bar)) = self.current().take() {
-            bar.finish(summary);
-        }
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use nn_poly::Error;
 use nn_poly::encrypted::SelfTest;
 use nn_poly::plan::planner::{
@@ -11,9 +11,11 @@ use nn_poly::plan::planner::{
 use nn_poly::plan::{ActivationSide, Plan, RangePolicy, RunSize, Trust};
 
 use super::compiling::{Compiled, Prepared};
+use super::joining::Joining;
 use crate::args::{LinkArgument, ObjectiveName, PlanningArguments};
 use crate::failure::Hint;
-use crate::report::progress::Progress;
+use crate::report::progress::{Bar, Progress};
+use crate::report::units::counted;
 
 /// Time after which measurements are no longer repeated.
 const SELF_TEST: Duration = Duration::from_secs(2);
@@ -56,7 +58,7 @@ pub(crate) fn goal(
         },
         server_speed: server_speed(arguments.server_cores),
         memory_bytes: arguments.memory,
-        max_rounds: arguments.rounds,
+        max_rounds: arguments.rounds.map(|rounds| rounds.max(1)),
         ranges: match (arguments.proven, arguments.calibrated) {
             (true, _) => RangePolicy::RequireProven,
             (false, true) => RangePolicy::Cheapest,
@@ -80,40 +82,101 @@ fn n_cores() -> usize {
 
 /// Rank the plans of a network, measuring this machine unless `is_measured` is false.
 ///
+/// `joining` gives networks that take fewer rounds. They are looked at only if the goal allows fewer
+/// rounds than the network takes, or asks for the fewest.
+///
 /// # Errors
 /// A network for which no plan exists, or none within the goal's limits.
 pub(crate) fn plan(
     prepared: Prepared,
+    joining: &Joining<'_>,
     goal: PlanGoal,
     is_measured: bool,
     progress: &Progress,
 ) -> Result<(Compiled, Planning)> {
-    let Prepared { network, observed, facts } = prepared;
-    let subject = Subject { network: &network, observed: &observed.observed };
+    let bar = progress.spinner("planning");
+    let mut subjects = Subjects { prepared: vec![prepared], joining, bar: &bar };
     let (alternatives, self_test) = if is_measured {
-        let bar = progress.spinner("measuring this machine");
         let mut test = SelfTest::with_progress(SELF_TEST, |n_measured| {
-            bar.message(format!("{n_measured} measurements"));
+            bar.message(format!("measuring this machine: {n_measured} measurements"));
         });
-        let alternatives = ranked(&subject, &goal, &mut test)?;
+        let alternatives = subjects.ranked(&goal, &mut test)?;
         (alternatives, Some(test.spent()))
     } else {
-        (ranked(&subject, &goal, &mut ReferenceRates::new(n_cores()))?, None)
+        (subjects.ranked(&goal, &mut ReferenceRates::new(n_cores()))?, None)
     };
     let planning = Planning { alternatives, goal, self_test };
     let Some(best) = planning.alternatives.first() else {
         bail!("no plan was found");
     };
+    let chosen = subjects.prepared.into_iter().nth(best.subject);
+    let Some(Prepared { network, observed, facts, agreement }) = chosen else {
+        bail!("no plan was found");
+    };
     let plan = best.compile(&network, facts)?;
-    Ok((Compiled { plan, observed }, planning))
+    Ok((Compiled { plan, observed, agreement }, planning))
+}
+
+/// The networks that compete.
+struct Subjects<'a> {
+    /// The one with a refresh after every stage first.
+    prepared: Vec<Prepared>,
+    joining: &'a Joining<'a>,
+    bar: &'a Bar,
+}
+
+impl Subjects<'_> {
+    fn ranked(&mut self, goal: &PlanGoal, costs: &mut dyn CostSource) -> Result<Vec<Alternative>> {
+        let (fewest, most) = (self.joining.fewest_rounds(), self.joining.most_rounds());
+        let allowed = goal.max_rounds.map_or(most, |rounds| rounds as usize).min(most);
+        if goal.objective == Objective::Rounds {
+            for rounds in fewest..allowed.min(most - 1) + 1 {
+                if let Ok(found) = self.joined(rounds, goal, costs) {
+                    return Ok(found);
+                }
+            }
+        }
+        if allowed < most {
+            return self.joined(allowed.max(fewest), goal, costs);
+        }
+        ranked(&self.prepared, goal, costs)
+    }
+
+    /// The plans in so many rounds.
+    fn joined(
+        &mut self,
+        rounds: usize,
+        goal: &PlanGoal,
+        costs: &mut dyn CostSource,
+    ) -> Result<Vec<Alternative>> {
+        self.bar.message(format!("joining layers for {}", counted(rounds as u64, "round")));
+        let joined = self.joining.prepare(rounds)?;
+        if joined.is_empty() {
+            const TOO_WIDE: &str =
+                "fewer bits (--bits) make the numbers smaller, and so do more rounds";
+            let rounds = counted(rounds as u64, "round");
+            return Err(anyhow!("in {rounds} the numbers need more than 120 bits"))
+                .hint(|| TOO_WIDE);
+        }
+        self.prepared.truncate(1);
+        self.prepared.extend(joined);
+        let within = u32::try_from(rounds).unwrap_or(u32::MAX);
+        let goal =
+            PlanGoal { max_rounds: Some(goal.max_rounds.unwrap_or(within).min(within)), ..*goal };
+        ranked(&self.prepared, &goal, costs)
+    }
 }
 
 fn ranked(
-    subject: &Subject<'_>,
+    prepared: &[Prepared],
     goal: &PlanGoal,
     costs: &mut dyn CostSource,
 ) -> Result<Vec<Alternative>> {
-    let found = search(&[*subject], goal, costs);
+    let subjects: Vec<Subject<'_>> = prepared
+        .iter()
+        .map(|Prepared { network, observed, .. }| Subject { network, observed: &observed.observed })
+        .collect();
+    let found = search(&subjects, goal, costs);
     let advice = found.as_ref().err().and_then(|error| advice(error, goal));
     match advice {
         Some(advice) => found.hint(|| advice),

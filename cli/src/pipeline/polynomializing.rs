@@ -17,7 +17,7 @@ use nn_poly::train::{
 };
 
 use super::compiling;
-use super::training::{Observer, Parts, Phase, PhaseRun, TrainingData, TrainingRun};
+use super::training::{self, Observer, Parts, Phase, PhaseRun, TrainingData, TrainingRun};
 use crate::failure::Hint;
 use crate::options::BitsChoice;
 use crate::report::progress::Progress;
@@ -31,6 +31,8 @@ pub(crate) struct PolynomializeSettings {
     pub(crate) blend: BlendSpec,
     /// Epochs of blending, if not the recipe's.
     pub(crate) epochs: Option<u32>,
+    /// Epochs of fine-tuning, if not the recipe's.
+    pub(crate) fine_tune_epochs: Option<u32>,
     /// Peak learning rate.
     pub(crate) learning_rate: f64,
     /// Temperature of the original network's scores, which are taught; 0 for labels.
@@ -88,7 +90,11 @@ pub(crate) fn make_polynomial(
         blend: settings.blend,
         ..recipe.float
     };
-    let teacher = parts.taught_by(&spec.network, settings.distill)?;
+    let teacher = training::teacher(&spec.network, settings.distill)?;
+    let tuning = TrainSpec {
+        epochs: settings.fine_tune_epochs.unwrap_or(recipe.fine_tune.epochs),
+        ..recipe.fine_tune
+    };
     let resume = settings.run.resume;
     let mut run = PhaseRun { parts: &parts, teacher, resume, observer, progress };
     let file = settings.run.checkpoint.clone();
@@ -99,14 +105,14 @@ pub(crate) fn make_polynomial(
     let (network, integer) = match bits {
         None => (float, None),
         Some(bits) => {
-            let plan = (bits, &recipe.fine_tune, settings.run.fine_tune_file());
+            let plan = (bits, &tuning, settings.run.fine_tune_file());
             let (network, integer) = run.fine_tune(&float, &spec.preprocessing, plan)?;
             (network, Some(integer))
         }
     };
     let training = TrainingRecord {
         epochs: blending.epochs,
-        fine_tune_epochs: if integer.is_some() { recipe.fine_tune.epochs } else { 0 },
+        fine_tune_epochs: if integer.is_some() { tuning.epochs } else { 0 },
         seed: settings.run.seed,
         n_training_samples: data.train.n_samples() as u64,
         float_accuracy: Some(polynomial.accuracy()),

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use nn_poly::Error;
-use nn_poly::import::{DataOptions, Dataset, Split, SplitSpec, resolve_data_path};
+use nn_poly::import::{DataOptions, Dataset, SampleStream, Split, SplitSpec, resolve_data_path};
+use nn_poly::tensor::Shape;
 
 use crate::args::ReadingArguments;
 use crate::failure::Hint;
@@ -23,6 +24,21 @@ impl<'a> DataSource<'a> {
         Self { name, options: DataOptions { label_column: reading.label_column.clone() } }
     }
 
+    /// Open one part whose samples have this shape; they are read later. Also the path it was found at.
+    ///
+    /// # Errors
+    /// Data that are missing or damaged.
+    pub(crate) fn open(
+        &self,
+        split: Split,
+        spec: &SplitSpec,
+        shape: &Shape,
+    ) -> Result<(PathBuf, SampleStream)> {
+        let path = resolve_data_path(self.name)?;
+        let opened = SampleStream::open(&path, split, spec, &self.options, shape);
+        Ok((path, self.advise(opened)?))
+    }
+
     /// Read one part; also the path it was found at.
     ///
     /// # Errors
@@ -30,16 +46,19 @@ impl<'a> DataSource<'a> {
     pub(crate) fn load(&self, split: Split, spec: &SplitSpec) -> Result<(PathBuf, Dataset)> {
         let path = resolve_data_path(self.name)?;
         let loaded = Dataset::load_with(&path, split, spec, &self.options);
+        Ok((path, self.advise(loaded)?))
+    }
+
+    fn advise<T>(&self, read: nn_poly::Result<T>) -> Result<T> {
         let has_text = matches!(
-            &loaded,
+            &read,
             Err(Error::InFile { error, .. }) if matches!(**error, Error::InvalidCell { .. })
         );
-        let data = if has_text && self.options.label_column.is_none() {
-            loaded.hint(|| "if this column holds the classes, name it: --label-column COLUMN")?
+        if has_text && self.options.label_column.is_none() {
+            read.hint(|| "if this column holds the classes, name it: --label-column COLUMN")
         } else {
-            loaded?
-        };
-        Ok((path, data))
+            Ok(read?)
+        }
     }
 }
 

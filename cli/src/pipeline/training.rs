@@ -5,6 +5,8 @@
 //!        └── checkpoint FILE                                └── checkpoint FILE.fine-tune
 //! ```
 
+mod settings;
+
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,18 +15,18 @@ use anyhow::{Context, Result, anyhow, bail};
 use nn_poly::import::{Dataset, Preprocessing, Split, SplitSpec};
 use nn_poly::layer::Layer;
 use nn_poly::model::{Bits, Model, ModelSpec, TrainingRecord};
-use nn_poly::network::{ActivationChoice, Network, NetworkKind, Source};
+use nn_poly::network::{Network, Source};
 use nn_poly::quantize::{Quantized, calibrate, prepare_qat, quantize};
 use nn_poly::train::{
-    BatchReport, Checkpoint, Distillation, EpochReport, Evaluation, LabeledSamples, Outcome,
+    BatchReport, Checkpoint, EpochReport, Evaluation, FunctionMatching, LabeledSamples, Outcome,
     Progress as Watcher, TrainRecipe, TrainSpec, Trainer, evaluate,
 };
 
+pub(crate) use settings::{TrainingRun, TrainingSettings, recipe};
+
 use super::source::DataSource;
-use crate::args::{ArchitectureArguments, TrainingRunArguments};
 use crate::failure::Hint;
 use crate::options::BitsChoice;
-use crate::output::OutputFile;
 use crate::report::progress::{Bar, Progress};
 
 /// Test samples looked at after each epoch: enough for a trend, quick for every network.
@@ -39,85 +41,6 @@ pub(crate) struct TrainingData {
     pub(crate) test: Dataset,
     /// How the two were cut, if they were.
     pub(crate) split: SplitSpec,
-}
-
-/// What a person decides about a training.
-#[derive(Debug, Clone)]
-pub(crate) struct TrainingSettings {
-    /// Which network.
-    pub(crate) kind: NetworkKind,
-    /// Which activation.
-    pub(crate) activation: ActivationChoice,
-    /// Bits of the integer network.
-    pub(crate) bits: BitsChoice,
-    /// Epochs of float training, if not the recipe's.
-    pub(crate) epochs: Option<u32>,
-    /// Seed, changes of samples and checkpoints.
-    pub(crate) run: TrainingRun,
-}
-
-impl TrainingSettings {
-    /// What the flags say.
-    ///
-    /// # Errors
-    /// Bits out of range.
-    pub(crate) fn new(architecture: &ArchitectureArguments, run: TrainingRun) -> Result<Self> {
-        let ArchitectureArguments { network, activation, bits, epochs } = *architecture;
-        let (kind, activation) = (network.into(), activation.into());
-        Ok(Self { kind, activation, bits: BitsChoice::new(bits)?, epochs, run })
-    }
-}
-
-/// What a person decides about any training.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct TrainingRun {
-    /// Seed of weights and order.
-    pub(crate) seed: u64,
-    /// Pixels by which images move at most, if not the recipe's.
-    pub(crate) shift: Option<u8>,
-    /// Whether half of the images are mirrored.
-    pub(crate) flip: bool,
-    /// Where to save the state after every epoch.
-    pub(crate) checkpoint: Option<PathBuf>,
-    /// Whether to go on from there.
-    pub(crate) resume: bool,
-}
-
-impl TrainingRun {
-    /// What the flags say, once the checkpoint is known to be writable.
-    ///
-    /// # Errors
-    /// A checkpoint that cannot be written.
-    pub(crate) fn new(run: &TrainingRunArguments) -> Result<Self> {
-        if let Some(checkpoint) = &run.checkpoint {
-            OutputFile::check(checkpoint)?;
-        }
-        let TrainingRunArguments { shift, flip, seed, resume, .. } = *run;
-        let checkpoint = run.checkpoint.clone();
-        Ok(Self { seed, shift, flip, checkpoint, resume })
-    }
-
-    /// A run with this seed and nothing else.
-    pub(crate) fn seeded(seed: u64) -> Self {
-        Self { seed, ..Self::default() }
-    }
-
-    /// A recipe with this seed and these changes of samples.
-    pub(crate) fn apply(&self, recipe: TrainRecipe) -> TrainRecipe {
-        let mut recipe = recipe.with_seed(self.seed);
-        for spec in [&mut recipe.float, &mut recipe.fine_tune] {
-            spec.augmentation.shift = self.shift.unwrap_or(spec.augmentation.shift);
-            spec.augmentation.flip |= self.flip;
-        }
-        recipe
-    }
-
-    /// Where the state of fine-tuning goes.
-    pub(super) fn fine_tune_file(&self) -> Option<PathBuf> {
-        let mut name = self.checkpoint.as_ref()?.as_os_str().to_owned();
-        name.push(".fine-tune");
-        Some(PathBuf::from(name))
-    }
 }
 
 /// A trained model and how good it is.
@@ -169,19 +92,6 @@ pub(crate) trait Observer {
 
 /// Watches nothing.
 impl Observer for () {}
-
-/// The recipe that settings ask for.
-pub(crate) fn recipe(settings: &TrainingSettings, n_samples: usize) -> TrainRecipe {
-    let recipe = TrainRecipe::for_network(settings.kind, settings.activation, n_samples);
-    let mut recipe = settings.run.apply(recipe);
-    if let Some(epochs) = settings.epochs {
-        recipe.float = recipe.float.with_epochs(epochs);
-    }
-    if let BitsChoice::Of(bits) = settings.bits {
-        recipe.bits = bits;
-    }
-    recipe
-}
 
 /// Train as `recipe` says and make a model of it.
 ///
@@ -274,33 +184,29 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// The scores of `network` as a teacher at this temperature; none at 0.
-    pub(super) fn taught_by(
-        &self,
-        network: &Network<f32>,
-        temperature: f32,
-    ) -> Result<Option<Distillation>> {
-        if temperature == 0.0 {
-            return Ok(None);
-        }
-        let scores = network.outputs(self.train.inputs())?;
-        Ok(Some(Distillation::new(&scores, temperature)?))
-    }
-
     pub(super) fn new(data: &TrainingData, preprocessing: &Preprocessing) -> Result<Self> {
         Ok(Self {
             train: data.train.labeled(preprocessing)?,
             test: data.test.labeled(preprocessing)?,
-            glance: data.test.take(GLANCE_SAMPLES)?.labeled(preprocessing)?,
+            glance: data.test.thinned(GLANCE_SAMPLES)?.labeled(preprocessing)?,
         })
     }
+}
+
+/// `network` as a teacher at this temperature; none at 0.
+pub(super) fn teacher(
+    network: &Network<f32>,
+    temperature: f32,
+) -> Result<Option<FunctionMatching>> {
+    let is_taught = temperature != 0.0;
+    Ok(is_taught.then(|| FunctionMatching::new(network.clone(), temperature)).transpose()?)
 }
 
 /// Runs the phases of one training.
 pub(super) struct PhaseRun<'a> {
     pub(super) parts: &'a Parts,
     /// What training makes small, if not the cross-entropy with the labels.
-    pub(super) teacher: Option<Distillation>,
+    pub(super) teacher: Option<FunctionMatching>,
     pub(super) resume: bool,
     pub(super) observer: &'a mut dyn Observer,
     pub(super) progress: &'a Progress,

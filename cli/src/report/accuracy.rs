@@ -1,16 +1,17 @@
 //! What a plan makes of a model, as tables and as JSON.
 
 use nn_poly::plan::{Plan, PublicPlan};
-use nn_poly::quantize::{GridUse, SearchOutcome, StageUse, TrialResult, Waste};
+use nn_poly::quantize::{GridUse, StageUse, Waste};
 use nn_poly::train::Evaluation;
 use serde::Serialize;
 
+use super::bit_search::SearchFigures;
 use super::planning::PlanningReport;
 use super::segments;
 use super::table::{Grid, Lean};
 use super::terminal::{Ink, Screen};
 use super::units;
-use crate::pipeline::assessing::Assessment;
+use crate::pipeline::assessing::{Assessment, BitSearch};
 use crate::pipeline::planning::Planning;
 
 /// Print accuracy, ranges, grids and wasted bits. `unrounded` names the form without rounding.
@@ -173,77 +174,11 @@ fn explained(waste: &Waste, stages: &[StageUse]) -> String {
     }
 }
 
-/// Print what a search found.
-pub(crate) fn print_search(screen: &Screen, outcome: &SearchOutcome, points: f64) {
-    let n_samples = units::counted(outcome.float.n_samples(), "held-out training sample");
-    screen.heading(format_args!("Bits that lose at most {points} points on {n_samples}"));
-    let columns = [
-        ("bits", Lean::Right),
-        ("bytes", Lean::Right),
-        ("accuracy", Lean::Right),
-        ("", Lean::Left),
-    ];
-    let mut grid = Grid::new(screen, &columns);
-    let float = units::percent(outcome.float.accuracy());
-    grid.row(["–".to_owned(), "–".to_owned(), float, "not rounded".to_owned()]);
-    let (mut n_dearer, mut n_too_large) = (0, 0);
-    for trial in &outcome.trials {
-        let (bytes, accuracy, verdict) = match trial.result {
-            TrialResult::Accepted { bytes, accuracy } if trial.bits == outcome.bits => {
-                (bytes, accuracy, "chosen")
-            }
-            TrialResult::Accepted { bytes, accuracy } => (bytes, accuracy, "suffices"),
-            TrialResult::Inaccurate { bytes, accuracy } => (bytes, accuracy, "not accurate enough"),
-            TrialResult::Dearer { .. } => {
-                n_dearer += 1;
-                continue;
-            }
-            TrialResult::TooLarge => {
-                n_too_large += 1;
-                continue;
-            }
-        };
-        grid.row([
-            trial.bits.to_string(),
-            units::bytes(bytes),
-            units::percent(accuracy),
-            verdict.to_owned(),
-        ]);
-    }
-    grid.print(screen);
-    let told = format!(
-        "{n_dearer} more were not cheaper, and no parameters hold {n_too_large}; these {} decide about all \
-         {} choices, if more bits never cost less nor lose accuracy",
-        units::counted(outcome.trials.len(), "trial"),
-        units::count(outcome.n_candidates),
-    );
-    screen.paragraph(2, screen.paint(Ink::Dim, told));
-}
-
 fn share(share: f64) -> String {
     match 100.0 * share {
         0.0 => "0 %".to_owned(),
         percent if percent < 0.01 => "< 0.01 %".to_owned(),
         percent => format!("{percent:.2} %"),
-    }
-}
-
-/// What is known of a trial.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct TrialFigures {
-    bytes: Option<u64>,
-    accuracy: Option<f64>,
-}
-
-impl TrialFigures {
-    fn of(result: &TrialResult) -> Self {
-        let (bytes, accuracy) = match *result {
-            TrialResult::Accepted { bytes, accuracy }
-            | TrialResult::Inaccurate { bytes, accuracy } => (Some(bytes), Some(accuracy)),
-            TrialResult::Dearer { bytes } => (Some(bytes), None),
-            TrialResult::TooLarge => (None, None),
-        };
-        Self { bytes, accuracy }
     }
 }
 
@@ -372,55 +307,12 @@ impl WasteFigures {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct SearchFigures {
-    target_drop_points: f64,
-    held_out_samples: usize,
-    unrounded_accuracy: f64,
-    accuracy: f64,
-    bytes: u64,
-    candidates: usize,
-    trials: Vec<TrialReport>,
-}
-
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct TrialReport {
-    bits: String,
-    result: &'static str,
-    bytes: Option<u64>,
-    accuracy: Option<f64>,
-}
-
-impl SearchFigures {
-    fn of((outcome, points): (&SearchOutcome, f64)) -> Self {
-        let trial = |trial: &nn_poly::quantize::Trial| {
-            let TrialFigures { bytes, accuracy } = TrialFigures::of(&trial.result);
-            let result = match trial.result {
-                TrialResult::Accepted { .. } => "accepted",
-                TrialResult::Inaccurate { .. } => "inaccurate",
-                TrialResult::Dearer { .. } => "dearer",
-                TrialResult::TooLarge => "too_large",
-            };
-            TrialReport { bits: trial.bits.to_string(), result, bytes, accuracy }
-        };
-        Self {
-            target_drop_points: points,
-            held_out_samples: outcome.float.n_samples(),
-            unrounded_accuracy: outcome.float.accuracy(),
-            accuracy: outcome.accuracy,
-            bytes: outcome.bytes,
-            candidates: outcome.n_candidates,
-            trials: outcome.trials.iter().map(trial).collect(),
-        }
-    }
-}
-
 impl CompilationReport {
     /// Everything about a plan; `search` with the points that could be lost.
     pub(crate) fn new(
         plan: &Plan,
         assessment: &Assessment,
-        search: Option<(&SearchOutcome, f64)>,
+        search: Option<&BitSearch>,
         planning: &Planning,
     ) -> Self {
         let report = &assessment.report;
@@ -443,7 +335,7 @@ impl CompilationReport {
             inputs: GridFigures::of(&report.input),
             stages: report.stages.iter().map(StageFigures::of).collect(),
             wasted: report.wastes().iter().map(WasteFigures::of).collect(),
-            search: search.map(SearchFigures::of),
+            search: search.map(SearchFigures::from),
             planning: PlanningReport::new(planning),
         }
     }

@@ -22,9 +22,13 @@ pub(crate) struct RunReport {
     accuracy: Option<f64>,
     matches_integer_network: Option<bool>,
     out_of_calibration: Option<usize>,
+    /// Batches that an earlier run had finished; bytes, blocks and times are without them.
+    resumed_batches: Option<usize>,
     clamped_values: Option<u64>,
     verdict: &'static str,
     verdict_details: VerdictReport,
+    /// Files that prove the fault.
+    evidence: Vec<String>,
     soundness: Soundness,
     rounds: Option<u32>,
     bytes_up: Option<u64>,
@@ -98,6 +102,10 @@ pub(crate) struct Findings {
     pub(crate) accuracy: Option<f64>,
     /// Whether every score equals the integer network's, where that was looked at.
     pub(crate) matches: Option<bool>,
+    /// Samples out of calibration, unless the scores of the run are at hand.
+    pub(crate) out_of_calibration: Option<usize>,
+    /// Batches that an earlier run had finished.
+    pub(crate) resumed_batches: Option<usize>,
 }
 
 impl RunReport {
@@ -122,10 +130,14 @@ impl RunReport {
             blocks: costs.map(|costs| costs.tally.blocks),
             accuracy: findings.accuracy,
             matches_integer_network: findings.matches,
-            out_of_calibration: flags.map(|flags| flags.iter().filter(|&&flag| flag).count()),
+            out_of_calibration: flags
+                .map(|flags| flags.iter().filter(|&&flag| flag).count())
+                .or(findings.out_of_calibration),
+            resumed_batches: findings.resumed_batches,
             clamped_values: costs.map(|costs| costs.tally.n_clamped),
             verdict: run.verdict.name(),
             verdict_details: verdict_report(&run.verdict),
+            evidence: run.evidence.iter().map(|file| file.display().to_string()).collect(),
             soundness: soundness(&run.verdict),
             rounds: costs.map(|costs| costs.tally.rounds),
             bytes_up: costs.map(|costs| costs.tally.bytes_up),

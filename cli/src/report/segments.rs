@@ -1,7 +1,8 @@
 //! Stages and segments of a plan as tables.
 
 use nn_poly::integer::{
-    ActivationKind, ConvGeometry, Grouping, LinearGeometry, Reduction, StageStructure, SumTerm,
+    ActivationKind, ConvGeometry, Grouping, LinearGeometry, Pool, Reduction, StageStructure,
+    SumTerm,
 };
 use nn_poly::plan::{Forecast, Packing, PublicPlan, Segment};
 
@@ -29,7 +30,7 @@ pub(crate) fn print_segments(screen: &Screen, plan: &PublicPlan) {
             idx.to_string(),
             stage.map_or_else(String::new, |stage| describe(stage, segment)),
             format!("{} → {}", units::count(segment.n_inputs), units::count(segment.n_outputs)),
-            format!("{} {}", value_bits(segment), segment.range.evidence),
+            format!("{} {}", value_bits(segment, stage), segment.range.evidence),
             packing(segment.packing),
             segment.ring.ring_degree.to_string(),
             format!("{:.1}", segment.ring.log2_plaintext_modulus()),
@@ -75,7 +76,32 @@ pub(crate) fn print_forecast(screen: &Screen, forecast: &Forecast) {
 
 /// What a segment computes: `conv 5×5/2, square`, `dense`, with what the client does in brackets.
 pub(crate) fn describe(stage: &StageStructure, segment: &Segment) -> String {
-    let linear = match &stage.linear {
+    let mut steps = Vec::new();
+    for step in stage.chain.iter().flat_map(|chain| &chain.steps) {
+        let pool = step.pool.map(|pool| format!(", {}", pool_text(&pool)));
+        steps.push(format!("{}, square{}", map_text(&step.linear), pool.unwrap_or_default()));
+    }
+    steps.push(stage_text(stage, segment));
+    let steps = steps.join(", ");
+    let residue = segment.chain.as_ref().map(|part| part.residue);
+    match residue.or(segment.mask.map(|part| part.residue)) {
+        Some(residue) if segment.n_residues() > 1 => {
+            format!("{steps} (residue {} of {})", residue + 1, segment.n_residues())
+        }
+        _ => steps,
+    }
+}
+
+fn pool_text(pool: &Pool) -> String {
+    let kind = match pool.reduction {
+        Reduction::Sum => "pool",
+        Reduction::Max => "max pool",
+    };
+    format!("{kind} {}×{}", pool.window.0, pool.window.1)
+}
+
+fn map_text(linear: &LinearGeometry) -> String {
+    match linear {
         LinearGeometry::Dense { .. } => "dense".to_owned(),
         LinearGeometry::Conv2d(conv) => convolution(conv),
         LinearGeometry::Sum(sum) => {
@@ -88,7 +114,12 @@ pub(crate) fn describe(stage: &StageStructure, segment: &Segment) -> String {
             };
             sum.terms.iter().map(term).collect::<Vec<String>>().join(" + ")
         }
-    };
+    }
+}
+
+/// The stage's own linear map, and what follows it.
+fn stage_text(stage: &StageStructure, segment: &Segment) -> String {
+    let linear = map_text(&stage.linear);
     let mut tail = Vec::new();
     match &stage.activation {
         ActivationKind::Identity => {}
@@ -96,13 +127,7 @@ pub(crate) fn describe(stage: &StageStructure, segment: &Segment) -> String {
         ActivationKind::Quadratic => tail.push("square".to_owned()),
         ActivationKind::Table(_) => tail.push("table".to_owned()),
     }
-    if let Some(pool) = &stage.pool {
-        let kind = match pool.reduction {
-            Reduction::Sum => "pool",
-            Reduction::Max => "max pool",
-        };
-        tail.push(format!("{kind} {}×{}", pool.window.0, pool.window.1));
-    }
+    tail.extend(stage.pool.as_ref().map(pool_text));
     match (tail.is_empty(), segment.evaluates_activation) {
         (true, _) => linear,
         (false, true) => format!("{linear}, {}", tail.join(", ")),
@@ -122,9 +147,10 @@ fn convolution(conv: &ConvGeometry) -> String {
     format!("{kind} {height}×{width}{stride}{groups}")
 }
 
-/// Bits of the values on the wire.
-pub(crate) fn value_bits(segment: &Segment) -> u32 {
-    64 - segment.range.high.abs_diff(segment.range.low).leading_zeros()
+/// Bits of the values a segment computes: over all residues, before a chain divides them.
+pub(crate) fn value_bits(segment: &Segment, stage: Option<&StageStructure>) -> u32 {
+    let dropped = stage.and_then(|stage| stage.chain.as_ref()).map_or(0, |chain| chain.descale);
+    64 - segment.range.high.abs_diff(segment.range.low).leading_zeros() + dropped
 }
 
 /// Share of refreshed values that a clamp changed, given how many it changed over `n_samples`.

@@ -1,6 +1,6 @@
 //! Verdicts and soundness in words.
 
-use fingerprint::{Soundness, Verdict};
+use fingerprint::{MaskedVerdict, Soundness, Verdict};
 
 use super::terminal::{Ink, Screen};
 
@@ -40,6 +40,44 @@ pub(crate) fn print(screen: &Screen, verdict: &Verdict) {
             let advice =
                 "--replicas 2 puts every sample into two secret slots, which protects single ones";
             screen.paragraph(2, screen.paint(Ink::Dim, advice));
+        }
+    }
+}
+
+/// Print what a client without weights may believe, and what it may not.
+pub(crate) fn print_masked(screen: &Screen, verdict: &MaskedVerdict, tolerance_share: f64) {
+    screen.gap();
+    match verdict {
+        MaskedVerdict::Tolerated { soundness } => {
+            let title = screen.paint(Ink::Good, "✓ WithinTolerance");
+            let text = format!(
+                "all {} canaries of every block have scores that an honest run may give",
+                soundness.n_canaries
+            );
+            screen.paragraph(2, format_args!("{title}  {text}"));
+            screen.gap();
+            let lead = "A server that cheats beyond the tolerance is caught if it changes";
+            screen.line(format_args!("  {}", screen.paint(Ink::Dim, lead)));
+            for (what, bits) in [
+                ("1 % of the samples of a block", soundness.one_percent_bits),
+                ("a single sample", soundness.one_sample_bits),
+            ] {
+                screen.line(format_args!("    {what:<36} {}", caught(Some(bits))));
+            }
+            let text = format!(
+                "Without the weights no more can be checked: another model is noticed only if it moves a \
+                 canary's score by about {} of its spread.",
+                super::units::percent(tolerance_share)
+            );
+            screen.paragraph(2, screen.paint(Ink::Dim, text));
+        }
+        MaskedVerdict::Refuted { blocks, n_failed, n_canaries } => {
+            let title = screen.paint(Ink::Bad, "✗ OutsideTolerance");
+            let text = format!(
+                "{n_failed} of {n_canaries} canaries have scores that no honest run gives, in {}",
+                listed("block", blocks)
+            );
+            screen.paragraph(2, format_args!("{title}  {text}"));
         }
     }
 }

@@ -357,7 +357,7 @@ fn servers_that_cannot_start_say_why() {
         ("damaged-plan", text(&damaged), tls, "a.plan"),
         ("no-tls", plans, text(&empty), "securedl tls init"),
     ] {
-        let serve = ["serve", "--plans", plans, "--listen", "127.0.0.1:0", "--tls", tls];
+        let serve = ["serve", "--plans", plans, "--listen", "127.0.0.1:0", "--tls", tls, "--open"];
         check(name, &case(&serve, expected));
     }
     let again = ["tls", "init", tls];

@@ -16,12 +16,12 @@ use super::cheating::{serve, tampered};
 use super::fixture::{Served, fixture, folder, run, securedl, succeed, text, wait};
 
 /// One fingerprint of the model and one of the plan with squares.
-struct Made {
-    model: PathBuf,
-    plan: PathBuf,
+pub(crate) struct Made {
+    pub(crate) model: PathBuf,
+    pub(crate) plan: PathBuf,
 }
 
-fn made() -> &'static Made {
+pub(crate) fn made() -> &'static Made {
     static MADE: OnceLock<Made> = OnceLock::new();
     MADE.get_or_init(|| {
         let fixture = fixture();
@@ -46,14 +46,16 @@ fn made() -> &'static Made {
 }
 
 /// A copy that a test may count uses in.
-fn copy(path: &Path, folder: &Path) -> PathBuf {
+pub(crate) fn copy(path: &Path, folder: &Path) -> PathBuf {
     let copy = folder.join("copy.fp");
     fs::copy(path, &copy).unwrap();
     copy
 }
 
 /// A service that answers logits of `network` to preprocessed inputs.
-fn service(network: Network<f32>) -> impl Fn(&HttpRequest) -> HttpReply + Send + Sync + 'static {
+pub(crate) fn service(
+    network: Network<f32>,
+) -> impl Fn(&HttpRequest) -> HttpReply + Send + Sync + 'static {
     move |request| HttpReply::rows("y", &network.scores(&request.rows("x")).unwrap())
 }
 
@@ -69,7 +71,7 @@ fn modified(network: &Network<f32>) -> Network<f32> {
     Network::new(network.input_shape().clone(), layers).unwrap()
 }
 
-fn verify<'a>(url: &'a str, fingerprint: &'a Path) -> Vec<&'a str> {
+pub(crate) fn verify<'a>(url: &'a str, fingerprint: &'a Path) -> Vec<&'a str> {
     let mut arguments = vec!["verify", "--endpoint", url, "--fingerprint", text(fingerprint)];
     arguments.extend(["--request", r#"{"x": "{{inputs}}"}"#, "--response", "/y"]);
     arguments.extend(["--answers", "logits", "--units", "preprocessed"]);

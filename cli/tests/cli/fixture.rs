@@ -26,6 +26,7 @@ pub(crate) fn securedl(arguments: &[&str]) -> Command {
         .args(arguments)
         .env_remove("RUST_LOG")
         .env_remove("CLICOLOR_FORCE")
+        .env_remove("SECUREDL_TOKEN")
         .env("SECUREDL_DATA", "/nonexistent/data")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -154,19 +155,48 @@ pub(crate) fn blobs(n: usize) -> String {
 pub(crate) struct Served {
     child: Option<Child>,
     pub(crate) address: String,
+    /// Port of the admin listener, if there is one.
+    pub(crate) admin: Option<u16>,
 }
 
 impl Served {
     pub(crate) fn start(plans: &Path, tls: &Path, listen: &str) -> Self {
-        let arguments = ["serve", "--plans", text(plans), "--listen", listen, "--tls", text(tls)];
-        let mut child = securedl(&arguments).stderr(Stdio::null()).spawn().unwrap();
+        Self::with(&[
+            "serve",
+            "--plans",
+            text(plans),
+            "--listen",
+            listen,
+            "--tls",
+            text(tls),
+            "--open",
+        ])
+    }
+
+    /// Start with all of these arguments.
+    pub(crate) fn with(arguments: &[&str]) -> Self {
+        Self::logging(arguments, Stdio::null())
+    }
+
+    /// Start with all of these arguments and a place for the log.
+    pub(crate) fn logging(arguments: &[&str], log: Stdio) -> Self {
+        let mut child = securedl(arguments).stderr(log).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("Listening")));
-        let line = line.expect("the server says where it listens").unwrap();
+        let mut admin = None;
+        let line = loop {
+            let line = lines.next().expect("the server says where it listens").unwrap();
+            if line.contains("Operators") {
+                let port = line.rsplit(':').next().unwrap().trim_end_matches("/metrics");
+                admin = Some(port.parse().unwrap());
+            }
+            if line.contains("Listening") {
+                break line;
+            }
+        };
         let port = line.rsplit(':').next().unwrap().trim().to_owned();
         // Keep reading, so that the server can keep writing.
         std::thread::spawn(move || lines.for_each(drop));
-        Self { child: Some(child), address: format!("127.0.0.1:{port}") }
+        Self { child: Some(child), address: format!("127.0.0.1:{port}"), admin }
     }
 
     /// Kill without warning.
@@ -174,6 +204,13 @@ impl Served {
         let mut child = self.child.take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+    }
+
+    /// Ask to read its files again.
+    #[cfg(unix)]
+    pub(crate) fn hang_up(&self) {
+        let pid = self.child.as_ref().unwrap().id().to_string();
+        assert!(Command::new("kill").args(["-HUP", &pid]).status().unwrap().success());
     }
 
     /// Ask politely; returns the exit code.

@@ -124,9 +124,17 @@ fn what_cannot_be_imported_is_told_in_one_error_and_leaves_nothing() {
     let out = folder.join("out.model");
     let table = graph("sklearn_binary.onnx");
     let image = graph("pytorch_cnn.onnx");
+    let early = graph("relu_first.onnx");
+    let hostile = folder.join("hostile.toml");
+    let description = "weights = \"\\u001b[31m.npz\"\ninput = [2]\norder = \"channels-first\"\n\
+                       [[layers]]\nkind = \"dense\"\nweights = \"w\"\n";
+    fs::write(&hostile, description).unwrap();
     let names = folder.join("names.txt");
     fs::write(&names, "0 a\n1 b\n").unwrap();
-    let cases: [(&Path, &[&str], &str); 8] = [
+    let cases: [(&Path, &[&str], &str); 11] = [
+        (&early, &[], "cannot run encrypted because of Relu `r` (opset 17)"),
+        (&early, &[], "layer 0 (relu) of the folded network has no integer form"),
+        (&hostile, &[], "is not in the folder of the importing file"),
         (&table, &[], "nothing says how the features of this table were scaled"),
         (&table, &["--input-scale", "-1"], "unknown input scale"),
         (&table, &["--input-scale", "raw:2", "--input-shape", "1x3x1"], "input shape"),
@@ -141,6 +149,22 @@ fn what_cannot_be_imported_is_told_in_one_error_and_leaves_nothing() {
         assert_eq!(finished.code, Some(2), "{}", finished.stderr);
         assert!(finished.stderr.contains(expected), "`{expected}` in\n{}", finished.stderr);
         assert_eq!(finished.stderr.matches("error: ").count(), 1, "{}", finished.stderr);
+        assert!(!finished.stderr.contains('\u{1b}') && !finished.stderr.contains("--bits"));
         assert!(!out.exists());
+    }
+}
+
+/// Images with their channels last and no transposition: the shape of the samples is theirs.
+#[test]
+fn a_perceptron_on_images_reads_them_with_channels_last() {
+    let folder = folder("import-keras");
+    let model = folder.join("k.model");
+    let file = graph("keras_mlp.onnx");
+    let base = ["import", text(&file), "--out", text(&model)];
+    for (shape, expected) in [(None, "4×5×3"), (Some("4x5x3"), "4×5×3"), (Some("5x3x4"), "5×3×4")]
+    {
+        let option = shape.map_or(vec![], |shape| vec!["--input-shape", shape]);
+        let said = succeed(&[&base[..], &option].concat());
+        assert!(said.stdout.contains(expected), "`{expected}` in\n{}", said.stdout);
     }
 }

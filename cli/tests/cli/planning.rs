@@ -89,17 +89,59 @@ fn a_run_of_several_batches_is_forecast_too() {
 }
 
 #[test]
+fn fewer_rounds_than_layers_run_encrypted() {
+    let (data, model) = (text(&fixture().data), text(&fixture().model));
+    for (name, rounds, arguments) in [
+        ("two", 2, &["--rounds", "2", "--activation", "server"] as &[&str]),
+        ("client", 2, &["--rounds", "2", "--activation", "client"]),
+        ("one", 1, &["--rounds", "0"]),
+        ("fewest", 1, &["--objective", "rounds"]),
+    ] {
+        let plan = folder(&format!("plan-rounds-{name}")).join("joined.plan");
+        let base = ["compile", model, "--calibrate", data, "--no-self-test", "--bits", "4/5/5"];
+        let out = ["--expected-samples", "24", "--out", text(&plan), "--json", "-"];
+        let compiled = succeed(&[&base[..], arguments, &out].concat());
+        let report: Value = serde_json::from_str(&compiled.stdout).unwrap();
+        assert!(compiled.stderr.contains("answers as the network before"), "{}", compiled.stderr);
+        let chosen = &report["planning"]["alternatives"][0];
+        assert_eq!(chosen["rounds"], rounds, "{name}");
+        let infer = ["infer", "--plan", text(&plan), "--data", data, "--local", "--json", "-"];
+        let ran: Value = serde_json::from_str(&succeed(&infer).stdout).unwrap();
+        assert_eq!(ran["matches_integer_network"], true, "{name}");
+        for field in ["rounds", "bytes_up", "bytes_down"] {
+            assert_eq!(ran[field], chosen[field], "{name}: {field}");
+        }
+        let accuracy = ran["accuracy"].as_f64().unwrap();
+        assert!(accuracy > 0.8, "{name}: {accuracy}");
+    }
+}
+
+#[test]
+fn a_relu_cannot_be_joined() {
+    let folder = folder("plan-relu");
+    let (data, model) = (text(&fixture().data), folder.join("relu.model"));
+    let (model, out) = (text(&model), folder.join("none.plan"));
+    let train = ["train", "--data", data, "--network", "mlp", "--activation", "relu"];
+    succeed(&[&train[..], &["--epochs", "1", "--out", model]].concat());
+    let base = ["compile", model, "--calibrate", data, "--no-self-test", "--rounds", "2"];
+    let finished = run(&[&base[..], &["--out", text(&out)]].concat());
+    assert_eq!(finished.code, Some(2), "{}", finished.stdout);
+    let said = finished.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains("takes 3 rounds"), "{said}");
+}
+
+#[test]
 fn limits_that_nothing_keeps_are_named() {
     let (data, model) = (text(&fixture().data), text(&fixture().model));
     let out = folder("plan-refused").join("none.plan");
     for (arguments, expected) in [
-        (&["--rounds", "2"] as &[&str], "takes 3 rounds"),
-        (&["--memory", "10kB"], "no plan keeps within 10000 bytes"),
+        (&["--memory", "10kB"] as &[&str], "no plan keeps within 10000 bytes"),
         (&["--link", "1GBps"], "rates are in bits"),
         (&["--link", "1000"], "has no unit"),
         (&["--latency", "5"], "has no unit"),
         (&["--memory", "4G"], "has the unit `G`"),
-        (&["--rounds", "0"], "--rounds"),
+        (&["--rounds=-1"], "invalid value '-1'"),
+        (&["--rounds", "0", "--bits", "12/12/12"], "more than 120 bits"),
         (&["--link", "local", "--server-cores", "8"], "leave out --server-cores"),
         (&["--proven", "--calibrated"], "cannot be used with"),
         (&["--objective", "money"], "possible values"),

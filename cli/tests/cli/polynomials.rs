@@ -206,17 +206,36 @@ fn cheaper_bits_are_searched_and_used() {
     // The model is fine-tuned for 6/6/6 bits.
     assert_eq!(trials[0]["bits"], "6/6/6");
     assert!(trials.len() < found["candidates"].as_u64().unwrap() as usize / 4);
-    let chosen = trials.iter().find(|trial| trial["bits"] == report["bits"]).unwrap();
+    let uniform = trials.iter().find(|trial| trial["bits"] == found["uniform_bits"]).unwrap();
+    assert_eq!(
+        (&uniform["result"], &uniform["bytes"]),
+        (&"accepted".into(), &found["uniform_bytes"])
+    );
+    let single = found["layer_trials"].as_array().unwrap();
+    assert!(!single.is_empty());
+    let all = || trials.iter().chain(single);
+    let chosen = all().find(|trial| trial["bits"] == report["bits"]).unwrap();
     assert_eq!((&chosen["result"], &chosen["bytes"]), (&"accepted".into(), &found["bytes"]));
-    assert!(trials.iter().all(|trial| {
+    assert!(all().all(|trial| {
         trial["result"] != "accepted" || trial["bytes"].as_u64() >= found["bytes"].as_u64()
     }));
     assert!(found["bytes"].as_u64() <= trials[0]["bytes"].as_u64());
+
+    let bits = ["--bits", "6/6,5,4/6,5", "--json", "-", "--out", text(&plan)];
+    let finished = succeed(&[&base[..], &bits].concat());
+    let report: Value = serde_json::from_str(&finished.stdout).unwrap();
+    assert_eq!(report["bits"], "6/6,5,4/6,5");
+    let widths = report["stages"].as_array().unwrap().iter().map(|of| &of["weights"]["bits"]);
+    assert!(widths.eq([6, 5, 4].iter()));
+    let infer = ["infer", "--plan", text(&plan), "--data", data, "--out"];
+    succeed(&[&infer[..], &[text(&folder.join("a.csv"))]].concat());
 
     let unlabeled = folder.join("unlabeled.csv");
     fs::write(&unlabeled, "x,y,z\n0,2,0\n2,-1,0\n-2,-1,0\n1,1,1\n0,0,0\n").unwrap();
     for (arguments, expected) in [
         (&["--target-drop", "0.3", "--bits", "4/4/4"] as &[&str], "cannot be used with"),
+        (&["--bits", "4/5,4/4"], "one for each linear layer"),
+        (&["--bits", "4/4"], "one number per layer"),
         (&["--target-drop=-1"], "from 0 to below 100"),
         (&["--target-drop", "nan"], "from 0 to below 100"),
         (&["--report", "--calibrate", text(&unlabeled)], "no labels"),

@@ -259,6 +259,11 @@ impl SlotLayout {
         )
     }
 
+    /// The slots that carry canary 0, 1, …: secret.
+    pub fn canary_slots(&self) -> &[u32] {
+        &self.canary_slots
+    }
+
     /// The role of every slot, in slot order: secret, meant for examples and tests.
     pub fn roles(&self) -> Vec<SlotRole> {
         let BlockCounts { n_slots, samples, random_points, .. } = self.counts;

@@ -8,7 +8,7 @@ use crate::{
     CiphertextBlock, Error, Result,
     block::pieces_mut,
     bytes::{self, limb_bytes},
-    encoding::next_correction,
+    correction::next_correction,
     ring::Ring,
     simd::{Factor, vectorize},
 };
@@ -44,16 +44,25 @@ impl CiphertextBlock {
         // One task per polynomial: its places in every kept limb.
         let outputs = pieces_mut(&mut words, kept.len(), n);
         let dropped = self.limb(self.n_moduli() - 1).par_chunks(n);
-        outputs.into_par_iter().zip(dropped).enumerate().for_each_init(
-            || (vec![0; n], vec![0; n]),
-            |(u, lifted), (index, (places, dropped))| {
+        let buffers = || (vec![0; n], vec![0; n]);
+        let work =
+            |(u, lifted): &mut (Vec<i64>, Vec<u64>),
+             (index, (places, dropped)): (usize, (Vec<&mut [u64]>, &[u64]))| {
                 switch.rounding(dropped, lifted, u);
                 for (limb, out) in places.into_iter().enumerate() {
                     let input = self.limb(limb).get(index * n..(index + 1) * n).unwrap_or_default();
                     switch.apply(limb, input, u, lifted, out);
                 }
-            },
-        );
+            };
+        if self.count() == 1 {
+            // Waking other threads costs more than it saves.
+            let mut buffers = buffers();
+            let pieces = outputs.into_iter().zip(self.limb(kept.len()).chunks(n)).enumerate();
+            pieces.for_each(|piece| work(&mut buffers, piece));
+        } else {
+            let pieces = outputs.into_par_iter().zip(dropped).enumerate();
+            pieces.for_each_init(buffers, work);
+        }
         let correction = next_correction(self.correction(), last.value(), t);
         Ok(Self::from_parts(self, kept.len(), correction, words))
     }

@@ -21,12 +21,24 @@ pub(crate) struct Factor {
     ratio: f64,
 }
 
+impl Factor {
+    /// The factor itself.
+    pub(crate) fn value(self) -> u64 {
+        self.value
+    }
+}
+
 impl Reducer {
     /// Prepares reduction modulo `modulus`.
     #[expect(clippy::cast_precision_loss, reason = "moduli are below 2^50")]
     pub(crate) fn new(modulus: u64) -> Self {
         debug_assert!(modulus > 1 && modulus >> 50 == 0, "reduction modulo {modulus}");
         Self { modulus, inverse: 1.0 / modulus as f64 }
+    }
+
+    /// The modulus q.
+    pub(crate) fn modulus(self) -> u64 {
+        self.modulus
     }
 
     /// Prepares multiplication by `value < q`.

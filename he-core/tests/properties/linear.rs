@@ -345,7 +345,6 @@ fn invalid_applications_are_refused() {
     assert!(matches!(map.apply_range(&block, 0..2), Err(Error::Index { .. })));
     assert_eq!(map.apply_range(&block, 4..4).unwrap().count(), 0);
     let switched = block.mod_switch_down().unwrap();
-    assert!(matches!(map.apply(&switched), Err(Error::Form { .. })));
     let unbiased = LinearMap::dense(4, 2, &[1; 8], &[0; 4]).unwrap();
     assert!(unbiased.apply(&switched).is_ok());
 }

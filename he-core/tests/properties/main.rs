@@ -16,12 +16,16 @@
 
 mod blocks;
 mod coefficients;
+mod degrees;
 mod encryption;
+mod leveled;
 mod linear;
 mod packed;
 mod pooled;
 mod reference;
+mod rerandomize;
 mod slots;
+mod switching;
 mod wire;
 mod word_check;
 

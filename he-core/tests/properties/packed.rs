@@ -122,7 +122,7 @@ proptest! {
     #[test]
     fn replies_in_one_pass_are_those_of_the_steps(
         n in ring_degrees(), kind in 0_usize..10, degree in 1_usize..=4, fewer in 0_usize..3,
-        fraction in -1.0..=1.0_f64, seed: u64,
+        fraction in -1.0..=1.0_f64, squared: bool, seed: u64,
     ) {
         let encoder = encoder(n, kind);
         let params = params(&encoder);
@@ -130,7 +130,11 @@ proptest! {
         let n_moduli = params.moduli().len().saturating_sub(fewer).max(1);
         let mut words = random_words(&params, 5, degree, &mut generator(!seed));
         words.truncate(n_moduli);
-        let block = block_of(&params, degree, &words);
+        let mut block = block_of(&params, degree, &words);
+        if squared {
+            // Products multiply plaintext factors, which the form says.
+            block = block.square().unwrap();
+        }
         let mut reply = Vec::new();
         bytes::write_reply(&block, &mut reply);
         let k = encoder.value_count() / n;
@@ -141,7 +145,7 @@ proptest! {
         let low = (fraction * modulus as f64) as i64;
         let decryptor = Decryptor::new(&key);
         let mut out = vec![7; 5 * encoder.value_count()];
-        decryptor.decrypt_packed(&encoder, (degree, n_moduli), low, &reply, &mut out).unwrap();
+        decryptor.decrypt_packed(&encoder, &block, low, &reply, &mut out).unwrap();
         for (i, row) in out.chunks(encoder.value_count()).enumerate() {
             let message = decryptor.decrypt(&block, i).unwrap();
             let expected = encoder.decode_from(&message, low).unwrap();
@@ -173,7 +177,7 @@ proptest! {
         let read = bytes::read_reply_into(&mut block, 0, &reply);
         let mut out = vec![0; 11 * encoder.value_count()];
         let decryptor = Decryptor::new(&key);
-        let opened = decryptor.decrypt_packed(&encoder, (1, n_moduli), 0, &reply, &mut out);
+        let opened = decryptor.decrypt_packed(&encoder, &block, 0, &reply, &mut out);
         let map = dense(11, 2, seed);
         let mut check = WordCheck::new(&map, &params, 1, &mut generator(seed)).unwrap();
         let checked = check.absorb_reply_bytes(0, &reply);
@@ -206,7 +210,8 @@ fn a_damaged_ciphertext_is_named() {
     let expected = Error::Residue { ciphertext: 13, modulus: params.moduli()[0] };
     let mut out = vec![0; 20 * 64];
     let decryptor = Decryptor::new(&key);
-    let refused = decryptor.decrypt_packed(&encoder, (1, 2), 0, &reply, &mut out).unwrap_err();
+    let form = CiphertextBlock::zeros(&params, 0, 1, 2).unwrap();
+    let refused = decryptor.decrypt_packed(&encoder, &form, 0, &reply, &mut out).unwrap_err();
     assert_eq!(refused, expected);
     let mut check = WordCheck::new(&dense(20, 1, 1), &params, 1, &mut generator(3)).unwrap();
     assert_eq!(check.absorb_reply_bytes(0, &reply).unwrap_err(), expected);
@@ -276,14 +281,16 @@ fn misuse_is_an_error() {
     let decryptor = Decryptor::new(&key);
     let reply = vec![0; bytes::reply_bytes(&params, 1, 1)];
     let mut rows = vec![0; encoder.value_count()];
-    let mut open = |encoder: &Encoder, form, low, len: usize| {
+    let form = CiphertextBlock::zeros(&params, 0, 1, 1).unwrap();
+    let squared = form.square().unwrap();
+    let foreign = CiphertextBlock::zeros(&self::params(&other), 0, 1, 1).unwrap();
+    let mut open = |encoder: &Encoder, form: &CiphertextBlock, low, len: usize| {
         decryptor.decrypt_packed(encoder, form, low, &reply, &mut rows[..len])
     };
-    assert_eq!(open(&encoder, (1, 1), 0, 128), Ok(()));
-    assert!(matches!(open(&other, (1, 1), 0, 128), Err(Error::ParamsMismatch { .. })));
-    assert!(matches!(open(&encoder, (0, 1), 0, 128), Err(Error::Form { .. })));
-    assert!(matches!(open(&encoder, (1, 2), 0, 128), Err(Error::Form { .. })));
-    assert!(matches!(open(&encoder, (1, 1), 1 << 40, 128), Err(Error::Value { .. })));
-    assert!(matches!(open(&encoder, (1, 1), 0, 127), Err(Error::Malformed { .. })));
-    assert!(matches!(open(&encoder, (2, 1), 0, 128), Err(Error::Malformed { .. })));
+    assert_eq!(open(&encoder, &form, 0, 128), Ok(()));
+    assert!(matches!(open(&other, &form, 0, 128), Err(Error::ParamsMismatch { .. })));
+    assert!(matches!(open(&encoder, &foreign, 0, 128), Err(Error::ParamsMismatch { .. })));
+    assert!(matches!(open(&encoder, &form, 1 << 40, 128), Err(Error::Value { .. })));
+    assert!(matches!(open(&encoder, &form, 0, 127), Err(Error::Malformed { .. })));
+    assert!(matches!(open(&encoder, &squared, 0, 128), Err(Error::Malformed { .. })));
 }

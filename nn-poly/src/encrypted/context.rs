@@ -1,6 +1,9 @@
 //! Ciphertext parameters of one segment, rebuilt and checked from its public description.
 
-use he_core::{CoefficientEncoder, Encoder, LinearMap, Params, ParamsSpec, SecretKey, SlotEncoder};
+use he_core::{
+    CiphertextBlock, CoefficientEncoder, Encoder, LinearMap, Params, ParamsSpec, SecretKey,
+    SlotEncoder,
+};
 use rand::CryptoRng;
 
 use super::error::{Error, Result};
@@ -17,8 +20,10 @@ pub struct SegmentContext {
     window: Window,
     n_inputs: usize,
     n_outputs: usize,
-    reply_degree: usize,
-    reply_moduli: usize,
+    /// Moduli left after each step of a chain.
+    step_moduli: Vec<usize>,
+    /// A block without ciphertexts, of the form of a reply.
+    reply_form: CiphertextBlock,
 }
 
 /// The secret key of one segment of one batch. Zeroized on drop, never printed.
@@ -47,7 +52,7 @@ impl SegmentContext {
         let (encoder, modulus) = match segment.packing {
             Packing::Slots => (Encoder::Slots(SlotEncoder::new(&params)?), ring.plaintext_modulus),
             Packing::Coefficients { radix_bits, samples_per_coefficient } => {
-                if segment.evaluates_activation {
+                if segment.n_squares() > 0 {
                     return Err(inconsistent("packing of a segment with a square", 0, 1));
                 }
                 let k = samples_per_coefficient as usize;
@@ -68,21 +73,43 @@ impl SegmentContext {
                 reply_moduli as u128,
             ));
         }
-        if !segment.evaluates_activation && reply_moduli != n_moduli {
+        let step_moduli = segment.chain.as_ref().map_or(&[][..], |part| &part.step_moduli);
+        let step_moduli: Vec<usize> = step_moduli.iter().map(|&left| left as usize).collect();
+        let mut most = n_moduli;
+        for &left in &step_moduli {
+            if left < reply_moduli || left > most {
+                return Err(inconsistent(
+                    "number of moduli after a step",
+                    most as u128,
+                    left as u128,
+                ));
+            }
+            most = left;
+        }
+        // Replies that are checked word by word keep all moduli; masked ones are not.
+        let keeps_all = segment.n_squares() == 0 && segment.mask.is_none();
+        if keeps_all && reply_moduli != n_moduli {
             return Err(inconsistent(
                 "reply moduli of a linear segment",
                 n_moduli as u128,
                 reply_moduli as u128,
             ));
         }
+        let mut reply_form = CiphertextBlock::zeros(&params, 0, 1, n_moduli)?;
+        for &left in &step_moduli {
+            reply_form = reply_form.square()?.mod_switch_to(left)?;
+        }
+        if segment.evaluates_activation {
+            reply_form = reply_form.square()?;
+        }
         Ok(Self {
+            reply_form: reply_form.mod_switch_to(reply_moduli)?,
             params,
             encoder,
             window,
             n_inputs: segment.n_inputs as usize,
             n_outputs: segment.n_outputs as usize,
-            reply_degree: segment.reply_degree() as usize,
-            reply_moduli,
+            step_moduli,
         })
     }
 
@@ -118,7 +145,7 @@ impl SegmentContext {
     /// Bytes of one reply ciphertext.
     #[must_use]
     pub fn reply_ciphertext_bytes(&self) -> usize {
-        he_core::bytes::reply_bytes(&self.params, self.reply_degree, self.reply_moduli)
+        he_core::bytes::reply_bytes(&self.params, self.reply_degree(), self.reply_moduli())
     }
 
     /// Bytes of a whole request payload.
@@ -149,14 +176,15 @@ impl SegmentContext {
     /// Whether every word of a reply can be checked: a linear segment in one piece of modulus.
     #[must_use]
     pub fn is_linear(&self) -> bool {
-        self.reply_degree == 1
+        self.reply_degree() == 1
     }
 
-    /// A constant as slots take it: the representative modulo t nearest to zero.
-    pub(super) fn reduce_constant(&self, value: i64) -> i64 {
+    /// A constant as slots take it: the representative modulo t nearest to zero. Of coefficients, whose
+    /// constants are those of linear maps, it stays as it is.
+    pub(super) fn reduce_constant(&self, value: i128) -> i64 {
         match &self.encoder {
-            Encoder::Slots(_) => Window::centered(self.window.modulus).reduce(value),
-            Encoder::Coefficients(_) => value,
+            Encoder::Slots(_) => Window::centered(self.window.modulus).reduce_wide(value),
+            Encoder::Coefficients(_) => i64::try_from(value).unwrap_or(i64::MAX),
         }
     }
 
@@ -174,11 +202,19 @@ impl SegmentContext {
     }
 
     pub(super) fn reply_degree(&self) -> usize {
-        self.reply_degree
+        self.reply_form.degree()
     }
 
     pub(super) fn reply_moduli(&self) -> usize {
-        self.reply_moduli
+        self.reply_form.n_moduli()
+    }
+
+    pub(super) fn reply_form(&self) -> &CiphertextBlock {
+        &self.reply_form
+    }
+
+    pub(super) fn step_moduli(&self) -> &[usize] {
+        &self.step_moduli
     }
 
     pub(super) fn encoder(&self) -> &Encoder {

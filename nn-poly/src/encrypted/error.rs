@@ -41,6 +41,20 @@ pub enum Error {
         /// The value found.
         actual: u128,
     },
+    /// A request of a masked plan names masks that this server did not use.
+    #[error(
+        "the token for stage {stage} is none of this server's for this plan: it is damaged, of another round or plan, or of a server with another mask key"
+    )]
+    MaskToken {
+        /// The stage whose masks it should name.
+        stage: u32,
+    },
+    /// A reply of a masked plan whose token names another request.
+    #[error("the reply to stage {stage} answers another request")]
+    OtherRequest {
+        /// The stage.
+        stage: u32,
+    },
     /// A request or reply ended early, or is too long.
     #[error("{what}: expected {expected} bytes, received {actual}")]
     ByteCount {

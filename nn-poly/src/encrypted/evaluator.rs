@@ -1,5 +1,7 @@
 //! The server's side: receive a request, evaluate the segment band by band, emit reply bytes.
 
+mod chain;
+
 use core::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
@@ -11,8 +13,9 @@ use super::{
     map::{band_unit, linear_map},
     pool::StoragePool,
 };
-use crate::integer::{StageStructure, StageWeights};
+use crate::integer::{LinearGeometry, Pool, StageStructure, StageWeights};
 use crate::plan::Segment;
+use chain::{ChainEvaluator, chain_evaluators};
 
 /// Bytes of results that exist at one time (before modulus switching): about a level-3 cache, and
 /// enough for bands of a convolution to share most of the inputs they read.
@@ -28,6 +31,7 @@ const DECODED_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct SegmentEvaluator {
     context: SegmentContext,
+    steps: Vec<ChainEvaluator>,
     map: LinearMap,
     bands: Vec<Band>,
     pool: Arc<StoragePool>,
@@ -62,6 +66,8 @@ impl SegmentEvaluator {
     ) -> Result<Self> {
         let context = SegmentContext::new(index, segment)?;
         let map = linear_map(&context, structure, weights)?;
+        let steps = chain_evaluators(&context, structure, weights)?;
+        let n_inputs = steps.first().map_or_else(|| map.n_inputs(), ChainEvaluator::n_inputs);
         let n_outputs = if segment.evaluates_activation {
             structure.n_outputs()
         } else {
@@ -71,7 +77,8 @@ impl SegmentEvaluator {
         let n_refused = usize::from(is_refused);
         for (what, expected, actual) in [
             ("number of steps that are no polynomials", 0, n_refused),
-            ("number of inputs", map.n_inputs(), context.n_inputs()),
+            ("number of chain steps", steps.len(), context.step_moduli().len()),
+            ("number of inputs", n_inputs, context.n_inputs()),
             ("number of outputs", n_outputs, context.n_outputs()),
         ] {
             if expected != actual {
@@ -81,11 +88,11 @@ impl SegmentEvaluator {
         }
         let quadratic: Option<Vec<Quadratic>> =
             match (&weights.quadratic, segment.evaluates_activation) {
-                (Some(quadratic), true) => Some(
+                (Some(_), true) => Some(
                     (0..structure.n_channels())
                         .map(|channel| {
-                            let (a, b, c) = quadratic.coefficients(channel);
-                            Quadratic { a: a.into(), b, c: context.reduce_constant(c) }
+                            let coefficients = weights.wide_coefficients(structure, channel);
+                            server_quadratic(&context, coefficients)
                         })
                         .collect(),
                 ),
@@ -100,9 +107,11 @@ impl SegmentEvaluator {
                 }
                 (_, false) => None,
             };
-        let row_bytes = row_bytes(&context, if quadratic.is_some() { 3 } else { 2 });
-        let bands = bands(structure, quadratic.as_deref(), (BAND_BYTES / row_bytes).max(1));
-        Ok(Self { context, map, bands, pool: Arc::default() })
+        let row_bytes = row_bytes(&context, context.reply_degree() + 1);
+        let fitting = (BAND_BYTES / row_bytes).max(1);
+        let bands =
+            bands(&structure.linear, structure.pool.as_ref(), quadratic.as_deref(), fitting);
+        Ok(Self { context, steps, map, bands, pool: Arc::default() })
     }
 
     /// Takes memory from a pool that other evaluators use as well.
@@ -131,7 +140,13 @@ impl SegmentEvaluator {
         let band = self.bands.iter().map(Band::n_results).max().unwrap_or(0);
         let results = band * row_bytes(&self.context, self.context.reply_degree() + 1);
         let reply = self.context.reply_ciphertext_bytes();
-        memory_bytes(self.input_bytes(), results, self.context.request_ciphertext_bytes(), reply)
+        let own = memory_bytes(
+            self.input_bytes(),
+            results,
+            self.context.request_ciphertext_bytes(),
+            reply,
+        );
+        own + self.chain_memory_bytes()
     }
 
     /// Starts receiving a request whose `c_1` polynomials expand from `seed`.
@@ -163,6 +178,18 @@ impl SegmentEvaluator {
         block: &CiphertextBlock,
         sink: &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
+        if !self.steps.is_empty() {
+            return self.evaluate_chain(block, sink);
+        }
+        self.for_each_band(block, &mut |results| self.emit(results, sink))
+    }
+
+    /// Evaluates a segment without a chain band by band: `visit` gets the results of each, in order.
+    pub(super) fn for_each_band(
+        &self,
+        block: &CiphertextBlock,
+        visit: &mut dyn FnMut(&CiphertextBlock) -> Result<ControlFlow<()>>,
+    ) -> Result<ControlFlow<()>> {
         let n_moduli = self.context.params().moduli().len();
         let degree = self.context.reply_degree();
         let most = self.bands.iter().map(Band::n_results).max().unwrap_or(0);
@@ -178,13 +205,19 @@ impl SegmentEvaluator {
                     self.map.apply_pooled_into(block, linear, activated, &mut results)?;
                 }
             }
-            flow = self.emit(&results, sink)?;
+            flow = visit(&results)?;
             if flow.is_break() {
                 break;
             }
         }
         self.pool.give(results.into_storage());
         Ok(flow)
+    }
+
+    /// Bytes of the results of the largest band.
+    pub(super) fn band_bytes(&self) -> u64 {
+        let most = self.bands.iter().map(Band::n_results).max().unwrap_or(0);
+        (most * row_bytes(&self.context, self.context.reply_degree() + 1)) as u64
     }
 
     /// Switches, packs and hands over the results of a band.
@@ -216,6 +249,11 @@ impl SegmentEvaluator {
     }
 }
 
+/// Coefficients of a quadratic as ciphertexts take them.
+fn server_quadratic(context: &SegmentContext, (a, b, c): (i32, i64, i128)) -> Quadratic {
+    Quadratic { a: a.into(), b, c: context.reduce_constant(c) }
+}
+
 /// As [`SegmentEvaluator::memory_bytes`], from the description of a segment and its stage alone.
 ///
 /// Cost: one pass over the outputs.
@@ -228,17 +266,19 @@ pub fn request_memory_bytes(segment: &Segment, structure: &StageStructure) -> u6
     let square = [Quadratic { a: 1, b: 0, c: 0 }];
     let quadratic = segment.evaluates_activation.then_some(&square[..]);
     let polynomials = segment.reply_degree() as usize + 1;
-    let bands = bands(structure, quadratic, (BAND_BYTES / row(polynomials)).max(1));
+    let fitting = (BAND_BYTES / row(polynomials)).max(1);
+    let bands = bands(&structure.linear, structure.pool.as_ref(), quadratic, fitting);
     let results = bands.iter().map(Band::n_results).max().unwrap_or(0) * row(polynomials);
     let of_one = |bytes: u64, count: u32| {
         usize::try_from(bytes / u64::from(count.max(1))).unwrap_or(usize::MAX)
     };
-    memory_bytes(
+    let own = memory_bytes(
         segment.n_inputs as usize * row(2),
         results,
         of_one(segment.request_bytes(), segment.n_inputs),
         of_one(segment.reply_bytes(), segment.n_outputs),
-    )
+    );
+    own + chain::memory_bytes(segment, structure)
 }
 
 /// Memory of a request with these bytes of inputs, of results of its largest band, and of one packed
@@ -258,11 +298,16 @@ fn row_bytes(context: &SegmentContext, n_polynomials: usize) -> usize {
 
 /// Cuts the outputs into bands of whole positions (convolutions) or row groups (dense), of about
 /// `fitting` results each.
-fn bands(structure: &StageStructure, quadratic: Option<&[Quadratic]>, fitting: usize) -> Vec<Band> {
-    let out = structure.linear.output();
-    let pool = quadratic.and(structure.pool);
+fn bands(
+    linear: &LinearGeometry,
+    pool: Option<&Pool>,
+    quadratic: Option<&[Quadratic]>,
+    fitting: usize,
+) -> Vec<Band> {
+    let out = linear.output();
+    let pool = quadratic.and(pool);
     let Some(pool) = pool else {
-        let whole = band_unit(&structure.linear);
+        let whole = band_unit(linear);
         let step = (fitting / whole).max(1) * whole;
         return (0..out.len())
             .step_by(step)

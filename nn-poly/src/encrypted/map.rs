@@ -4,6 +4,7 @@ use he_core::{Group, LinearMap, PADDING, Placement};
 
 use super::context::SegmentContext;
 use super::error::Result;
+use crate::integer::chain::{ChainStep, StepWeights};
 use crate::integer::{
     ConvGeometry, Grouping, LinearGeometry, StageStructure, StageWeights, SumTerm,
 };
@@ -21,12 +22,28 @@ pub fn linear_map(
     structure: &StageStructure,
     weights: &StageWeights,
 ) -> Result<LinearMap> {
-    let linear = &structure.linear;
+    let bias = |output| weights.wide_bias_of(structure, output);
+    map_of(context, &structure.linear, &weights.weights, bias)
+}
+
+/// As [`linear_map`], of a step of a chain.
+pub(super) fn step_map(
+    context: &SegmentContext,
+    step: &ChainStep,
+    weights: &StepWeights,
+) -> Result<LinearMap> {
+    map_of(context, &step.linear, &weights.weights, |output| weights.bias_of(step, output))
+}
+
+fn map_of(
+    context: &SegmentContext,
+    linear: &LinearGeometry,
+    weights: &[i16],
+    bias_of: impl Fn(usize) -> i128,
+) -> Result<LinearMap> {
     let (n_in, n_out) = (linear.n_inputs(), linear.n_outputs());
-    let bias = (0..n_out)
-        .map(|i| context.reduce_constant(weights.bias_of(i, linear.n_channels())))
-        .collect();
-    let all: Vec<i32> = weights.weights.iter().map(|&w| i32::from(w)).collect();
+    let bias = (0..n_out).map(|i| context.reduce_constant(bias_of(i))).collect();
+    let all: Vec<i32> = weights.iter().map(|&w| i32::from(w)).collect();
     let groups = match linear {
         LinearGeometry::Dense { n_in, .. } => dense_groups(*n_in, &all),
         LinearGeometry::Conv2d(conv) => {

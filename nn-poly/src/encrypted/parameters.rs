@@ -11,7 +11,13 @@
     reason = "noise estimates and bit counts: magnitudes below 2^120, far inside f64"
 )]
 
+mod chain;
+mod masked;
+
 use he_core::{Params, ParamsSpec, noise::Phase, security};
+
+pub use chain::{choose_chain, forecast_chain_noise};
+pub use masked::{choose_masked, forecast_masked_noise};
 
 use super::error::{Error, Result};
 use crate::plan::{

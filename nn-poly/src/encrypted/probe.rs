@@ -24,7 +24,7 @@ use crate::integer::{
     Arrivals, IntegerNetwork, Interval, LinearGeometry, Refresher, StageOutput, StageStructure,
     StageWeights,
 };
-use crate::plan::planner::{BlockSeconds, ByteSeconds, CostSource};
+use crate::plan::planner::{BlockSeconds, ByteSeconds, CostSource, evaluate_nanoseconds};
 use crate::plan::{Packing, RingSpec, Segment};
 
 use crop::{Crop, crops, dense, weights_of};
@@ -233,6 +233,45 @@ impl<'a> SelfTest<'a> {
         Ok(found)
     }
 
+    /// What a segment with a chain costs: ciphertexts as in any segment of its ring; the evaluation by
+    /// counting its operations, as much faster or slower than stored rates say as one linear map and
+    /// square of the same ring is.
+    fn chain_seconds(
+        &mut self,
+        network: &IntegerNetwork,
+        segment: &Segment,
+    ) -> Result<BlockSeconds> {
+        const PROBED: usize = 160;
+        let single = Segment { chain: None, evaluates_activation: true, ..segment.clone() };
+        let each = self.per_ciphertext(&single)?;
+        let structure = dense(PROBED, PROBED, true);
+        let weights = weights_of(&structure, &[1, -2, 3]);
+        let probed = part(&single, PROBED, PROBED);
+        let (linear, n_outputs) = (structure.linear.clone(), probed.n_outputs);
+        let key = MapKey { ring: RingKey::of(&probed), linear, n_outputs };
+        let known = self.maps.iter().find(|(known, _)| *known == key).map(|(_, known)| *known);
+        let measured = match known {
+            Some(known) => known,
+            None => {
+                let found = self.measured(|test, started| {
+                    test.measure_evaluation(started, &probed, &structure, &weights)
+                })?;
+                self.maps.push((key, found));
+                found
+            }
+        };
+        let (stage, _) = network.stage(segment.stage as usize)?;
+        let ratio = measured / evaluate_nanoseconds(&structure, &probed);
+        let (n_in, n_out) = (f64::from(segment.n_inputs), f64::from(segment.n_outputs));
+        Ok(BlockSeconds {
+            encrypt: n_in * each.encrypt + self.random_points(network, segment)?,
+            receive: n_in * each.receive,
+            evaluate: evaluate_nanoseconds(stage, segment) * ratio,
+            check: 0.0,
+            decrypt: n_out * each.decrypt * f64::from(segment.reply_degree() + 1) / 3.0,
+        })
+    }
+
     /// The whole stage from parts of it, straight through what two numbers of taps take.
     fn measure_evaluation(
         &self,
@@ -264,6 +303,8 @@ impl<'a> SelfTest<'a> {
         let stage = segment.stage as usize;
         let (structure, _) = network.stage(stage)?;
         let modulus = segment.window.modulus;
+        let output =
+            if segment.evaluates_activation { StageOutput::Pooled } else { StageOutput::Linear };
         let key = PointsKey { linear: structure.linear.clone(), modulus };
         if let Some((_, known)) = self.points.iter().find(|(known, _)| *known == key) {
             return Ok(*known);
@@ -271,7 +312,7 @@ impl<'a> SelfTest<'a> {
         let points = vec![vec![modulus - 1; structure.n_inputs()]; POINTS];
         let found = self.measured(|test, started| {
             test.time(started, || {
-                network.evaluate_stage_modular(stage, &points, modulus, StageOutput::Pooled)?;
+                network.evaluate_stage_modular(stage, &points, modulus, output)?;
                 Ok(())
             })
         })?;
@@ -287,6 +328,9 @@ impl CostSource for SelfTest<'_> {
         network: &IntegerNetwork,
         segment: &Segment,
     ) -> Result<BlockSeconds> {
+        if segment.chain.is_some() {
+            return self.chain_seconds(network, segment);
+        }
         let each = self.per_ciphertext(segment)?;
         let evaluate = self.evaluation(network, segment)?;
         let (n_in, n_out) = (f64::from(segment.n_inputs), f64::from(segment.n_outputs));

@@ -8,7 +8,7 @@ use super::classes::{Labels, MAX_CLASSES, check_labels, read_class_names, transl
 use super::files::Files;
 use super::{MAX_FEATURE_VALUES, Preprocessing, Split, SplitSpec};
 use crate::error::{Error, Result};
-use crate::tensor::{Shape, check_finite};
+use crate::tensor::{Shape, check_finite, spread};
 use crate::train::LabeledSamples;
 
 /// How to read a data set, as far as its files do not tell.
@@ -177,6 +177,11 @@ impl Dataset {
         self.class_names.len()
     }
 
+    /// Whether classes are known by name, not by number.
+    pub(super) fn has_named_classes(&self) -> bool {
+        self.has_named_classes
+    }
+
     /// Name of the file or folder the samples came from.
     #[must_use]
     pub fn source(&self) -> &str {
@@ -219,6 +224,15 @@ impl Dataset {
     pub fn take(&self, n_samples: usize) -> Result<Self> {
         let positions: Vec<usize> = (0..n_samples.min(self.n_samples())).collect();
         self.select(&positions)
+    }
+
+    /// `n_samples` samples spread over all of them in their order, or all if there are fewer: of sorted
+    /// samples every class keeps its share.
+    ///
+    /// # Errors
+    /// - [`Error::NoSamples`] if `n_samples` is 0.
+    pub fn thinned(&self, n_samples: usize) -> Result<Self> {
+        self.select(&spread(self.n_samples(), n_samples))
     }
 
     /// The same samples with the classes of a model.
@@ -285,7 +299,10 @@ mod tests {
         assert_eq!(chosen.labels(), Some([1, 0].as_slice()));
         assert_eq!(chosen.n_classes(), 3, "the classes stay those of the whole");
         assert_eq!(data.take(99).unwrap(), data);
+        assert_eq!(data.thinned(99).unwrap(), data);
+        assert_eq!(data.thinned(2).unwrap(), data.select(&[0, 2]).unwrap());
         assert!(matches!(data.take(0), Err(Error::NoSamples { .. })));
+        assert!(matches!(data.thinned(0), Err(Error::NoSamples { .. })));
         assert!(matches!(data.select(&[3]), Err(Error::ShapeMismatch { .. })));
     }
 }

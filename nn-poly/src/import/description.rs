@@ -44,7 +44,7 @@
 
 use std::path::Path;
 
-use ndarray::{Array1, Array2, Array4, ArrayD, Ix2, Ix4};
+use ndarray::{Array1, Array2, ArrayD, Ix2, Ix4};
 use serde::Deserialize;
 
 use super::ImportError;
@@ -387,24 +387,17 @@ impl Reader<'_> {
             Storage::ChannelsFirst => kernels.permuted_axes([0, 2, 3, 1]),
             Storage::ChannelsLast => kernels.permuted_axes([3, 0, 1, 2]),
         };
-        let (maps, height, width, per_group) = kernels.dim();
+        let (maps, _, _, per_group) = kernels.dim();
         let channels = self.shape.channels();
         let fits = groups > 0 && per_group.checked_mul(groups) == Some(channels);
         // Without values, the number of outputs could be anything.
         if !fits || maps % groups != 0 || kernels.is_empty() {
             return Err(self.bad_shape(name, expected, &dims));
         }
-        let n_weights = kernels.len().saturating_mul(groups);
-        self.budget.take(|| format!("`{name}`"), n_weights)?;
-        let mut weights = Array4::zeros((maps, height, width, channels));
-        for ((map, u, v, channel), &weight) in kernels.indexed_iter() {
-            let channel = map / (maps / groups) * per_group + channel;
-            if let Some(target) = weights.get_mut((map, u, v, channel)) {
-                *target = weight;
-            }
-        }
+        self.budget.take(|| format!("`{name}`"), kernels.len())?;
+        let weights = kernels.as_standard_layout().into_owned();
         let bias = self.bias(bias, maps)?;
-        Ok(Layer::Conv2d(Conv2d::new(weights, bias, stride, padding)))
+        Ok(Layer::Conv2d(Conv2d::new(weights, bias, stride, padding).with_groups(groups)))
     }
 }
 

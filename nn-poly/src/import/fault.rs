@@ -102,6 +102,14 @@ pub enum ImportError {
         /// The name.
         name: String,
     },
+    /// A part of a format that is not read.
+    #[error("{what}; {advice}")]
+    Unread {
+        /// What the file holds.
+        what: &'static str,
+        /// What to do.
+        advice: &'static str,
+    },
     /// A name that is too long to show, or would control the terminal that shows it.
     #[error("the name `{name}` is longer than 4096 bytes or holds control characters")]
     UnprintableName {

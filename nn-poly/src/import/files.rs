@@ -70,7 +70,7 @@ impl Files {
             return Self::find_in_folder(path)?.ok_or_else(|| {
                 unknown(
                     "no IDX files (train-images-idx3-ubyte), records (*_train.bin), features.npy, or \
-                     folders of PNG or JPEG files named by class in this folder",
+                     PNG or JPEG files, perhaps in folders named by class, in this folder",
                 )
             });
         }
@@ -119,7 +119,12 @@ impl Files {
         if train.is_some() || test.is_some() {
             return Ok(Self::of(train.map(FileSet::Images), test.map(FileSet::Images)));
         }
-        Ok(images("")?.map(|whole| Self::Whole(FileSet::Images(whole))))
+        Ok(images("")?.map(|found| {
+            // Without labels there is nothing to learn from: nothing is cut off for training.
+            let has_classes = found.has_classes();
+            let found = FileSet::Images(found);
+            if has_classes { Self::Whole(found) } else { Self::TestOnly(found) }
+        }))
     }
 
     fn of(train: Option<FileSet>, test: Option<FileSet>) -> Option<Self> {
@@ -128,6 +133,18 @@ impl Files {
             (Some(whole), None) => Some(Self::Whole(whole)),
             (None, Some(test)) => Some(Self::TestOnly(test)),
             (None, None) => None,
+        }
+    }
+
+    /// The one set of files to choose `split` from, and whether its samples still have to be cut;
+    /// `None` if there are two, or none.
+    pub(super) fn into_single(self, split: Split) -> Option<(FileSet, bool)> {
+        match (self, split) {
+            (Self::Parts { train, .. }, Split::Train) => Some((train, false)),
+            (Self::Parts { test, .. }, Split::Test)
+            | (Self::TestOnly(test), Split::Test | Split::All) => Some((test, false)),
+            (Self::Parts { .. }, Split::All) | (Self::TestOnly(_), Split::Train) => None,
+            (Self::Whole(whole), _) => Some((whole, true)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Reading data files that may be compressed.
 
-use std::io::Read;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
@@ -12,6 +13,14 @@ use crate::error::{Error, Result};
 pub(super) fn read(path: &Path, limit_bytes: usize) -> Result<Vec<u8>> {
     let bytes = artifact::read_file(path, limit_bytes)?;
     unpack(bytes, limit_bytes).map_err(|error| error.in_file(path))
+}
+
+/// The bytes of a file from its beginning, unpacked if it is gzip.
+pub(super) fn open(path: &Path) -> Result<Box<dyn Read + Send>> {
+    let io = |cause| Error::Io { action: "read", path: path.to_path_buf(), cause };
+    let mut file = BufReader::with_capacity(1 << 16, File::open(path).map_err(io)?);
+    let is_packed = file.fill_buf().map_err(io)?.starts_with(&[0x1f, 0x8b]);
+    Ok(if is_packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) })
 }
 
 /// Unpack gzip content of at most `limit_bytes` bytes; other content is returned as it is.

@@ -1,8 +1,9 @@
-//! Folders of PNG and JPEG files, one folder per class.
+//! Folders of PNG and JPEG files, one folder per class or without classes.
 //!
 //! ```text
 //!  data/cat/1.png  data/cat/2.jpg  data/dog/7.png …                one set, cut by the seeded split
 //!  data/train/cat/…  data/train/dog/…  data/test/cat/…             two parts
+//!  data/1.png  data/2.jpg …                                        to be classified: no labels
 //! ```
 //!
 //! Values are `v/255` (`v/65535` for 16 bits); one channel if every image is gray, else three. Colors are
@@ -41,7 +42,8 @@ pub(super) struct ImageFolder {
 
 impl ImageFolder {
     /// List `folder`, if it holds folders with PNG or JPEG files: classes and files in the order of
-    /// their names. Names that begin with a dot are skipped; so are files beside the classes.
+    /// their names. Names that begin with a dot are skipped; so are files beside the classes. A folder
+    /// without classes may hold images itself: they have no labels.
     ///
     /// # Errors
     /// - [`Error::Io`] if a folder cannot be listed.
@@ -75,7 +77,7 @@ impl ImageFolder {
             found.classes.push(class_name(&class)?);
         }
         if found.files.is_empty() {
-            return Ok(None);
+            return Self::without_classes(folder);
         }
         match strangers.first() {
             None => Ok(Some(found)),
@@ -85,6 +87,64 @@ impl ImageFolder {
                 Err(Error::UnsupportedImage { reason }.in_file(path))
             }
         }
+    }
+
+    fn without_classes(folder: &Path) -> Result<Option<Self>> {
+        let images = list(folder)?.into_iter().filter(|path| is_image(path));
+        let files: Vec<_> = images.map(|path| (path, 0)).take(MAX_IMAGES + 1).collect();
+        if files.len() > MAX_IMAGES {
+            let (actual, limit) = (files.len() as u64, MAX_IMAGES as u64);
+            return Err(Error::TooLarge { what: "number of images", actual, limit }.in_file(folder));
+        }
+        Ok((!files.is_empty()).then_some(Self { classes: Vec::new(), files }))
+    }
+
+    /// Number of images.
+    pub(super) fn n_images(&self) -> usize {
+        self.files.len()
+    }
+
+    /// Whether the images are sorted by class.
+    pub(super) fn has_classes(&self) -> bool {
+        !self.classes.is_empty()
+    }
+
+    /// Classes of the images, if they are sorted by class.
+    pub(super) fn labels(&self) -> Option<Labels> {
+        let positions = self.files.iter().map(|&(_, class)| class).collect();
+        self.has_classes().then(|| Labels::of_names(positions, self.classes.clone()))
+    }
+
+    /// Decode the images at `positions` as samples of a shape known in advance: gray ones are taken for
+    /// colored if that has three channels.
+    ///
+    /// # Errors
+    /// - [`Error::InFile`] naming the first file that cannot be read, is of another size, or colored
+    ///   where gray is wanted.
+    pub(super) fn decode_as(&self, positions: &[usize], shape: &Shape) -> Result<Vec<f32>> {
+        let &[height, width, n_channels] = shape.dims() else {
+            let (expected, actual) = (shape.dims().to_vec(), vec![3]);
+            return Err(Error::ShapeMismatch { what: "an image", expected, actual });
+        };
+        let mut values = Vec::with_capacity(positions.len() * shape.len());
+        for chunk in positions.chunks(CHUNK_IMAGES) {
+            let paths = chunk.iter().filter_map(|&position| self.files.get(position));
+            let paths: Vec<&PathBuf> = paths.map(|(path, _)| path).collect();
+            let images: Vec<Result<Image>> =
+                paths.par_iter().map(|path| decode(path, Some((height, width)))).collect();
+            for (image, path) in images.into_iter().zip(paths) {
+                let image = image?;
+                if image.n_channels == n_channels {
+                    values.extend(image.values);
+                } else if image.n_channels == 1 {
+                    values.extend(image.values.into_iter().flat_map(|v| [v; 3]));
+                } else {
+                    let reason = "is in color; the model reads gray images";
+                    return Err(Error::UnsupportedImage { reason }.in_file(path));
+                }
+            }
+        }
+        Ok(values)
     }
 
     /// Decode every image.
@@ -108,9 +168,7 @@ impl ImageFolder {
         let shape = Shape::image(size.0, size.1, pixels.n_channels)?;
         let features = Array2::from_shape_vec((self.files.len(), shape.len()), pixels.values)
             .expect("invariant: all images have one size");
-        let positions = self.files.iter().map(|&(_, class)| class).collect();
-        let labels = Labels::of_names(positions, self.classes.clone());
-        Ok(Part { shape, features, labels: Some(labels) })
+        Ok(Part { shape, features, labels: self.labels() })
     }
 }
 

@@ -40,13 +40,14 @@ fn resolve_in(folder: &Path, argument: &str) -> Result<PathBuf> {
 
 /// `folder/relative` with links resolved, or `None` unless that is a file in `folder` or below.
 ///
-/// Names in files are hostile: absolute paths, `..` and links that lead out of the folder are refused.
+/// Names in files are hostile: absolute paths, `..`, control characters and links that lead out of the
+/// folder are refused.
 #[cfg(any(feature = "onnx", feature = "weight-files"))]
 pub(super) fn file_below(folder: &Path, relative: &Path) -> Result<Option<PathBuf>> {
     let mut parts = relative.components().peekable();
     let is_plain =
         parts.peek().is_some() && parts.all(|part| matches!(part, std::path::Component::Normal(_)));
-    if !is_plain {
+    if !is_plain || relative.to_string_lossy().chars().any(char::is_control) {
         return Ok(None);
     }
     let path = folder.join(relative);

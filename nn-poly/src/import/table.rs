@@ -1,6 +1,9 @@
 //! Tables in CSV: a header line, numeric features, and a column of classes.
 
+use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use csv::{ReaderBuilder, StringRecord};
 use ndarray::Array2;
@@ -14,6 +17,9 @@ use crate::tensor::Shape;
 /// Name of the column that holds the classes, if no other is named.
 const LABEL_COLUMN: &str = "label";
 
+/// Longest row: a row is kept in memory, also of a file that is longer than any memory.
+const MAX_ROW_BYTES: usize = 1 << 26;
+
 /// Read one table.
 pub(super) fn read(path: &Path, label_column: Option<&str>) -> Result<Part> {
     let bytes = gzip::read(path, MAX_FILE_BYTES)?;
@@ -23,36 +29,105 @@ pub(super) fn read(path: &Path, label_column: Option<&str>) -> Result<Part> {
 /// Decode a table. The column named by `label_column` must be there; without a name, samples of a table
 /// without a column `label` are unlabeled.
 pub(super) fn parse(bytes: &[u8], label_column: Option<&str>) -> Result<Part> {
-    let mut reader = ReaderBuilder::new().trim(csv::Trim::All).from_reader(bytes);
-    let header = reader.headers().map_err(|error| invalid(&error))?.clone();
-    let label_idx = check_header(&header, label_column)?;
-    let n_features = header.len() - usize::from(label_idx.is_some());
-    let shape = Shape::vector(n_features)
-        .map_err(|_| Error::InvalidTable { line: 1, reason: "no feature columns".into() })?;
+    let mut rows = Rows::new(bytes, label_column)?;
+    let (shape, n_features) = (rows.shape()?, rows.n_features);
     let mut values = Vec::new();
     let mut labels = LabelColumn::default();
-    let mut record = StringRecord::new();
-    while reader.read_record(&mut record).map_err(|error| invalid(&error))? {
-        let line = record.position().map_or(0, csv::Position::line);
-        if values.len() + n_features > MAX_FEATURE_VALUES {
+    while rows.next(&mut values, Some(&mut labels))? {
+        if values.len() > MAX_FEATURE_VALUES {
             return Err(Error::TooLarge {
                 what: "number of table cells",
-                actual: (values.len() + n_features) as u64,
+                actual: values.len() as u64,
                 limit: MAX_FEATURE_VALUES as u64,
             });
-        }
-        for (column_idx, cell) in record.iter().enumerate() {
-            if Some(column_idx) == label_idx {
-                labels.push(cell, line)?;
-            } else {
-                values.push(parse_feature(cell, line, header.get(column_idx))?);
-            }
         }
     }
     let n_samples = values.len() / n_features;
     let features = Array2::from_shape_vec((n_samples, n_features), values)
         .expect("invariant: the reader refuses rows of another length");
-    Ok(Part { shape, features, labels: label_idx.map(|_| labels.finish()) })
+    let labels = rows.has_labels().then(|| labels.finish());
+    Ok(Part { shape, features, labels })
+}
+
+/// The rows of a table, one after the other.
+pub(super) struct Rows<R> {
+    reader: csv::Reader<Limited<R>>,
+    left: Arc<AtomicUsize>,
+    header: StringRecord,
+    label_idx: Option<usize>,
+    pub(super) n_features: usize,
+    record: StringRecord,
+}
+
+impl<R: Read> Rows<R> {
+    /// Read the header.
+    pub(super) fn new(source: R, label_column: Option<&str>) -> Result<Self> {
+        let left = Arc::new(AtomicUsize::new(MAX_ROW_BYTES));
+        let limited = Limited { source, left: Arc::clone(&left) };
+        let mut reader = ReaderBuilder::new().trim(csv::Trim::All).from_reader(limited);
+        let header = reader.headers().map_err(|error| invalid(&error))?.clone();
+        let label_idx = check_header(&header, label_column)?;
+        let n_features = header.len() - usize::from(label_idx.is_some());
+        let rows =
+            Self { reader, left, header, label_idx, n_features, record: StringRecord::new() };
+        rows.shape()?;
+        Ok(rows)
+    }
+
+    /// Shape of a sample.
+    pub(super) fn shape(&self) -> Result<Shape> {
+        Shape::vector(self.n_features)
+            .map_err(|_| Error::InvalidTable { line: 1, reason: "no feature columns".into() })
+    }
+
+    pub(super) fn has_labels(&self) -> bool {
+        self.label_idx.is_some()
+    }
+
+    /// Append the values of the next row, and its label if they are wanted; false at the end.
+    pub(super) fn next(
+        &mut self,
+        values: &mut Vec<f32>,
+        mut labels: Option<&mut LabelColumn>,
+    ) -> Result<bool> {
+        if !self.skip()? {
+            return Ok(false);
+        }
+        let line = self.record.position().map_or(0, csv::Position::line);
+        for (column_idx, cell) in self.record.iter().enumerate() {
+            if Some(column_idx) != self.label_idx {
+                values.push(parse_feature(cell, line, self.header.get(column_idx))?);
+            } else if let Some(labels) = &mut labels {
+                labels.push(cell, line)?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Pass over the next row; false at the end.
+    pub(super) fn skip(&mut self) -> Result<bool> {
+        self.left.store(MAX_ROW_BYTES, Ordering::Relaxed);
+        self.reader.read_record(&mut self.record).map_err(|error| invalid(&error))
+    }
+}
+
+/// A source that ends in an error if so many bytes are read for one row: a row is kept in memory.
+pub(super) struct Limited<R> {
+    source: R,
+    left: Arc<AtomicUsize>,
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.load(Ordering::Relaxed);
+        if left == 0 {
+            return Err(io::Error::other("a row is longer than 64 MiB"));
+        }
+        let length = buffer.len().min(left);
+        let n = self.source.read(buffer.get_mut(..length).unwrap_or_default())?;
+        self.left.store(left - n, Ordering::Relaxed);
+        Ok(n)
+    }
 }
 
 /// Find the label column; refuse headers that are missing or ambiguous.

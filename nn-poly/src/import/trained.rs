@@ -135,33 +135,42 @@ pub struct ModelOptions {
     pub input_scale: Option<InputScale>,
     /// Limit of standardized features of tables, in standard deviations.
     pub clip: f32,
-    /// Shape of the data's samples, if the network reads them as a vector: an image with one channel.
+    /// Shape of the data's samples, if the network reads them as a vector: an image with one channel. Where
+    /// the channels of images are is settled while reading: see [`ReadOptions`].
+    pub input_shape: Option<Shape>,
+}
+
+/// What helps to read a file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReadOptions {
+    /// Name of the scores of an ONNX graph that has several outputs.
+    pub output: Option<String>,
+    /// Shape of the samples (height × width × channels): it tells whether a graph reads images with their
+    /// channels last, where the graph itself leaves that open.
     pub input_shape: Option<Shape>,
 }
 
 /// Read a network from a file: ONNX (`.onnx`), or a description (`.toml`) beside a weight file.
 ///
-/// `output` names the scores of an ONNX graph that has several outputs.
-///
 /// # Errors
 /// - [`ImportError::UnknownFormat`] or [`ImportError::NotBuilt`] for a file no reader takes.
 /// - Those of the reader: `read_onnx`, `read_description`.
-pub fn read_network(path: &Path, output: Option<&str>) -> Result<ImportedNetwork> {
+pub fn read_network(path: &Path, options: &ReadOptions) -> Result<ImportedNetwork> {
     let extension = path.extension().map(|e| e.to_string_lossy().to_ascii_lowercase());
     match extension.as_deref() {
         Some("toml") => description(path),
-        Some("onnx") => onnx(path, output),
+        Some("onnx") => onnx(path, options),
         _ => Err(Error::from(ImportError::UnknownFormat).in_file(path)),
     }
 }
 
 #[cfg(feature = "onnx")]
-fn onnx(path: &Path, output: Option<&str>) -> Result<ImportedNetwork> {
-    super::onnx::read_onnx(path, output)
+fn onnx(path: &Path, options: &ReadOptions) -> Result<ImportedNetwork> {
+    super::onnx::read_onnx(path, options)
 }
 
 #[cfg(not(feature = "onnx"))]
-fn onnx(path: &Path, _: Option<&str>) -> Result<ImportedNetwork> {
+fn onnx(path: &Path, _: &ReadOptions) -> Result<ImportedNetwork> {
     Err(Error::from(ImportError::NotBuilt { format: "ONNX", feature: "onnx" }).in_file(path))
 }
 
@@ -236,7 +245,7 @@ fn reshaped(network: Network<f32>, shape: &Shape) -> Result<Network<f32>> {
     // With more channels, the order of values in the vector would be a guess.
     if shape.channels() != 1 || shape.len() != expected.len() || expected.as_image().is_some() {
         return Err(Error::ShapeMismatch {
-            what: "the chosen input shape (one channel, as many values as the network reads)",
+            what: "the chosen input shape (that of the images the network reads, or one channel for a vector)",
             expected: expected.dims().to_vec(),
             actual: shape.dims().to_vec(),
         });

@@ -12,6 +12,7 @@ use super::assemble::{Budget, single};
 use super::fault::ImportError;
 use super::floats::{brain_half, half, raw_values};
 use super::locate::file_below;
+use super::printable;
 use super::{MAX_FILE_BYTES, npy};
 use crate::artifact;
 use crate::error::{Error, Result};
@@ -44,7 +45,7 @@ impl WeightFile {
     /// Open `location` in `folder` or below.
     pub(super) fn open(folder: &Path, location: &str) -> Result<Self> {
         let path = file_below(folder, Path::new(location))?.ok_or_else(|| {
-            let location = location.chars().take(200).collect();
+            let location = printable(location, 200);
             ImportError::OutsideFolder { name: "weights".into(), location }
         })?;
         let bytes = artifact::read_file(&path, MAX_FILE_BYTES)?;

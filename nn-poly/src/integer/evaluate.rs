@@ -10,7 +10,9 @@
 use ndarray::{Array2, ArrayView2, Axis, CowArray};
 use rayon::prelude::*;
 
+use super::chain::Chain;
 use super::check::require;
+use super::crt::CrtWindow;
 use super::interval::Interval;
 use super::linear::{Exact, PreparedWeights, apply};
 use super::refresher::{Arrivals, Finish, flag_outside};
@@ -24,12 +26,14 @@ use crate::error::{Error, Result};
 const CHUNK: usize = 128;
 
 /// What a plan prescribes for the outputs of a stage.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct StageRule {
     /// Where the segment ends, and which values are expected there.
     pub(crate) arrivals: Arrivals,
-    /// Into which window its values are reduced.
+    /// Into which window its values are reduced; with a chain, after the division.
     pub(crate) window: Window,
+    /// Into which window values of a chain are reduced before the division.
+    pub(crate) undivided: Option<CrtWindow>,
 }
 
 /// What happened in one stage, counted over neurons and samples.
@@ -135,10 +139,12 @@ impl IntegerNetwork {
         let intervals = self.input_intervals(stage_idx)?;
         check_inputs(inputs, &intervals)?;
         let (structure, weights) = self.stage(stage_idx)?;
-        let n_outputs = match output {
-            StageOutput::Linear => structure.linear.n_outputs(),
-            StageOutput::Pooled => structure.n_outputs(),
-        };
+        let n_outputs = structure.n_outputs_at(output);
+        let chain_ends = structure.chain.as_ref().map(|chain| chain.ends);
+        if chain_ends == Some(StageOutput::Pooled) {
+            let n_undivided = usize::from(output == StageOutput::Linear);
+            require("stage", stage_idx, "number of outputs inside its chain", n_undivided, 0, 0)?;
+        }
         let chunks = column_chunks(inputs)
             .into_par_iter()
             .map(|chunk| {
@@ -147,13 +153,36 @@ impl IntegerNetwork {
                 let mut store = |idx: usize, row: &[i64]| {
                     out.row_mut(idx).assign(&ndarray::aview1(row));
                 };
-                self.linear_rows(stage_idx, chunk, &mut |idx, row| match output {
-                    StageOutput::Linear => store(idx, row),
-                    StageOutput::Pooled => tail.absorb(idx, row, &mut store),
+                self.rows(stage_idx, chunk, None, &mut |idx, row| match (output, chain_ends) {
+                    (StageOutput::Linear, _) | (_, Some(StageOutput::Pooled)) => store(idx, row),
+                    (StageOutput::Pooled, _) => tail.absorb(idx, row, &mut store),
                 });
                 out
             })
             .collect::<Vec<_>>();
+        Ok(concatenate_columns(n_outputs, inputs.ncols(), chunks.iter().map(|chunk| chunk.view())))
+    }
+
+    /// The values of stage `stage_idx` where its chain ends, before the division and unreduced:
+    /// `inputs` are its concatenated sources.
+    ///
+    /// # Errors
+    /// - As for [`Self::evaluate_stage`].
+    /// - [`Error::OutOfRange`] if the stage has no chain.
+    pub fn evaluate_chain(&self, stage_idx: usize, inputs: &IntegerMatrix) -> Result<Array2<i128>> {
+        check_inputs(inputs, &self.input_intervals(stage_idx)?)?;
+        let (structure, weights) = self.stage(stage_idx)?;
+        let (Some(chain), Some(PreparedWeights::Chain(prepared))) =
+            (&structure.chain, self.prepared.get(stage_idx))
+        else {
+            return require("stage", stage_idx, "number of chains", 0, 1, 1)
+                .map(|()| Array2::zeros((0, 0)));
+        };
+        let chunks = column_chunks(inputs)
+            .into_par_iter()
+            .map(|chunk| prepared.values(chain, structure, weights, chunk))
+            .collect::<Vec<_>>();
+        let n_outputs = structure.n_outputs_at(chain.ends);
         Ok(concatenate_columns(n_outputs, inputs.ncols(), chunks.iter().map(|chunk| chunk.view())))
     }
 
@@ -337,29 +366,52 @@ impl IntegerNetwork {
             scores: scores.view_mut(),
             n_clamped: 0,
         };
-        self.linear_rows(stage, inputs, &mut |idx, row| {
+        let undivided = rule.and_then(|rule| rule.undivided.as_ref());
+        let ends_pooled =
+            structure.chain.as_ref().is_some_and(|chain| chain.ends == StageOutput::Pooled);
+        let n_wrapped = self.rows(stage, inputs, undivided, &mut |idx, row| {
+            if ends_pooled {
+                finish.row(idx, pooled.pass(row, &mut out_of_range));
+                return;
+            }
             let row = linear.pass(row, &mut out_of_range);
             tail.absorb(idx, row, &mut |idx, row| {
                 finish.row(idx, pooled.pass(row, &mut out_of_range));
             });
         });
         let n_clamped = finish.n_clamped;
-        let counts = StageCounts { n_clamped, n_wrapped: linear.n_wrapped + pooled.n_wrapped };
+        let n_wrapped = n_wrapped + linear.n_wrapped + pooled.n_wrapped;
+        let counts = StageCounts { n_clamped, n_wrapped };
         let observed = StageObservation { linear: linear.seen, pooled: pooled.seen };
         StageOutcome { refreshed, scores, out_of_range, counts, observed }
     }
 
-    /// Call `sink(output_idx, values)` for every output of the linear map, in order.
-    fn linear_rows(
+    /// Call `sink(output_idx, values)` for every output of the linear map, in order; of a chain, for
+    /// every value where its segment ends, reduced into `undivided` and divided. Give how many values
+    /// that reduction changed.
+    fn rows(
         &self,
         stage: usize,
         inputs: ArrayView2<'_, i32>,
+        undivided: Option<&CrtWindow>,
         sink: &mut dyn FnMut(usize, &[i64]),
-    ) {
-        match &self.prepared[stage] {
-            PreparedWeights::Single(weights) => self.linear_rows_in(stage, weights, inputs, sink),
-            PreparedWeights::Double(weights) => self.linear_rows_in(stage, weights, inputs, sink),
+    ) -> u64 {
+        let structure = &self.structure[stage];
+        match (&self.prepared[stage], &structure.chain) {
+            (PreparedWeights::Single(weights), _) => {
+                self.linear_rows_in(stage, weights, inputs, sink);
+            }
+            (PreparedWeights::Double(weights), _) => {
+                self.linear_rows_in(stage, weights, inputs, sink);
+            }
+            (PreparedWeights::Chain(prepared), Some(chain)) => {
+                let weights = &self.weights[stage];
+                let values = prepared.values(chain, structure, weights, inputs);
+                return divided_rows(chain, &values, undivided, sink);
+            }
+            (PreparedWeights::Chain(_), None) => {}
         }
+        0
     }
 
     fn linear_rows_in<A: Exact>(
@@ -380,6 +432,26 @@ impl IntegerNetwork {
             sink(output, &values);
         }
     }
+}
+
+/// Reduce and divide the values of a chain, row by row.
+fn divided_rows(
+    chain: &Chain,
+    values: &Array2<i128>,
+    window: Option<&CrtWindow>,
+    sink: &mut dyn FnMut(usize, &[i64]),
+) -> u64 {
+    let mut n_wrapped = 0;
+    let mut divided = vec![0; values.ncols()];
+    for (output, row) in values.outer_iter().enumerate() {
+        for (divided, &v) in divided.iter_mut().zip(row) {
+            let reduced = window.map_or(v, |window| window.reduce(v));
+            n_wrapped += u64::from(reduced != v);
+            *divided = chain.descaled(reduced);
+        }
+        sink(output, &divided);
+    }
+    n_wrapped
 }
 
 /// What one chunk of samples produced in one stage.
@@ -451,7 +523,7 @@ impl<'a> Meter<'a> {
 }
 
 /// Refuse a matrix of the wrong height, or with a value outside the interval of its row.
-fn check_inputs(inputs: &IntegerMatrix, intervals: &[Interval]) -> Result<()> {
+pub(super) fn check_inputs(inputs: &IntegerMatrix, intervals: &[Interval]) -> Result<()> {
     if inputs.nrows() != intervals.len() {
         return Err(Error::ShapeMismatch {
             what: "a column of integer inputs",

@@ -85,13 +85,15 @@ fn narrow(v: i128) -> i64 {
     v.clamp(-LIMIT, LIMIT) as i64
 }
 
-/// An interval in 128 bits, wide enough for every step of a proof.
+/// A closed interval in 128 bits: for the values of chains, and wide enough for every step of a proof.
 ///
-/// Inputs of each step have at most 63 bits, so no step leaves `i128`.
+/// Inputs of each step of a proof are bounded so that no step leaves `i128`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct WideInterval {
-    pub(super) low: i128,
-    pub(super) high: i128,
+pub struct WideInterval {
+    /// Smallest member.
+    pub low: i128,
+    /// Largest member.
+    pub high: i128,
 }
 
 impl From<Interval> for WideInterval {
@@ -102,16 +104,17 @@ impl From<Interval> for WideInterval {
 
 impl WideInterval {
     /// Largest absolute value.
-    pub(super) fn magnitude(self) -> i128 {
-        self.low.abs().max(self.high.abs())
+    #[must_use]
+    pub fn magnitude(self) -> i128 {
+        self.low.saturating_abs().max(self.high.saturating_abs())
     }
 
     /// Exact range of `a z² + b z + c` over the integers of `self`.
     ///
     /// A parabola is monotone on each side of its vertex, so its extremes over the integers of an
     /// interval are at the two ends or at the two integers around `−b/2a`.
-    pub(super) fn quadratic(self, a: i32, b: i64, c: i64) -> Self {
-        let (a, b, c) = (i128::from(a), i128::from(b), i128::from(c));
+    pub(super) fn quadratic(self, a: i32, b: i64, c: i128) -> Self {
+        let (a, b) = (i128::from(a), i128::from(b));
         let at = |z: i128| (a * z + b) * z + c;
         let vertex = if a == 0 { self.low } else { (-b).div_euclid(2 * a) };
         let inside = |z: i128| z.clamp(self.low, self.high);
@@ -121,6 +124,11 @@ impl WideInterval {
             low: range.low.min(v),
             high: range.high.max(v),
         })
+    }
+
+    /// The smallest interval that contains both.
+    pub(super) fn hull(self, other: Self) -> Self {
+        Self { low: self.low.min(other.low), high: self.high.max(other.high) }
     }
 
     pub(super) fn relu(self) -> Self {
@@ -151,7 +159,7 @@ mod tests {
             let values = (low..=low + n)
                 .map(|z| i128::from(a) * i128::from(z * z) + i128::from(b * z + c))
                 .collect::<Vec<_>>();
-            let range = WideInterval::from(Interval { low, high: low + n }).quadratic(a, b, c);
+            let range = WideInterval::from(Interval { low, high: low + n }).quadratic(a, b, c.into());
             prop_assert_eq!(Some(&range.low), values.iter().min());
             prop_assert_eq!(Some(&range.high), values.iter().max());
         }

@@ -13,9 +13,11 @@
 use ndarray::linalg::general_mat_mul;
 use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, LinalgScalar};
 
+use super::chain::ChainValues;
 use super::geometry::{ConvGeometry, Grouping, LinearGeometry, SumTerm};
+use super::ranges::StageRanges;
 use super::refresh::MAX_REFRESHED;
-use super::structure::MAX_STAGE_VALUES;
+use super::structure::{MAX_STAGE_VALUES, StageStructure};
 use super::weights::{MAX_WEIGHT, StageWeights};
 
 /// The largest sum of products the limits of a stage allow is exact in `f64`.
@@ -60,31 +62,37 @@ impl Exact for f64 {
 pub(super) enum PreparedWeights {
     Single(Array2<f32>),
     Double(Array2<f64>),
+    /// Of a stage with a chain.
+    Chain(ChainValues),
 }
 
 impl PreparedWeights {
-    pub(super) fn new(linear: &LinearGeometry, weights: &StageWeights, max_products: u64) -> Self {
-        if max_products < f32::EXACT_BELOW {
-            Self::Single(weight_matrix(linear, weights))
+    pub(super) fn new(
+        structure: &StageStructure,
+        weights: &StageWeights,
+        proven: &StageRanges,
+    ) -> Self {
+        let linear = &structure.linear;
+        if let Some(chain) = &structure.chain {
+            Self::Chain(ChainValues::new(chain, structure, weights, &proven.chain_products))
+        } else if proven.max_products < f32::EXACT_BELOW {
+            Self::Single(weight_matrix(linear, &weights.weights))
         } else {
-            Self::Double(weight_matrix(linear, weights))
+            Self::Double(weight_matrix(linear, &weights.weights))
         }
     }
 }
 
 /// The weights as a matrix of channels × taps.
-pub(super) fn weight_matrix<A: Exact>(
-    linear: &LinearGeometry,
-    weights: &StageWeights,
-) -> Array2<A> {
+pub(super) fn weight_matrix<A: Exact>(linear: &LinearGeometry, weights: &[i16]) -> Array2<A> {
     let taps = linear.taps();
     Array2::from_shape_fn((linear.n_channels(), taps), |(channel, tap)| {
-        A::from_small(i32::from(weights.weights[channel * taps + tap]))
+        A::from_small(i32::from(weights[channel * taps + tap]))
     })
 }
 
 /// `W·X` without bias: `inputs` is `n_in × columns`, the result `n_out × columns`.
-pub(super) fn apply<A: Exact>(
+pub(super) fn apply<A: LinalgScalar>(
     linear: &LinearGeometry,
     weights: &Array2<A>,
     inputs: ArrayView2<'_, A>,
@@ -111,7 +119,7 @@ pub(super) fn apply<A: Exact>(
 }
 
 /// Add `W·X` of a convolution to `out`.
-fn convolve<A: Exact>(
+fn convolve<A: LinalgScalar>(
     conv: &ConvGeometry,
     weights: ArrayView2<'_, A>,
     inputs: ArrayView2<'_, A>,
@@ -147,7 +155,7 @@ fn convolve<A: Exact>(
 /// Add the product of every group's weights with its channels, kernel column by kernel column.
 ///
 /// `weights` are those of one kernel row, `inputs` the values under it.
-fn multiply_groups<A: Exact>(
+fn multiply_groups<A: LinalgScalar>(
     conv: &ConvGeometry,
     weights: ArrayView2<'_, A>,
     inputs: ArrayView2<'_, A>,
@@ -170,7 +178,7 @@ fn multiply_groups<A: Exact>(
 }
 
 /// Add `w[channel, k] · x[k·channels + channel]` to each output channel.
-fn multiply_depthwise<A: Exact>(
+fn multiply_depthwise<A: LinalgScalar>(
     weights: ArrayView2<'_, A>,
     inputs: ArrayView2<'_, A>,
     out: &mut ArrayViewMut2<'_, A>,

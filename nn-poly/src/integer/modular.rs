@@ -9,8 +9,11 @@ use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 
 use super::check::require;
+use super::geometry::LinearGeometry;
 use super::linear::{apply, weight_matrix};
-use super::weights::Quadratic;
+use super::ranges::max_l1;
+use super::structure::{Pool, StageStructure};
+use super::weights::StageWeights;
 use super::{IntegerNetwork, StageOutput};
 use crate::error::{Error, Result};
 
@@ -54,34 +57,80 @@ impl IntegerNetwork {
         {
             return Err(Error::NotPolynomial { stage: stage_idx, step });
         }
-        let matrix = weight_matrix::<f64>(&structure.linear, weights);
-        let limb_bits = limb_bits(self.row_norms(stage_idx)?.max_l1);
+        let steps = modular_steps(structure, weights, output);
         let groups = points
             .par_chunks(GROUP)
             .map(|points| {
-                let mut values = self.linear_modular(stage_idx, &matrix, points, t, limb_bits);
-                if output == StageOutput::Pooled {
-                    let quadratic = weights.quadratic.as_ref();
-                    for point in &mut values {
-                        self.finish_modular(stage_idx, quadratic, point, t);
-                    }
-                }
-                values
+                let first = steps.first().map_or_else(Vec::new, |step| step.apply(points, t));
+                steps.iter().skip(1).fold(first, |values, step| step.apply(&values, t))
             })
             .collect::<Vec<_>>();
         Ok(groups.into_iter().flatten().collect())
     }
+}
+
+/// `(a, b, c)` of every channel.
+type Coefficients<'a> = Box<dyn Fn(usize) -> (i32, i64, i128) + Sync + 'a>;
+
+/// One linear map with what follows it, over `Z_t`.
+struct ModularStep<'a> {
+    linear: &'a LinearGeometry,
+    matrix: Array2<f64>,
+    limb_bits: u32,
+    bias: Box<dyn Fn(usize) -> i128 + Sync + 'a>,
+    /// Where a quadratic follows.
+    quadratic: Option<Coefficients<'a>>,
+    pool: Option<&'a Pool>,
+}
+
+/// The steps of a stage up to `output`, those of its chain first.
+fn modular_steps<'a>(
+    structure: &'a StageStructure,
+    weights: &'a StageWeights,
+    output: StageOutput,
+) -> Vec<ModularStep<'a>> {
+    let chain = structure.chain.as_ref().map_or(&[][..], |chain| &chain.steps);
+    let mut steps: Vec<ModularStep<'a>> = chain
+        .iter()
+        .zip(&weights.chain)
+        .map(|(step, numbers)| ModularStep {
+            linear: &step.linear,
+            matrix: weight_matrix(&step.linear, &numbers.weights),
+            limb_bits: limb_bits(max_l1(&step.linear, &numbers.weights)),
+            bias: Box::new(|output| numbers.bias_of(step, output)),
+            quadratic: Some(Box::new(|channel| numbers.coefficients(step, channel))),
+            pool: step.pool.as_ref(),
+        })
+        .collect();
+    let is_pooled = output == StageOutput::Pooled;
+    let has_quadratic = is_pooled && weights.quadratic.is_some();
+    steps.push(ModularStep {
+        linear: &structure.linear,
+        matrix: weight_matrix(&structure.linear, &weights.weights),
+        limb_bits: limb_bits(max_l1(&structure.linear, &weights.weights)),
+        bias: Box::new(|output| weights.wide_bias_of(structure, output)),
+        quadratic: if has_quadratic {
+            Some(Box::new(|channel| weights.wide_coefficients(structure, channel)))
+        } else {
+            None
+        },
+        pool: structure.pool.as_ref().filter(|_| is_pooled),
+    });
+    steps
+}
+
+impl ModularStep<'_> {
+    fn apply(&self, points: &[Vec<u64>], t: u64) -> Vec<Vec<u64>> {
+        let mut values = self.linear(points, t);
+        for point in &mut values {
+            self.finish(point, t);
+        }
+        values
+    }
 
     /// `W·x + b mod t` for a few points.
-    fn linear_modular(
-        &self,
-        stage_idx: usize,
-        matrix: &Array2<f64>,
-        points: &[Vec<u64>],
-        t: u64,
-        limb_bits: u32,
-    ) -> Vec<Vec<u64>> {
-        let linear = &self.structure[stage_idx].linear;
+    fn linear(&self, points: &[Vec<u64>], t: u64) -> Vec<Vec<u64>> {
+        let (linear, limb_bits) = (self.linear, self.limb_bits);
         let n_limbs = (u64::BITS - (t - 1).leading_zeros()).div_ceil(limb_bits) as usize;
         let mask = (1_u64 << limb_bits) - 1;
         let limbs =
@@ -91,11 +140,11 @@ impl IntegerNetwork {
                 let limb = ((points[point][row] >> (limb_bits as usize * limb)) & mask) as f64;
                 limb
             });
-        let products = apply(linear, matrix, limbs.view());
+        let products = apply(linear, &self.matrix, limbs.view());
         let modulus = i128::from(t);
         let combine = |(output, limbs): (usize, &[f64])| {
-            let bias = self.weights[stage_idx].bias_of(output, linear.n_channels());
-            let mut sum = i128::from(bias);
+            // The bias of a chain may need all 128 bits; reduced first, no sum can overflow.
+            let mut sum = (self.bias)(output).rem_euclid(modulus);
             for (position, &limb) in limbs.iter().enumerate() {
                 #[expect(clippy::cast_possible_truncation, reason = "an integer below 2^53")]
                 let limb = limb as i64;
@@ -122,27 +171,20 @@ impl IntegerNetwork {
     }
 
     /// Activation and sum pool modulo `t`, in place.
-    fn finish_modular(
-        &self,
-        stage_idx: usize,
-        quadratic: Option<&Quadratic>,
-        values: &mut Vec<u64>,
-        t: u64,
-    ) {
-        let structure = &self.structure[stage_idx];
-        let n_channels = structure.n_channels();
+    fn finish(&self, values: &mut Vec<u64>, t: u64) {
+        let n_channels = self.linear.n_channels();
         let modulus = i128::from(t);
-        if let Some(quadratic) = quadratic {
+        if let Some(quadratic) = &self.quadratic {
             for (idx, v) in values.iter_mut().enumerate() {
-                let (a, b, c) = quadratic.coefficients(idx % n_channels);
+                let (a, b, c) = quadratic(idx % n_channels);
                 // Every factor is below 2^62 in magnitude, so every product fits in 125 bits.
                 let z = i128::from(*v);
                 let slope = (i128::from(a) * z + i128::from(b)).rem_euclid(modulus);
-                *v = residue(slope * z + i128::from(c), modulus);
+                *v = residue(slope * z + c.rem_euclid(modulus), modulus);
             }
         }
-        if let Some(pool) = &structure.pool {
-            *values = (0..structure.n_outputs())
+        if let Some(pool) = self.pool {
+            *values = (0..pool.output().len())
                 .map(|output| {
                     let mut sum = 0_i128;
                     pool.for_each_term(output, |term| sum += i128::from(values[term]));

@@ -6,7 +6,9 @@
 
 #![expect(clippy::indexing_slicing, reason = "indices come from checked geometry")]
 
+use super::chain::{Chain, ChainRanges, descale_interval, prove_chain};
 use super::check::require;
+use super::geometry::LinearGeometry;
 use super::interval::{Interval, WideInterval};
 use super::structure::{ActivationKind, Reduction, StageStructure};
 use super::weights::{Quadratic, StageWeights};
@@ -31,6 +33,11 @@ pub struct StageRanges {
     pub pooled: Vec<Interval>,
     /// `max_row Σ |w|·max|x|`: bounds every partial sum of products, in any order.
     pub max_products: u64,
+    /// With a chain: every value where its segment ends, before the division. `linear` and `pooled`
+    /// are ranges after it, and `linear` is empty if the segment ends later.
+    pub undivided: Option<WideInterval>,
+    /// With a chain: as `max_products`, for each of its linear maps, biases included.
+    pub chain_products: Vec<i128>,
 }
 
 impl StageRanges {
@@ -55,6 +62,9 @@ pub(super) fn prove_stage(
     weights: &StageWeights,
     inputs: &[Interval],
 ) -> Result<StageRanges> {
+    if let Some(chain) = &structure.chain {
+        return prove_chained(stage, chain, structure, weights, inputs);
+    }
     let linear = &structure.linear;
     let n_channels = structure.n_channels();
     let mut ranges = Vec::with_capacity(linear.n_outputs());
@@ -76,7 +86,46 @@ pub(super) fn prove_stage(
         activated.push(after);
     }
     let pooled = pool(stage, structure, &activated)?;
-    Ok(StageRanges { linear: ranges, pooled, max_products })
+    let (undivided, chain_products) = (None, Vec::new());
+    Ok(StageRanges { linear: ranges, pooled, max_products, undivided, chain_products })
+}
+
+/// As [`prove_stage`], for a stage with a chain.
+fn prove_chained(
+    stage: usize,
+    chain: &Chain,
+    structure: &StageStructure,
+    weights: &StageWeights,
+    inputs: &[Interval],
+) -> Result<StageRanges> {
+    let ChainRanges { values: undivided, reaches } =
+        prove_chain(stage, chain, structure, weights, inputs)?;
+    let empty = WideInterval { low: i128::MAX, high: i128::MIN };
+    let hull = undivided.iter().fold(empty, |hull, &range| hull.hull(range));
+    let divided: Vec<Interval> =
+        undivided.iter().map(|&range| descale_interval(range, chain.descale)).collect();
+    for range in &divided {
+        bounded(stage, "division that ends its chain", i128::from(range.magnitude()))?;
+    }
+    let (linear, pooled) = match chain.ends {
+        StageOutput::Pooled => (Vec::new(), divided),
+        StageOutput::Linear => {
+            let n_channels = structure.n_channels();
+            let quadratic = weights.quadratic.as_ref();
+            let activated = divided
+                .iter()
+                .enumerate()
+                .map(|(output, &range)| {
+                    let channel = output % n_channels;
+                    activate(stage, &structure.activation, quadratic, channel, range.into())
+                })
+                .collect::<Result<Vec<_>>>()?;
+            let pooled = pool(stage, structure, &activated)?;
+            (divided, pooled)
+        }
+    };
+    let undivided = Some(hull);
+    Ok(StageRanges { linear, pooled, max_products: 0, undivided, chain_products: reaches })
 }
 
 /// `[Σ w⁺·low + w⁻·high + b, Σ w⁺·high + w⁻·low + b]` and `Σ |w|·max|x|`.
@@ -122,7 +171,7 @@ fn activate(
                 .saturating_mul(z)
                 .saturating_add(i128::from(b).abs() * z + i128::from(c).abs());
             bounded(stage, "activation", terms)?;
-            range.quadratic(a, b, c)
+            range.quadratic(a, b, c.into())
         }
         (ActivationKind::Identity | ActivationKind::Quadratic, _) => range,
     })
@@ -190,6 +239,12 @@ pub(super) fn prove_tail(
         hull = hull.hull(Interval::from_wide(sum));
     }
     Ok(hull)
+}
+
+/// Largest `Σ |w|` over the rows of a linear map.
+pub(crate) fn max_l1(linear: &LinearGeometry, weights: &[i16]) -> u64 {
+    let of_row = |row: &[i16]| row.iter().map(|w| u64::from(w.unsigned_abs())).sum();
+    weights.chunks_exact(linear.taps()).map(of_row).max().unwrap_or(0)
 }
 
 impl IntegerNetwork {

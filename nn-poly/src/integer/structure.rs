@@ -5,6 +5,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use super::StageOutput;
+use super::chain::Chain;
 use super::check::require;
 use super::geometry::{LinearGeometry, Volume};
 use super::refresh::Refresh;
@@ -181,7 +183,7 @@ impl Pool {
         }
     }
 
-    fn check(&self, stage: usize, linear: Volume) -> Result<()> {
+    pub(super) fn check(&self, stage: usize, linear: Volume) -> Result<()> {
         let same = |field, actual: usize, expected: usize| {
             require("stage", stage, field, actual, expected, expected)
         };
@@ -222,13 +224,31 @@ pub struct StageStructure {
     pub pool: Option<Pool>,
     /// How its outputs become the integers later stages read; `None` on the last stage only.
     pub refresh: Option<Refresh>,
+    /// Polynomial steps taken before the linear map, without a refresh in between.
+    pub chain: Option<Chain>,
 }
 
 impl StageStructure {
-    /// Values read per sample.
+    /// Values read per sample: by the first step of its chain, or by its linear map.
     #[must_use]
     pub fn n_inputs(&self) -> usize {
-        self.linear.n_inputs()
+        self.chain.as_ref().map_or_else(|| self.linear.n_inputs(), Chain::n_inputs)
+    }
+
+    /// Multiplications per sample, those of its chain included.
+    #[must_use]
+    pub fn n_products(&self) -> usize {
+        let before = self.chain.as_ref().map_or(0, Chain::n_products);
+        self.linear.n_products().saturating_add(before)
+    }
+
+    /// Values per sample where a segment that ends at `output` ends.
+    #[must_use]
+    pub fn n_outputs_at(&self, output: StageOutput) -> usize {
+        match output {
+            StageOutput::Linear => self.linear.n_outputs(),
+            StageOutput::Pooled => self.n_outputs(),
+        }
     }
 
     /// The volume after activation and pool.
@@ -302,6 +322,9 @@ impl StageStructure {
             require("stage", stage, "runs times positions", n_reads, 1, MAX_NETWORK_PRODUCTS)?;
         }
         require("stage", stage, "number of sources", self.sources.len(), 1, MAX_STAGES)?;
+        if let Some(chain) = &self.chain {
+            chain.check(stage, self)?;
+        }
         self.refresh.as_ref().map_or(Ok(()), |refresh| refresh.check(stage, self.n_channels()))
     }
 }

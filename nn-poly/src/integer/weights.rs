@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::chain::StepWeights;
 use super::check::require;
+use super::geometry::LinearGeometry;
 use super::structure::{ActivationKind, StageStructure};
 use crate::error::Result;
 
@@ -50,7 +52,7 @@ impl Quadratic {
         (pick(&self.a, channel), pick(&self.b, channel), pick(&self.c, channel))
     }
 
-    fn check(&self, stage: usize, n_channels: usize) -> Result<()> {
+    pub(super) fn check(&self, stage: usize, n_channels: usize) -> Result<()> {
         for (field, n) in [
             ("number of coefficients a", self.a.len()),
             ("number of coefficients b", self.b.len()),
@@ -91,15 +93,33 @@ pub struct StageWeights {
     pub bias: Vec<i64>,
     /// Present exactly when the activation is [`ActivationKind::Quadratic`].
     pub quadratic: Option<Quadratic>,
+    /// One entry per step of the stage's chain.
+    pub chain: Vec<StepWeights>,
 }
 
 impl StageWeights {
     /// The bias of output `output_idx` of a linear map with `n_channels` channels.
     #[must_use]
     pub fn bias_of(&self, output_idx: usize, n_channels: usize) -> i64 {
-        let position =
-            if self.bias.len() == n_channels { output_idx % n_channels } else { output_idx };
-        self.bias.get(position).copied().unwrap_or(0)
+        bias_of(&self.bias, output_idx, n_channels)
+    }
+
+    /// As [`Self::bias_of`], with the exponent of the stage's chain.
+    pub(crate) fn wide_bias_of(&self, structure: &StageStructure, output_idx: usize) -> i128 {
+        let exponent = structure.chain.as_ref().map_or(0, |chain| chain.exponents.bias);
+        i128::from(self.bias_of(output_idx, structure.n_channels())) << exponent
+    }
+
+    /// `(a, b, c)` of channel `channel`, `c` with the exponent of the stage's chain; the identity
+    /// without a quadratic.
+    pub(crate) fn wide_coefficients(
+        &self,
+        structure: &StageStructure,
+        channel: usize,
+    ) -> (i32, i64, i128) {
+        let exponent = structure.chain.as_ref().map_or(0, |chain| chain.exponents.constant);
+        let (a, b, c) = self.quadratic.as_ref().map_or((0, 1, 0), |q| q.coefficients(channel));
+        (a, b, i128::from(c) << exponent)
     }
 
     /// Check against the structure of stage `stage`, which itself was checked before.
@@ -108,17 +128,12 @@ impl StageWeights {
     /// - [`crate::Error::OutOfRange`] naming the field and its limits.
     pub fn check(&self, stage: usize, structure: &StageStructure) -> Result<()> {
         let linear = &structure.linear;
-        let n = linear.n_weights();
-        require("stage", stage, "number of weights", self.weights.len(), n, n)?;
-        if self.bias.len() != linear.n_channels() {
-            let n = linear.n_outputs();
-            require("stage", stage, "number of biases", self.bias.len(), n, n)?;
-        }
-        for &w in &self.weights {
-            require("stage", stage, "weight", i32::from(w), -MAX_WEIGHT, MAX_WEIGHT)?;
-        }
-        for &b in &self.bias {
-            require("stage", stage, "bias", b, -MAX_BIAS, MAX_BIAS)?;
+        check_linear(stage, linear, &self.weights, &self.bias)?;
+        let steps = structure.chain.as_ref().map_or(&[][..], |chain| &chain.steps);
+        let n = steps.len();
+        require("stage", stage, "number of weighted chain steps", self.chain.len(), n, n)?;
+        for (step, numbers) in steps.iter().zip(&self.chain) {
+            numbers.check(stage, step)?;
         }
         let wanted = usize::from(structure.activation == ActivationKind::Quadratic);
         let present = usize::from(self.quadratic.is_some());
@@ -127,6 +142,34 @@ impl StageWeights {
             .as_ref()
             .map_or(Ok(()), |quadratic| quadratic.check(stage, linear.n_channels()))
     }
+}
+
+/// The bias of output `output_idx`, from one per channel or one per output position.
+pub(super) fn bias_of(bias: &[i64], output_idx: usize, n_channels: usize) -> i64 {
+    let position = if bias.len() == n_channels { output_idx % n_channels } else { output_idx };
+    bias.get(position).copied().unwrap_or(0)
+}
+
+/// Check weights and biases against a linear map of stage `stage`.
+pub(super) fn check_linear(
+    stage: usize,
+    linear: &LinearGeometry,
+    weights: &[i16],
+    bias: &[i64],
+) -> Result<()> {
+    let n = linear.n_weights();
+    require("stage", stage, "number of weights", weights.len(), n, n)?;
+    if bias.len() != linear.n_channels() {
+        let n = linear.n_outputs();
+        require("stage", stage, "number of biases", bias.len(), n, n)?;
+    }
+    for &w in weights {
+        require("stage", stage, "weight", i32::from(w), -MAX_WEIGHT, MAX_WEIGHT)?;
+    }
+    for &b in bias {
+        require("stage", stage, "bias", b, -MAX_BIAS, MAX_BIAS)?;
+    }
+    Ok(())
 }
 
 impl fmt::Debug for StageWeights {

@@ -73,6 +73,20 @@ impl Window {
     }
 }
 
+impl Window {
+    /// As [`Self::reduce`], of a value of more bits.
+    ///
+    /// # Panics
+    /// If the modulus is zero, which no checked plan contains.
+    #[must_use]
+    pub const fn reduce_wide(&self, v: i128) -> i64 {
+        // A multiple of the modulus less, so that the difference below fits.
+        let rest = v.rem_euclid(self.modulus as i128);
+        #[expect(clippy::cast_possible_truncation, reason = "below 2^62")]
+        self.reduce(rest as i64)
+    }
+}
+
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "[{}, {}] modulo {}", self.low, self.high(), self.modulus)

@@ -1,11 +1,13 @@
 //! What must hold for the public part of a plan before anything uses it.
 
-use super::public::{ActivationSide, PublicPlanSpec};
-use super::segment::{Evidence, Packing, RingSpec, Segment};
+use super::masked::{check_masked, n_residues};
+use super::public::{ActivationSide, PublicPlanSpec, Trust};
+use super::segment::{Evidence, Packing, RingSpec, Segment, ValueRange};
 use crate::error::{Error, Result};
+use crate::integer::chain::Chain;
 use crate::integer::{
-    ActivationKind, Arrivals, Interval, MAX_MAGNITUDE, Refresher, StageOutput, StageStructure,
-    check_structure, require,
+    ActivationKind, Arrivals, CrtWindow, Interval, MAX_CRT_MODULI, MAX_MAGNITUDE, Refresher,
+    StageOutput, StageStructure, WideInterval, check_structure, require,
 };
 
 const MAX_NAME_BYTES: usize = 256;
@@ -34,31 +36,107 @@ pub(super) fn check_public(spec: &PublicPlanSpec) -> Result<()> {
     }
     require("plan", 0, "expected samples", spec.expected_samples, 1, 1 << 40)?;
     require("plan", 0, "security bits", spec.security_bits, 0, 512)?;
-    let n_stages = spec.stages.len();
-    require("plan", 0, "number of segments", spec.segments.len(), n_stages, n_stages)?;
-    for (idx, (segment, stage)) in spec.segments.iter().zip(&spec.stages).enumerate() {
-        check_role(idx, segment, stage, spec.activation_side)?;
-        check_ring(idx, &segment.ring)?;
-        check_packing(idx, segment)?;
-        check_window(idx, segment)?;
-        check_noise(idx, segment)?;
-        check_tail(idx, segment, stage)?;
+    let mut first = 0;
+    for (stage_idx, stage) in spec.stages.iter().enumerate() {
+        let n = segments_of(stage, spec.segments.get(first));
+        let segments = spec.segments.get(first..first + n).unwrap_or_default();
+        let n_left = spec.segments.len() - first;
+        require("stage", stage_idx, "number of segments", n_left, n, n_left.max(n))?;
+        for (idx, segment) in (first..).zip(segments) {
+            check_role(idx, stage_idx, segment, stage, spec.activation_side)?;
+            check_ring(idx, &segment.ring)?;
+            check_packing(idx, segment)?;
+            check_noise(idx, segment)?;
+            let wanted = usize::from(spec.trust == Trust::Masked);
+            let n_masks = usize::from(segment.mask.is_some());
+            require("segment", idx, "number of mask parts", n_masks, wanted, wanted)?;
+            match (spec.trust, &stage.chain) {
+                (Trust::Masked, _) => {}
+                (Trust::Owner, None) => check_window(idx, segment)?,
+                (Trust::Owner, Some(chain)) => {
+                    check_part(idx, idx - first, segment, chain, segments)?;
+                }
+            }
+        }
+        if spec.trust == Trust::Masked {
+            check_masked(spec, stage_idx, first, segments)?;
+        } else if let Some(segment) = segments.first() {
+            check_tail(stage_idx, segment, stage, arrivals(stage, segments)?)?;
+        }
+        first += n;
     }
-    Ok(())
+    require("plan", 0, "number of segments", spec.segments.len(), first, first)
+}
+
+/// Segments of a stage whose first one is given: one, or as many as that says residues.
+fn segments_of(stage: &StageStructure, first: Option<&Segment>) -> usize {
+    match (&stage.chain, first) {
+        (Some(_), Some(segment)) => (segment.n_residues() as usize).clamp(1, MAX_CRT_MODULI),
+        (None, Some(segment)) => n_residues(segment),
+        (_, None) => 1,
+    }
+}
+
+/// What a segment says of a chain belongs to its stage, and agrees with the stage's other segments
+/// in everything but ring and noise.
+fn check_part(
+    idx: usize,
+    residue: usize,
+    segment: &Segment,
+    chain: &Chain,
+    segments: &[Segment],
+) -> Result<()> {
+    let n_parts = usize::from(segment.chain.is_some());
+    require("segment", idx, "number of chain parts", n_parts, 1, 1)?;
+    let (Some(part), Some(first)) = (&segment.chain, segments.first()) else { return Ok(()) };
+    let n_residues = wide(segments.len());
+    require("segment", idx, "number of residues", part.n_residues.into(), n_residues, n_residues)?;
+    require("segment", idx, "residue", part.residue.into(), wide(residue), wide(residue))?;
+    let is_slots = usize::from(segment.packing == Packing::Slots);
+    require("segment", idx, "number of slot packings of a chain", is_slots, 1, 1)?;
+    let n = first.ring.ring_degree;
+    require("segment", idx, "ring degree", segment.ring.ring_degree, n, n)?;
+    let low = first.chain.as_ref().map_or(0, |part| part.low);
+    require("segment", idx, "low end of its chain's window", part.low, low, low)?;
+    let ValueRange { low, high, evidence } = first.range;
+    require("segment", idx, "low end of its range", segment.range.low, low, low)?;
+    require("segment", idx, "high end of its range", segment.range.high, high, high)?;
+    let (proven, wanted) =
+        (segment.range.evidence == Evidence::Proven, evidence == Evidence::Proven);
+    let (proven, wanted) = (u32::from(proven), u32::from(wanted));
+    require("segment", idx, "number of proven ranges", proven, wanted, wanted)?;
+    require("segment", idx, "low end of its window", segment.window.low, 0, 0)?;
+    let n = chain.steps.len();
+    require("segment", idx, "number of steps with moduli", part.step_moduli.len(), n, n)?;
+    // Decryption drops all but two, whatever noise that adds.
+    require("segment", idx, "number of moduli in replies", segment.ring.reply_moduli, 1, 2)?;
+    let mut most = u32::try_from(segment.ring.moduli.len()).unwrap_or(u32::MAX);
+    for &left in &part.step_moduli {
+        require("segment", idx, "moduli after a step", left, segment.ring.reply_moduli, most)?;
+        most = left;
+    }
+    let (ends, wanted) = (chain.ends == StageOutput::Pooled, segment.evaluates_activation);
+    let (ends, wanted) = (u32::from(ends), u32::from(wanted));
+    require("segment", idx, "number of activations its chain ends after", ends, wanted, wanted)
 }
 
 /// The segment belongs to its stage and evaluates what the activation side says.
 fn check_role(
     idx: usize,
+    stage_idx: usize,
     segment: &Segment,
     stage: &StageStructure,
     side: ActivationSide,
 ) -> Result<()> {
-    require("segment", idx, "stage", i128::from(segment.stage), wide(idx), wide(idx))?;
+    let stage_of = i128::from(segment.stage);
+    require("segment", idx, "stage", stage_of, wide(stage_idx), wide(stage_idx))?;
+    let (parts, wanted) =
+        (usize::from(segment.chain.is_some()), usize::from(stage.chain.is_some()));
+    require("segment", idx, "number of chain parts", parts, wanted, wanted)?;
     let is_quadratic = stage.activation == ActivationKind::Quadratic;
     let at_server = match side {
         ActivationSide::Server => {
-            stage.check_polynomial(idx)?;
+            stage.check_polynomial(stage_idx)?;
             is_quadratic
         }
         ActivationSide::Client => false,
@@ -150,11 +228,16 @@ fn check_noise(idx: usize, segment: &Segment) -> Result<()> {
 /// The key holder's arithmetic is exact on every value of the window.
 ///
 /// A quadratic at the key holder needs the private part and is checked with it.
-fn check_tail(idx: usize, segment: &Segment, stage: &StageStructure) -> Result<()> {
+fn check_tail(
+    idx: usize,
+    segment: &Segment,
+    stage: &StageStructure,
+    arrivals: Arrivals,
+) -> Result<()> {
     if !segment.evaluates_activation && stage.activation == ActivationKind::Quadratic {
         return Ok(());
     }
-    Refresher::check(idx, stage, None, arrivals(segment)).map(drop)
+    Refresher::check(idx, stage, None, arrivals).map(drop)
 }
 
 /// Where a segment ends.
@@ -162,13 +245,46 @@ pub(super) const fn segment_output(segment: &Segment) -> StageOutput {
     if segment.evaluates_activation { StageOutput::Pooled } else { StageOutput::Linear }
 }
 
-/// What the key holder receives from a segment.
-pub(super) const fn arrivals(segment: &Segment) -> Arrivals {
-    Arrivals {
-        takes: segment_output(segment),
-        domain: segment.window.interval(),
-        expected: Interval { low: segment.range.low, high: segment.range.high },
-    }
+/// What the key holder receives from the segments of a stage, put together and divided.
+///
+/// # Errors
+/// - [`Error::OutOfRange`] if there is no segment, or residues that cannot be put together.
+pub(super) fn arrivals(stage: &StageStructure, segments: &[Segment]) -> Result<Arrivals> {
+    require("plan", 0, "number of segments of a stage", segments.len(), 1, usize::MAX)?;
+    #[expect(clippy::indexing_slicing, reason = "there is one")]
+    let segment = &segments[0];
+    let domain = match (&stage.chain, crt_window(stage, segments)?) {
+        (Some(chain), Some(window)) => {
+            let WideInterval { low, high } = window.interval();
+            let domain = Interval { low: chain.descaled(low), high: chain.descaled(high) };
+            let subject = "stage with a chain";
+            let idx = segment.stage as usize;
+            require(subject, idx, "low end of its window", domain.low, -MAX_MAGNITUDE, 0)?;
+            require(subject, idx, "high end of its window", domain.high, 0, MAX_MAGNITUDE)?;
+            let range = segment.range;
+            require(subject, idx, "low end of its range", range.low, domain.low, domain.high)?;
+            require(subject, idx, "high end of its range", range.high, range.low, domain.high)?;
+            domain
+        }
+        _ => segment.window.interval(),
+    };
+    let expected = Interval { low: segment.range.low, high: segment.range.high };
+    Ok(Arrivals { takes: segment_output(segment), domain, expected })
+}
+
+/// How values of a stage with a chain are put together, before the division.
+///
+/// # Errors
+/// - [`Error::OutOfRange`] if the moduli are not coprime, or too large together.
+pub(super) fn crt_window(
+    stage: &StageStructure,
+    segments: &[Segment],
+) -> Result<Option<CrtWindow>> {
+    let Some(chain) = &stage.chain else { return Ok(None) };
+    let low = segments.first().and_then(|segment| segment.chain.as_ref()).map_or(0, |p| p.low);
+    let low = i128::from(low).saturating_mul(1 << chain.descale);
+    let moduli: Vec<u64> = segments.iter().map(|segment| segment.window.modulus).collect();
+    CrtWindow::new(low, &moduli).map(Some)
 }
 
 const fn bits(v: u128) -> u32 {

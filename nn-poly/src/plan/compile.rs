@@ -1,7 +1,9 @@
 //! The planner: from an integer network to segments with parameters.
 
 use super::Plan;
+use super::chained::plan_chain;
 use super::check::segment_output;
+use super::masked::{self, compile_masked};
 use super::public::{ActivationSide, PublicPlan, PublicPlanSpec, Trust};
 use super::segment::{
     ChosenParameters, Evidence, NoiseForecast, PooledSquare, Segment, SegmentDemand, ValueRange,
@@ -90,6 +92,9 @@ impl Default for PlanOptions {
 
 /// Compile a network into a plan with parameters of 128-bit security.
 ///
+/// With [`Trust::Masked`] every range is proven, whatever the options say, and the parameters are those
+/// of [`parameters::choose_masked`].
+///
 /// `observed` are the values seen on calibration data ([`IntegerNetwork::evaluate`] reports them);
 /// they are used only for segments whose proven range no parameters hold, doubled, and never beyond
 /// the proven range. With an empty slice every range must be proven.
@@ -97,6 +102,7 @@ impl Default for PlanOptions {
 /// # Errors
 /// - [`Error::NotAtServer`] if the server would have to evaluate a ReLU, a table or a maximum.
 /// - [`Error::NoSegmentParameters`] if no parameters hold a segment.
+/// - [`Error::NotMaskable`] if a stage does not fit a masked plan.
 /// - Those of [`PublicPlan::new`] and [`Plan::new`] for facts that do not fit the network.
 pub fn compile(
     network: &IntegerNetwork,
@@ -107,7 +113,7 @@ pub fn compile(
     compile_with(network, observed, facts, options, parameters::choose)
 }
 
-/// As [`compile`], with another source of parameters.
+/// As [`compile`], with another source of parameters for stages without a chain.
 ///
 /// # Errors
 /// As for [`compile`].
@@ -118,12 +124,20 @@ pub fn compile_with<E: std::error::Error + Send + Sync + 'static>(
     options: &PlanOptions,
     choose: impl Fn(&SegmentDemand) -> std::result::Result<ChosenParameters, E>,
 ) -> Result<Plan> {
+    if options.trust == Trust::Masked {
+        return compile_masked(network, facts, options);
+    }
     let mut segments = Vec::with_capacity(network.structure().len());
     let mut security_bits = u32::MAX;
-    for idx in 0..network.structure().len() {
+    for (idx, stage) in network.structure().iter().enumerate() {
         let observed = observed.get(idx);
-        let (segment, security) = plan_segment(network, idx, observed, options, &choose)?;
-        segments.push(segment);
+        let (of_stage, security) = if stage.chain.is_some() {
+            plan_chain(network, idx, observed, options)?
+        } else {
+            let (segment, security) = plan_segment(network, idx, observed, options, &choose)?;
+            (vec![segment], security)
+        };
+        segments.extend(of_stage);
         security_bits = security_bits.min(security);
     }
     finish(network, facts, options, segments, security_bits)
@@ -257,7 +271,7 @@ fn demand(
 }
 
 /// The pooled square of a stage whose quadratic the server applies.
-fn pooled_square(stage: &StageStructure, quadratic: &Quadratic) -> PooledSquare {
+pub(super) fn pooled_square(stage: &StageStructure, quadratic: &Quadratic) -> PooledSquare {
     PooledSquare {
         pool_terms: count(stage.pool_terms()),
         max_abs_a: quadratic.a.iter().map(|a| a.unsigned_abs()).max().unwrap_or(0),
@@ -274,6 +288,12 @@ pub(super) fn recompute_noise(
     network: &IntegerNetwork,
     segment: &Segment,
 ) -> Result<NoiseForecast> {
+    if segment.mask.is_some() {
+        return masked::recompute_noise(network, segment);
+    }
+    if let Some(part) = &segment.chain {
+        return super::chained::recompute_noise(network, segment, part);
+    }
     let idx = segment.stage as usize;
     let (stage, weights) = network.stage(idx)?;
     let activation = weights
@@ -309,6 +329,8 @@ pub(super) fn assemble(
         noise,
         n_inputs: count(stage.n_inputs()),
         n_outputs: 0,
+        chain: None,
+        mask: None,
     };
     segment.n_outputs = count(match segment_output(&segment) {
         StageOutput::Linear => stage.linear.n_outputs(),
@@ -318,6 +340,6 @@ pub(super) fn assemble(
 }
 
 /// Counts of a checked network are below 2^22.
-fn count(n: usize) -> u32 {
+pub(super) fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }

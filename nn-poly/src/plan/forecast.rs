@@ -25,7 +25,7 @@ pub struct RunSize {
     pub replicas: u64,
 }
 
-/// Cost of one segment for a whole run.
+/// Cost of one segment for a whole run. Segments of one stage run in the same round.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SegmentForecast {
     /// Which segment, from 0.
@@ -140,7 +140,7 @@ pub(super) fn samples_per_batch(
 
 /// The forecast of a run in batches of `per_batch` samples.
 pub(super) fn of_batches(
-    segments: &[Segment],
+    plan_segments: &[Segment],
     activation_side: ActivationSide,
     security_bits: u32,
     size: &RunSize,
@@ -149,12 +149,13 @@ pub(super) fn of_batches(
     require("run", 0, "number of samples", size.n_samples, 1, 1 << 48)?;
     require("run", 0, "number of replicas", size.replicas, 1, 1 << 12)?;
     let n_batches = size.n_samples.div_ceil(per_batch.max(1));
-    let segments = segments
+    let segments = plan_segments
         .iter()
         .enumerate()
         .map(|(idx, segment)| forecast_segment(idx, segment, size, per_batch.max(1)))
         .collect::<Result<Vec<_>>>()?;
-    let rounds = n_batches.saturating_mul(segments.len() as u64);
+    let per_batch = plan_segments.iter().filter(|segment| segment.begins_round()).count();
+    let rounds = n_batches.saturating_mul(per_batch as u64);
     Ok(Forecast {
         n_samples: size.n_samples,
         activation_side,
@@ -212,7 +213,12 @@ fn forecast_segment(
         blocks,
         occupancy: ratio(used, blocks.saturating_mul(capacity)),
         bytes_up: blocks.saturating_mul(segment.request_bytes()),
-        seed_bytes: blocks.saturating_mul(SEED_BYTES),
+        // Residues of a masked stage share a request, whose payload holds the other seeds.
+        seed_bytes: if segment.mask.is_none() || segment.begins_round() {
+            blocks.saturating_mul(SEED_BYTES)
+        } else {
+            0
+        },
         bytes_down: blocks.saturating_mul(segment.reply_bytes()),
         evidence: segment.range.evidence,
         noise_margin_bits: segment.noise.margin_bits(),

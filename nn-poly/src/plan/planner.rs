@@ -32,10 +32,11 @@ pub use alternative::Alternative;
 pub use cost::{BlockSeconds, ByteSeconds, CostSource, Link, TimeForecast};
 pub use goal::{Objective, PlanGoal};
 pub use reference::ReferenceRates;
+pub(crate) use reference::evaluate_nanoseconds;
 
 use super::{ActivationSide, Plan};
 use crate::error::{Error, Result};
-use crate::integer::{IntegerNetwork, StageObservation};
+use crate::integer::{ActivationKind, IntegerNetwork, StageObservation, StageOutput};
 
 use side::SideSearch;
 
@@ -53,8 +54,9 @@ pub struct Subject<'a> {
 ///
 /// Candidates are: the side of the activations (both, where the network and the goal leave it open);
 /// per segment the parameters of [`parameters::candidates`], with the ranges the goal allows; batches
-/// of the whole run or, where memory excludes candidates, of half the samples and so on. A segment is
-/// a stage, so a batch takes as many round trips as the network has stages.
+/// of the whole run or, where memory excludes candidates, of half the samples and so on. A batch takes
+/// as many round trips as the network has stages; networks whose stages are joined
+/// ([`crate::quantize::quantize_joined`]) take fewer.
 ///
 /// [`parameters::candidates`]: crate::encrypted::parameters::candidates
 ///
@@ -83,6 +85,9 @@ pub fn search(
             continue;
         }
         for side in sides(goal.activation_side) {
+            if !suits_side(subject.network, side) {
+                continue;
+            }
             let search = SideSearch { number, subject, goal, side };
             match search.alternatives(costs) {
                 // Without activations both sides have the same plans.
@@ -132,12 +137,22 @@ pub fn assess(plan: &Plan, goal: &PlanGoal, costs: &mut dyn CostSource) -> Resul
     let search = SideSearch { number: 0, subject: &subject, goal, side };
     let batch = public.expected_samples;
     let mut chosen = Vec::with_capacity(public.segments.len());
-    for (idx, segment) in public.segments.iter().enumerate() {
-        let mut costed = search.weighed(idx, segment.clone(), public.security_bits, batch)?;
+    for segment in &public.segments {
+        let mut costed = search.weighed(segment.clone(), public.security_bits, batch)?;
         costed.seconds = search.block_seconds(segment, costs)?;
         chosen.push(costed);
     }
     search.alternative(batch, &chosen.iter().collect::<Vec<_>>(), costs)
+}
+
+/// Whether every chain of the network ends where a segment does when that side evaluates activations.
+fn suits_side(network: &IntegerNetwork, side: ActivationSide) -> bool {
+    network.structure().iter().all(|stage| {
+        let at_server =
+            side == ActivationSide::Server && stage.activation == ActivationKind::Quadratic;
+        let ends = if at_server { StageOutput::Pooled } else { StageOutput::Linear };
+        stage.chain.as_ref().is_none_or(|chain| chain.ends == ends)
+    })
 }
 
 /// The sides that may evaluate the activations, unless one is settled.

@@ -17,11 +17,11 @@ use crate::tensor::Shape;
 /// Opens the file or message that holds a public part.
 pub const PUBLIC_PLAN_MAGIC: artifact::Magic = *b"SDLPUBPL";
 /// Version of the public and private parts and of the plan file.
-pub const PLAN_VERSION: u32 = 2;
+pub const PLAN_VERSION: u32 = 4;
 /// Largest encoding of a public part.
 pub const MAX_PUBLIC_PLAN_BYTES: usize = 1 << 26;
 
-const PUBLIC_CONTEXT: &str = "SecureDL plan 2 public part";
+const PUBLIC_CONTEXT: &str = "SecureDL plan 4 public part";
 
 /// Who evaluates the activations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -47,12 +47,15 @@ impl fmt::Display for ActivationSide {
 pub enum Trust {
     /// The client owns the model and may see them.
     Owner,
+    /// The client owns the data only: it sees masked values, and no weights.
+    Masked,
 }
 
 impl fmt::Display for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Owner => "owner",
+            Self::Masked => "masked",
         })
     }
 }
@@ -80,7 +83,7 @@ pub struct PublicPlanSpec {
     pub activation_side: ActivationSide,
     /// Every stage, without weights.
     pub stages: Vec<StageStructure>,
-    /// One segment per stage, in the same order.
+    /// The segments of every stage, in the order of the stages: one, or with a chain one per residue.
     pub segments: Vec<Segment>,
     /// Samples of a typical batch, for which packing was chosen.
     pub expected_samples: u64,

@@ -172,13 +172,81 @@ pub struct Segment {
     pub n_inputs: u32,
     /// Values downloaded per sample.
     pub n_outputs: u32,
+    /// What only segments of a stage with a chain have.
+    pub chain: Option<ChainPart>,
+    /// What only segments of masked plans have.
+    pub mask: Option<MaskPart>,
+}
+
+/// A segment of a masked plan computes its stage modulo one prime; all of them travel in one request,
+/// so that they share one integer mask.
+///
+/// Its window is `[0, t)`: residues of masked values, which the key holder puts together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MaskPart {
+    /// Which residue this segment yields, from 0.
+    pub residue: u32,
+    /// Segments of this stage.
+    pub n_residues: u32,
+    /// Masks are below `2^mask_bits`; 0 for the last stage, whose scores are the result.
+    pub mask_bits: u32,
+    /// Noise in replies is uniform below `2^flood_bits` in magnitude, times the plaintext modulus.
+    pub flood_bits: u32,
+    /// Earlier stages whose masks are subtracted from what this one reads, each named by a token in the
+    /// request; counted at the first residue.
+    pub n_tokens: u32,
+}
+
+/// Bytes of the token that names the mask of an earlier round.
+pub const MASK_TOKEN_BYTES: u64 = 64;
+/// Bytes of a public key beside its polynomial: version, kind, digest of parameters, seed.
+const PUBLIC_KEY_HEADER: u64 = 2 + 32 + 32;
+/// Bytes of the seed of a residue's ciphertexts; that of the first is announced with the request.
+const RESIDUE_SEED_BYTES: u64 = 32;
+
+/// A segment of a stage with a chain computes the stage modulo one prime; there may be several, one
+/// after the other, which differ in their plaintext modulus only as far as results are concerned.
+///
+/// Its window is `[0, t)`: residues, which the key holder puts together.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct ChainPart {
+    /// Which residue this segment yields, from 0.
+    pub residue: u32,
+    /// Segments of this stage.
+    pub n_residues: u32,
+    /// Smallest value after the division by `2^descale`; the window of the stage's values before it
+    /// begins at `low · 2^descale`.
+    pub low: i64,
+    /// Limbs left after each step of the chain, in order.
+    pub step_moduli: Vec<u32>,
 }
 
 impl Segment {
-    /// Degree of a reply in the secret key: 2 after a square, otherwise 1.
+    /// Squares the server evaluates in a row.
     #[must_use]
-    pub const fn reply_degree(&self) -> u32 {
-        if self.evaluates_activation { 2 } else { 1 }
+    pub fn n_squares(&self) -> u32 {
+        let steps = self.chain.as_ref().map_or(0, |part| part.step_moduli.len());
+        u32::try_from(steps).unwrap_or(u32::MAX) + u32::from(self.evaluates_activation)
+    }
+
+    /// Degree of a reply in the secret key: doubled by every square.
+    #[must_use]
+    pub fn reply_degree(&self) -> u32 {
+        1_u32.checked_shl(self.n_squares()).unwrap_or(u32::MAX)
+    }
+
+    /// Segments of its stage: several if values are put together from residues.
+    #[must_use]
+    pub fn n_residues(&self) -> u32 {
+        let in_chain = self.chain.as_ref().map(|part| part.n_residues);
+        in_chain.or(self.mask.map(|part| part.n_residues)).unwrap_or(1)
+    }
+
+    /// Whether a request of this segment begins a round: it is its stage's only segment, or the first.
+    #[must_use]
+    pub fn begins_round(&self) -> bool {
+        let in_chain = self.chain.as_ref().map(|part| part.residue);
+        in_chain.or(self.mask.map(|part| part.residue)).unwrap_or(0) == 0
     }
 
     /// Samples one block carries, canaries included.
@@ -188,17 +256,29 @@ impl Segment {
     }
 
     /// Bytes of one request payload: `n_inputs · N · Σ ceil(log2 q_i) / 8`, without the seed.
+    ///
+    /// In masked plans this is the segment's part of its stage's request: one polynomial more for the
+    /// public key, with 66 bytes, the tokens at the first residue and a seed at the others.
     #[must_use]
     pub fn request_bytes(&self) -> u64 {
         let bits = u64::from(self.ring.ring_degree) * u64::from(self.ring.request_bits());
-        u64::from(self.n_inputs) * (bits / 8)
+        let of_mask = self.mask.map_or(0, |part| {
+            let seed = if part.residue == 0 { 0 } else { RESIDUE_SEED_BYTES };
+            seed + PUBLIC_KEY_HEADER + bits / 8 + u64::from(part.n_tokens) * MASK_TOKEN_BYTES
+        });
+        u64::from(self.n_inputs) * (bits / 8) + of_mask
     }
 
-    /// Bytes of one reply payload: `n_outputs · (degree+1) · N · Σ_kept ceil(log2 q_i) / 8`.
+    /// Bytes of one reply payload: `n_outputs · (degree+1) · N · Σ_kept ceil(log2 q_i) / 8`; the last
+    /// residue of a masked stage carries its token too.
     #[must_use]
     pub fn reply_bytes(&self) -> u64 {
         let bits = u64::from(self.ring.ring_degree) * u64::from(self.ring.reply_bits());
-        u64::from(self.n_outputs) * u64::from(self.reply_degree() + 1) * (bits / 8)
+        let n_polynomials = u64::from(self.reply_degree()).saturating_add(1);
+        let is_last = self.mask.is_some_and(|part| part.residue + 1 == part.n_residues);
+        let token = if is_last { MASK_TOKEN_BYTES } else { 0 };
+        let of_one = n_polynomials.saturating_mul(bits / 8);
+        u64::from(self.n_outputs).saturating_mul(of_one).saturating_add(token)
     }
 }
 
@@ -238,6 +318,85 @@ pub struct SegmentDemand {
     pub n_outputs: u32,
     /// Samples a typical batch holds; decides how many share a coefficient.
     pub expected_samples: u64,
+}
+
+/// One linear map of a chain with what follows it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepDemand {
+    /// The quadratic and the pool that follow; none after the last map where the segment ends there.
+    pub square: Option<PooledSquare>,
+    /// Largest `‖w‖₁` over the rows of the linear map.
+    pub max_l1: f64,
+    /// Largest `‖w‖₂` over the rows of the linear map.
+    pub max_l2: f64,
+    /// Multiplications per sample.
+    pub n_products: u64,
+    /// Values after quadratic and pool.
+    pub n_outputs: u32,
+}
+
+/// What a stage with a chain asks of the encryption parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChainDemand {
+    /// Every linear map in order.
+    pub steps: Vec<StepDemand>,
+    /// Smallest value before the division, or less: a multiple of its unit, at most 0.
+    pub low: i128,
+    /// Largest value before the division.
+    pub high: i128,
+    /// Whether that range is proven.
+    pub evidence: Evidence,
+    /// Largest magnitude of an uploaded value.
+    pub max_abs_input: u64,
+    /// Ciphertexts of a request block.
+    pub n_inputs: u32,
+    /// Samples a typical batch holds.
+    pub expected_samples: u64,
+}
+
+/// The answer to a [`ChainDemand`] for one residue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChosenResidue {
+    /// Ring and moduli; its plaintext modulus is the residue's prime.
+    pub ring: RingSpec,
+    /// Limbs left after each step but the last.
+    pub step_moduli: Vec<u32>,
+    /// Noise at the tightest point.
+    pub noise: NoiseForecast,
+    /// Classical security of the ring, bits.
+    pub security_bits: u32,
+}
+
+/// What a stage of a masked plan asks of the encryption parameters.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct MaskedDemand {
+    /// The activation, if there is one.
+    pub square: Option<PooledSquare>,
+    /// Largest `‖w‖₂` over the rows of the linear map.
+    pub max_l2: f64,
+    /// Multiplications per sample.
+    pub n_products: u64,
+    /// The product of the plaintext moduli is at least this.
+    pub product: u128,
+    /// Ciphertexts of a request block, per residue.
+    pub n_inputs: u32,
+    /// Ciphertexts of a reply block, per residue.
+    pub n_outputs: u32,
+    /// Samples a typical batch holds.
+    pub expected_samples: u64,
+}
+
+/// The answer to a [`MaskedDemand`] for one residue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ChosenMasked {
+    /// Ring and moduli; its plaintext modulus is the residue's prime.
+    pub ring: RingSpec,
+    /// Bits of the noise that hides how a reply was computed.
+    pub flood_bits: u32,
+    /// Noise at the tightest point, that one included.
+    pub noise: NoiseForecast,
+    /// Classical security of the ring, bits.
+    pub security_bits: u32,
 }
 
 /// The answer to a [`SegmentDemand`].

@@ -1,14 +1,20 @@
 //! The plan without encryption: what every encrypted run must equal, bit for bit.
 
+use std::ops::Range;
+
 use ndarray::Array2;
 
-use super::check::{arrivals, segment_output};
+use super::check::{arrivals, crt_window, segment_output};
 use super::compile::recompute_noise;
-use super::{NoiseForecast, Plan, PublicPlan, Segment};
+use super::{NoiseForecast, Plan, PublicPlan, Segment, Trust, Window};
 use crate::error::Result;
 use crate::integer::{
-    Evaluation, IntegerMatrix, Keep, Refresher, ScoreMatrix, StageOutput, StageRule, require,
+    Arrivals, CrtWindow, Evaluation, IntegerMatrix, Interval, Keep, Refresher, ScoreMatrix,
+    StageOutput, StageRule, StageStructure, require,
 };
+
+/// What plans of the other setting have no meaning for.
+const SIMULATION: &str = "the simulation of an owner's run";
 
 impl PublicPlan {
     /// Segment `segment_idx`.
@@ -19,6 +25,47 @@ impl PublicPlan {
         require("plan", 0, "segment index", segment_idx, 0, self.segments.len() - 1)?;
         #[expect(clippy::indexing_slicing, reason = "checked just above")]
         Ok(&self.segments[segment_idx])
+    }
+
+    /// The segments of stage `stage_idx`: one, or with a chain one per residue. A round is one stage.
+    ///
+    /// # Errors
+    /// - [`crate::Error::OutOfRange`] if there is no such stage.
+    pub fn segments_of(&self, stage_idx: usize) -> Result<Range<usize>> {
+        require("plan", 0, "stage index", stage_idx, 0, self.stages.len() - 1)?;
+        let is_of = |segment: &Segment| segment.stage as usize == stage_idx;
+        let first = self.segments.iter().position(is_of).unwrap_or(0);
+        let n = self.segments.iter().filter(|segment| is_of(segment)).count();
+        Ok(first..first + n)
+    }
+
+    /// The first segment of stage `stage_idx`.
+    ///
+    /// # Errors
+    /// - [`crate::Error::OutOfRange`] if there is no such stage.
+    pub fn first_segment(&self, stage_idx: usize) -> Result<&Segment> {
+        self.segment(self.segments_of(stage_idx)?.start)
+    }
+
+    /// What the key holder receives from stage `stage_idx`.
+    pub(crate) fn arrivals(&self, stage_idx: usize) -> Result<Arrivals> {
+        let (stage, segments) = self.stage_and_segments(stage_idx)?;
+        arrivals(stage, segments)
+    }
+
+    /// How the residues of stage `stage_idx` are put together; `None` without a chain.
+    ///
+    /// # Errors
+    /// - [`crate::Error::OutOfRange`] if there is no such stage.
+    pub fn crt_window(&self, stage_idx: usize) -> Result<Option<CrtWindow>> {
+        let (stage, segments) = self.stage_and_segments(stage_idx)?;
+        crt_window(stage, segments)
+    }
+
+    fn stage_and_segments(&self, stage_idx: usize) -> Result<(&StageStructure, &[Segment])> {
+        let range = self.segments_of(stage_idx)?;
+        #[expect(clippy::indexing_slicing, reason = "checked just above")]
+        Ok((&self.stages[stage_idx], &self.segments[range]))
     }
 
     /// Where segment `segment_idx` ends.
@@ -56,8 +103,10 @@ impl Plan {
     /// # Errors
     /// - [`crate::Error::ShapeMismatch`] or [`crate::Error::OutOfRange`] for inputs that are not the
     ///   plan's.
+    /// - [`crate::Error::TrustSetting`] if the plan is masked: [`Self::simulate_masked`] runs those.
     pub fn simulate(&self, inputs: &IntegerMatrix) -> Result<Evaluation> {
-        self.network().run(inputs, &self.rules(), Keep::Scores)
+        self.public().expect_trust(Trust::Owner, SIMULATION)?;
+        self.network().run(inputs, &self.rules()?, Keep::Scores)
     }
 
     /// As [`Self::simulate`], keeping the refreshed values of every stage.
@@ -65,7 +114,8 @@ impl Plan {
     /// # Errors
     /// As for [`Self::simulate`].
     pub fn simulate_trace(&self, inputs: &IntegerMatrix) -> Result<Evaluation> {
-        self.network().run(inputs, &self.rules(), Keep::Everything)
+        self.public().expect_trust(Trust::Owner, SIMULATION)?;
+        self.network().run(inputs, &self.rules()?, Keep::Everything)
     }
 
     /// What decryption of segment `segment_idx` must yield: its outputs, reduced into its window.
@@ -80,9 +130,14 @@ impl Plan {
         segment_idx: usize,
         inputs: &IntegerMatrix,
     ) -> Result<ScoreMatrix> {
+        self.public().expect_trust(Trust::Owner, SIMULATION)?;
         let segment = self.public().segment(segment_idx)?;
-        let output = segment_output(segment);
-        let mut values = self.network().evaluate_stage(segment_idx, inputs, output)?;
+        let (stage_idx, output) = (segment.stage as usize, segment_output(segment));
+        if segment.chain.is_some() {
+            let values = self.network().evaluate_chain(stage_idx, inputs)?;
+            return Ok(values.mapv(|v| segment.window.reduce_wide(v)));
+        }
+        let mut values = self.network().evaluate_stage(stage_idx, inputs, output)?;
         values.mapv_inplace(|v| segment.window.reduce(v));
         Ok(values)
     }
@@ -100,7 +155,7 @@ impl Plan {
         let segment = self.public().segment(segment_idx)?;
         let output = segment_output(segment);
         let t = segment.window.modulus;
-        self.network().evaluate_stage_modular(segment_idx, points, t, output)
+        self.network().evaluate_stage_modular(segment.stage as usize, points, t, output)
     }
 
     /// The noise of segment `segment_idx`, computed anew from weights and ring.
@@ -114,23 +169,28 @@ impl Plan {
         recompute_noise(self.network(), self.public().segment(segment_idx)?)
     }
 
-    /// The key holder's tail of segment `segment_idx` for `n_samples` samples.
+    /// The key holder's tail of stage `stage_idx` for `n_samples` samples: it takes what the stage's
+    /// segment yields, or with a chain what its residues are put together to, divided.
     ///
     /// # Errors
-    /// - [`crate::Error::OutOfRange`] if there is no such segment.
-    pub fn refresher(&self, segment_idx: usize, n_samples: usize) -> Result<Refresher> {
-        let segment = self.public().segment(segment_idx)?;
-        let (stage, weights) = self.network().stage(segment_idx)?;
+    /// - [`crate::Error::OutOfRange`] if there is no such stage.
+    pub fn refresher(&self, stage_idx: usize, n_samples: usize) -> Result<Refresher> {
+        self.public().expect_trust(Trust::Owner, "a refresh in the clear")?;
+        let (stage, weights) = self.network().stage(stage_idx)?;
         let quadratic = weights.quadratic.as_ref();
-        Refresher::new(segment_idx, stage, quadratic, arrivals(segment), n_samples)
+        Refresher::new(stage_idx, stage, quadratic, self.public().arrivals(stage_idx)?, n_samples)
     }
 
     /// Windows and ranges as the evaluation applies them.
-    fn rules(&self) -> Vec<StageRule> {
-        self.public()
-            .segments
-            .iter()
-            .map(|segment| StageRule { arrivals: arrivals(segment), window: segment.window })
+    fn rules(&self) -> Result<Vec<StageRule>> {
+        (0..self.public().stages.len())
+            .map(|stage_idx| {
+                let arrivals = self.public().arrivals(stage_idx)?;
+                let undivided = self.public().crt_window(stage_idx)?;
+                let Interval { low, .. } = arrivals.domain;
+                let window = Window { low, modulus: arrivals.domain.width() };
+                Ok(StageRule { arrivals, window, undivided })
+            })
             .collect()
     }
 }

@@ -11,7 +11,8 @@
 //!
 //! Maxima of windows belong to the block whose values they read; a clamp, or an activation that never falls,
 //! may stand on either side of them: `max f(x) = f(max x)`. Before any other activation, or of values that
-//! are ready, they are a block of their own.
+//! are ready, they are a block of their own. A clamp before an average ends its block: the refresh limits the
+//! values, and the average is a block of its own.
 //!
 //! Flatten may stand anywhere: with channels last it moves nothing.
 
@@ -300,13 +301,10 @@ impl<'a> Parser<'a> {
         if block.quantize.is_some() {
             return Err("a clamp must come before the quantization");
         }
-        // The limit of the largest value is the largest limited value.
-        let goes_on = |layer: &Layer<f32>| {
-            matches!(layer, Layer::Activation(_))
-                || matches!(layer, Layer::Pool2d(pool) if pool.kind != PoolKind::Max)
-        };
-        if self.is_read_by(idx, goes_on) {
-            return Err("a clamp must come after activation and pool, where the refresh is");
+        // The limit of the largest value is the largest limited value; sums of limited values are a
+        // stage of their own.
+        if self.is_read_by(idx, |layer| matches!(layer, Layer::Activation(_))) {
+            return Err("a clamp must come after the activation, where the refresh is");
         }
         if limit.is_nan() || limit <= 0.0 {
             return Err("the limit of a clamp must be positive");

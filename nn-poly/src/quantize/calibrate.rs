@@ -1,6 +1,6 @@
 //! Finding the grids of a network from its weights and from data.
 
-use ndarray::{Array2, Axis, Slice};
+use ndarray::{Array2, Axis};
 
 use super::blocks::{Block, Blocks, Opening, Part, Read, Ready};
 use super::clip::{Fit, Levels, best_step};
@@ -10,11 +10,11 @@ use super::{OutputGrid, QuantizationSpec, StageScales, input_grid, insert_quanti
 use crate::error::{Error, Result};
 use crate::import::Preprocessing;
 use crate::integer::require;
-use crate::model::Bits;
+use crate::model::LayerBits;
 use crate::network::{Network, Source};
-use crate::tensor::{Tensor, check_finite};
+use crate::tensor::{Tensor, check_finite, spread};
 
-/// Samples used at most: the first ones of the data.
+/// Samples used at most, spread over the data: sorted ones are as good as shuffled ones.
 pub const CALIBRATION_SAMPLES: usize = 1500;
 /// Values of one stage used at most, spread evenly over samples and neurons.
 const VALUES: usize = 1 << 18;
@@ -23,41 +23,63 @@ const VALUES: usize = 1 << 18;
 ///
 /// Stages are calibrated in order, each on what the quantized stages before it produce.
 /// Values that meet, in an addition or under one layer that reads joined channels, get steps with a
-/// common unit. Deterministic. Cost: one forward pass per stage over [`CALIBRATION_SAMPLES`] samples, and some
+/// common unit. Deterministic. Cost: one forward pass per stage over at most [`CALIBRATION_SAMPLES`] samples, and some
 /// sixty error sums per scale.
 ///
 /// # Errors
 /// - [`Error::NoSamples`] or [`Error::ShapeMismatch`] for unusable data,
 ///   [`Error::NonFiniteInput`] if a value is not finite.
-/// - [`Error::InvalidSetting`] or [`Error::OutOfRange`] for bits out of range.
+/// - [`Error::InvalidSetting`] or [`Error::OutOfRange`] for bits out of range, or listed for another
+///   number of stages.
 /// - [`Error::CannotFold`] or [`Error::CannotQuantize`] for a network without an integer form.
 pub fn calibrate(
     network: &Network<f32>,
     preprocessing: &Preprocessing,
     inputs: &Array2<f32>,
-    bits: Bits,
+    bits: impl Into<LayerBits>,
 ) -> Result<QuantizationSpec> {
-    bits.check()?;
+    calibrate_joined(network, preprocessing, inputs, &bits.into(), &[])
+}
+
+/// As [`calibrate`], with no grid after the stages marked in `joins`: their channels count one unit.
+pub(super) fn calibrate_joined(
+    network: &Network<f32>,
+    preprocessing: &Preprocessing,
+    inputs: &Array2<f32>,
+    bits: &LayerBits,
+    joins: &[bool],
+) -> Result<QuantizationSpec> {
     if inputs.nrows() == 0 {
         return Err(Error::NoSamples { what: "the calibration data" });
     }
-    let n_samples = inputs.nrows().min(CALIBRATION_SAMPLES);
-    let inputs = inputs.slice_axis(Axis(0), Slice::from(..n_samples)).to_owned();
+    let inputs = inputs.select(Axis(0), &spread(inputs.nrows(), CALIBRATION_SAMPLES));
     check_finite("calibration data", inputs.view())?;
     let batch = Tensor::new(network.input_shape().clone(), inputs)?;
 
     let folded = network.fold_batch_norm()?;
     let parsed = Blocks::new(&folded)?;
-    let input = input_grid(preprocessing, bits.input)?;
     let n_blocks = parsed.blocks.len();
+    bits.check(n_blocks)?;
+    let input = input_grid(preprocessing, bits.input())?;
     let meeting = Meeting::new(&parsed);
-    let mut spec = QuantizationSpec { bits, input, stages: Vec::with_capacity(n_blocks) };
+    let stages = Vec::with_capacity(n_blocks);
+    let mut spec = QuantizationSpec { bits: bits.clone(), input, stages };
     // The grid of every ready value so far.
     let mut levels = vec![InputLevels { step: input.step, min: input.min(), max: input.max() }];
     for (idx, block) in parsed.blocks.iter().enumerate() {
         let is_last = idx + 1 == n_blocks;
         let of = |read: &Read| *levels.get(read.ready.position()).unwrap_or(&UNKNOWN);
-        let weight_scales = weight_scales(block, bits.weight, &of, is_last);
+        let is_joined = joins.get(idx) == Some(&true);
+        let weight_scales = weight_scales(block, bits.weight(idx), &of, is_last || is_joined);
+        if is_joined {
+            // Of what follows only proportions matter, not how far integers reach.
+            let scale = weight_scales.iter().flatten().next().copied().unwrap_or(1.0);
+            let read = block.parts.iter().flat_map(|part| &part.reads).next();
+            let unit = scale * read.map_or(1.0, |read| of(read).step);
+            levels.push(InputLevels { step: unit * unit, min: 0, max: i32::MAX });
+            spec.stages.push(StageScales { weight_scales, output: None });
+            continue;
+        }
         spec.stages.push(StageScales { weight_scales, output: None });
         if is_last {
             break;
@@ -65,7 +87,7 @@ pub fn calibrate(
         let values = block_values(&folded, &spec, &batch, block)?;
         let partner = meeting.first_of(Ready::Block(idx));
         let base = levels.get(partner.position()).map(|grid| grid.step);
-        let output = output_grid(block, &values, bits.activation, base);
+        let output = output_grid(block, &values, bits.activation(idx), base);
         levels.push(InputLevels { step: output.step, min: output.min, max: output.max });
         if let Some(stage) = spec.stages.last_mut() {
             stage.output = Some(output);

@@ -4,19 +4,20 @@ use ndarray::Array1;
 
 use super::blocks::{Block, Blocks, Ready};
 use super::common_unit::common_unit;
-use super::quadratic::integer_quadratic;
+use super::quadratic::{IntegerQuadratic, chained_quadratic, integer_quadratic};
 use super::refuse;
 use super::tabulate::{Preactivation, Tabulated, Target, Window, tabulate};
 use super::terms::{Term, terms};
 use super::weight_scales::pool_divisor;
 use crate::approximate::Function;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::integer::chain::{Chain, ChainStep, Exponents, MAX_WIDE_MAGNITUDE, StepWeights};
 use crate::integer::{
     ActivationKind, InputGrid, IntegerNetwork, LinearGeometry, MAX_BIAS, MAX_MULTIPLIER,
-    MAX_REFRESHED, MAX_SHIFT, MAX_WEIGHT, Pool, Quadratic, Reduction, Refresh, StageStructure,
-    StageWeights, SumGeometry, SumTerm, ValueRef,
+    MAX_REFRESHED, MAX_SHIFT, MAX_WEIGHT, Pool, Quadratic, Reduction, Refresh, StageOutput,
+    StageStructure, StageWeights, SumGeometry, SumTerm, ValueRef,
 };
-use crate::layer::{Activation, PoolKind, Quantize, round_half_up};
+use crate::layer::{Activation, Pool2d, PoolKind, Quantize, round_half_up};
 use crate::network::Network;
 
 /// Significant bits of the largest multiplier of a refresh, at least.
@@ -27,10 +28,12 @@ const SMALLEST_MULTIPLIER_BITS: u32 = 11;
 const MAX_MULTIPLIER_LOG2: f64 = 32.0;
 
 /// Why a function has no integer form.
-const SCORED: &str = "scores are taken before it: leave the last activation out (one that never falls \
+pub(super) const SCORED: &str = "scores are taken before it: leave the last activation out (one that never falls \
                       does not change which score is largest)";
 const TOO_LONG: &str = "its look-up tables would have more than 2^20 runs; use fewer activation bits, or \
                         fewer channels";
+/// Why coefficients per channel at the end have no integer form.
+pub(super) const APART: &str = "scores need one unit: no polynomial activation, one weight scale";
 /// Why a blend has no integer form.
 const BLENDED: &str = "it is still being blended; finish the blending first";
 
@@ -50,21 +53,51 @@ pub struct Quantized {
 /// - [`crate::Error::CannotQuantize`] if a quantizer is missing, or a layer has no integer form.
 /// - [`crate::Error::Accumulator`] or [`crate::Error::OutOfRange`] if the integers grow too large.
 pub fn quantize(network: &Network<f32>) -> Result<Quantized> {
+    quantize_joined(network, &[], StageOutput::Linear)
+}
+
+/// As [`quantize`], with the stages marked in `joins` as steps of the next one's chain. Their channels
+/// count one unit, and the leading coefficients of their quadratics are ±1 or 0.
+///
+/// `ends` says where stages with a chain end their segments.
+pub(super) fn quantize_joined(
+    network: &Network<f32>,
+    joins: &[bool],
+    ends: StageOutput,
+) -> Result<Quantized> {
     let parsed = Blocks::new(network)?;
     let input = input_grid(&parsed)?;
-    let mut grids = vec![Grid { step: f64::from(input.step), min: input.min(), max: input.max() }];
+    let mut grids = vec![Grid::new(f64::from(input.step), input.min(), input.max(), 0)];
     let (mut structure, mut weights) = (Vec::new(), Vec::new());
     let n_blocks = parsed.blocks.len();
     let mut score_step = 1.0;
+    let mut steps: Vec<Step> = Vec::new();
     for (idx, block) in parsed.blocks.iter().enumerate() {
+        if joins.get(idx) == Some(&true) {
+            let step = step(block, &grids, structure.len())?;
+            grids.push(step.grid);
+            steps.push(step);
+            continue;
+        }
         let is_last = idx + 1 == n_blocks;
         let output = if is_last { None } else { Some(output_grid(block)?) };
-        let stage = lower(block, &grids, output, is_last)?;
+        let chain = (!steps.is_empty()).then_some(ends);
+        let mut stage =
+            lower(block, &grids, output, is_last, chain.map(|ends| (ends, structure.len())))?;
+        if let Some(chain) = &mut stage.structure.chain {
+            for step in steps.drain(..) {
+                if chain.steps.is_empty() {
+                    stage.structure.sources = step.sources;
+                }
+                chain.steps.push(step.structure);
+                stage.weights.chain.push(step.weights);
+            }
+        }
         let refresh = output.map(|grid| refresh(&stage.units, grid.step, grid.min, grid.max));
         structure.push(StageStructure { refresh, ..stage.structure });
         weights.push(stage.weights);
         match output {
-            Some(grid) => grids.push(grid),
+            Some(grid) => grids.push(Grid { stage: structure.len() - 1, ..grid }),
             None => score_step = stage.units.first().copied().unwrap_or(1.0),
         }
     }
@@ -81,6 +114,16 @@ struct Grid {
     step: f64,
     min: i32,
     max: i32,
+    /// Largest magnitude in units.
+    largest: f64,
+    /// The stage that yields it.
+    stage: usize,
+}
+
+impl Grid {
+    fn new(step: f64, min: i32, max: i32, stage: usize) -> Self {
+        Self { step, min, max, largest: f64::from(min.abs().max(max.abs())), stage }
+    }
 }
 
 /// A stage, and per channel what one unit after activation and pool stands for.
@@ -117,7 +160,7 @@ fn output_grid(block: &Block<'_>) -> Result<Grid> {
     if quantize.min < -MAX_REFRESHED || max > MAX_REFRESHED {
         return Err(refuse(block.value_idx + 1, "quantize", "at most 16 bits between stages"));
     }
-    Ok(Grid { step: f64::from(step), min: quantize.min, max })
+    Ok(Grid::new(f64::from(step), quantize.min, max, 0))
 }
 
 /// The only step of a quantization: linear layers need one step for all their inputs.
@@ -128,38 +171,161 @@ fn single_step(layer_idx: usize, quantize: &Quantize<f32>) -> Result<f32> {
     }
 }
 
-fn lower(
-    block: &Block<'_>,
-    grids: &[Grid],
-    output: Option<Grid>,
-    is_last: bool,
-) -> Result<Lowered> {
-    let grid_of = |ready: Ready| {
-        let grid = grids.get(ready.position()).copied();
-        grid.expect("invariant: blocks read earlier ones only")
-    };
+/// The linear map of a block, in integers.
+struct LoweredLinear {
+    sources: Vec<ValueRef>,
+    linear: LinearGeometry,
+    weights: Vec<i16>,
+    /// One per output channel.
+    channels: Vec<LinearChannel>,
+}
+
+/// One output channel of a linear map.
+#[derive(Clone, Copy)]
+struct LinearChannel {
+    /// What one unit stands for.
+    unit: f64,
+    /// The bias, in units.
+    bias: f64,
+    /// Largest magnitude of the sum of products, in units.
+    reach: f64,
+}
+
+fn lower_linear(block: &Block<'_>, grids: &[Grid]) -> Result<LoweredLinear> {
+    let grid_of = |ready: Ready| grid_of(grids, ready);
     let (terms, biases) = terms(block, &|ready| grid_of(ready).step)?;
     let aligned = align(block, &terms)?;
-    let (sources, linear) = geometry(&terms);
-    let (channels, reaches): (Vec<Channel>, Vec<f64>) = aligned
+    let (sources, linear) = geometry(&terms, grids);
+    let channels = aligned
         .iter()
         .zip(&biases)
         .enumerate()
         .map(|(channel, (row, &bias))| {
             let reach = terms.iter().zip(&row.multiples).map(|(term, &multiple)| {
-                let Grid { min, max, .. } = grid_of(term.ready);
-                let largest = f64::from(min.abs().max(max.abs()));
                 let own = term.rows.get(channel).map_or(&[][..], Vec::as_slice);
                 let l1 = own.iter().map(|&w| f64::from(w).abs()).sum::<f64>();
-                l1 * f64::from(multiple) * largest
+                l1 * f64::from(multiple) * grid_of(term.ready).largest
             });
-            let input_step = terms.first().map_or(1.0, |term| grid_of(term.ready).step);
-            let resolution = output.map_or(input_step, |grid| grid.step);
-            let reach = reach.sum();
-            let lowered = lower_channel(block, channel, (row.unit, bias), (reach, resolution))?;
-            Ok((lowered, reach + bias.abs() / row.unit + 1.0))
+            LinearChannel { unit: row.unit, bias: bias / row.unit, reach: reach.sum() }
         })
-        .collect::<Result<_>>()?;
+        .collect();
+    let weights = aligned.into_iter().flat_map(|row| row.weights).collect();
+    Ok(LoweredLinear { sources, linear, weights, channels })
+}
+
+fn grid_of(grids: &[Grid], ready: Ready) -> Grid {
+    let grid = grids.get(ready.position()).copied();
+    grid.expect("invariant: blocks read earlier ones only")
+}
+
+/// A step of a chain, and the unit of its values.
+struct Step {
+    sources: Vec<ValueRef>,
+    structure: ChainStep,
+    weights: StepWeights,
+    grid: Grid,
+}
+
+/// A block that is joined to the next one.
+fn step(block: &Block<'_>, grids: &[Grid], stage: usize) -> Result<Step> {
+    let LoweredLinear { sources, linear, weights, channels } = lower_linear(block, grids)?;
+    // One scale for all channels: see `weight_scales`.
+    let unit = channels.first().map_or(1.0, |channel| channel.unit);
+    let mut largest = 0.0_f64;
+    let channels = channels
+        .iter()
+        .enumerate()
+        .map(|(idx, &LinearChannel { bias, reach, .. })| {
+            let (a, b, c) = coefficients(block, idx);
+            let IntegerQuadratic { offset, a, b, c, unit } =
+                chained_quadratic((a, b, c), unit, reach + bias.abs() + 1.0);
+            let channel = Channel { bias: bias + offset, a, b, c, unit };
+            largest = largest.max(channel.reach(reach));
+            channel
+        })
+        .collect::<Vec<_>>();
+    let pool = block.pool.map(|pool| sum_pool(&pool, &linear));
+    largest *=
+        pool.map_or(1.0, |pool| f64::from(u32::try_from(pool.n_terms()).unwrap_or(u32::MAX)));
+    excess_bits(stage, largest, DIVIDED_BITS)?;
+    let (exponents, numbers) = numbers(block, &channels, true)?;
+    let divisor = block.pool.map_or(1.0, |pool| pool_divisor(&pool));
+    let grid = Grid { step: unit * unit / divisor, min: 0, max: i32::MAX, largest, stage: 0 };
+    Ok(Step {
+        sources,
+        structure: ChainStep { linear, pool, exponents },
+        weights: StepWeights { weights, bias: numbers.bias, quadratic: numbers.quadratic },
+        grid,
+    })
+}
+
+/// Coefficients of a polynomial activation.
+fn coefficients(block: &Block<'_>, channel: usize) -> (f64, f64, f64) {
+    let at = |values: &Array1<f32>| values.get(channel).copied().map_or(0.0, f64::from);
+    match block.activation {
+        Some(Activation::Square) => (1.0, 0.0, 0.0),
+        Some(Activation::Polynomial { a, b, c }) => (at(a), at(b), at(c)),
+        _ => (0.0, 1.0, 0.0),
+    }
+}
+
+fn sum_pool(pool: &Pool2d, linear: &LinearGeometry) -> Pool {
+    Pool {
+        reduction: if pool.kind == PoolKind::Max { Reduction::Max } else { Reduction::Sum },
+        input: linear.output(),
+        window: pool.window,
+        stride: pool.stride,
+        padding: pool.padding,
+    }
+}
+
+fn lower(
+    block: &Block<'_>,
+    grids: &[Grid],
+    output: Option<Grid>,
+    is_last: bool,
+    chain: Option<(StageOutput, usize)>,
+) -> Result<Lowered> {
+    let stage = chain.map_or(0, |(_, stage)| stage);
+    let chain = chain.map(|(ends, _)| ends);
+    let LoweredLinear { sources, linear, weights, channels: lines } = lower_linear(block, grids)?;
+    let first = block.parts.iter().flat_map(|part| &part.reads).next();
+    let input_step = first.map_or(1.0, |read| grid_of(grids, read.ready).step);
+    let resolution = output.map_or(input_step, |grid| grid.step);
+    // What a chain drops after the linear map, where its segment ends there.
+    let largest = lines.iter().map(|line| line.reach + line.bias.abs()).fold(1.0, f64::max);
+    let kept = if block.activation.is_some() { ACTIVATED_BITS } else { DIVIDED_BITS };
+    let is_early = chain == Some(StageOutput::Linear);
+    let early = if is_early { excess_bits(stage, largest, kept)? } else { 0 };
+    let scale = f64::from(early).exp2();
+    let mut channels = lines
+        .iter()
+        .enumerate()
+        .map(|(idx, &LinearChannel { unit, bias, reach })| {
+            let z_max = (reach + bias.abs()) / scale;
+            let form = lower_channel(block, idx, unit * scale, (z_max, resolution))?;
+            Ok(Channel { bias: bias + form.bias * scale, ..form })
+        })
+        .collect::<Result<Vec<Channel>>>()?;
+    let reaches: Vec<f64> =
+        lines.iter().map(|line| (line.reach + line.bias.abs()) / scale + 1.0).collect();
+    let terms_of_pool = block.pool.map_or(1, |pool| pool.window.0 * pool.window.1);
+    if chain == Some(StageOutput::Pooled) {
+        refine_linear_channels(&mut channels);
+    }
+    let late = if chain == Some(StageOutput::Pooled) {
+        let largest = channels.iter().zip(&lines).map(|(channel, line)| channel.reach(line.reach));
+        let n_terms = f64::from(u32::try_from(terms_of_pool).unwrap_or(u32::MAX));
+        excess_bits(stage, largest.fold(1.0, f64::max) * n_terms, DIVIDED_BITS)?
+    } else {
+        0
+    };
+    for channel in &mut channels {
+        channel.unit *= f64::from(late).exp2();
+    }
+    let (exponents, numbers) = numbers(block, &channels, chain.is_some())?;
+    let chain =
+        chain.map(|ends| Chain { steps: Vec::new(), exponents, ends, descale: early + late });
     let divisor = block.pool.map_or(1.0, |pool| pool_divisor(&pool));
     let mut units: Vec<f64> = channels.iter().map(|channel| channel.unit).collect();
     let structure = StageStructure {
@@ -178,29 +344,20 @@ fn lower(
                 ActivationKind::Table(table)
             }
         },
-        pool: block.pool.map(|pool| Pool {
-            reduction: if pool.kind == PoolKind::Max { Reduction::Max } else { Reduction::Sum },
-            input: linear.output(),
-            window: pool.window,
-            stride: pool.stride,
-            padding: pool.padding,
-        }),
+        pool: block.pool.map(|pool| sum_pool(&pool, &linear)),
         linear,
         refresh: None,
+        chain,
     };
-    let quadratic = (structure.activation == ActivationKind::Quadratic).then(|| Quadratic {
-        a: channels.iter().map(|channel| channel.a).collect(),
-        b: channels.iter().map(|channel| channel.b).collect(),
-        c: channels.iter().map(|channel| channel.c).collect(),
-    });
+    let is_quadratic = structure.activation == ActivationKind::Quadratic;
     let weights = StageWeights {
-        weights: aligned.into_iter().flat_map(|row| row.weights).collect(),
-        bias: channels.iter().map(|channel| channel.bias).collect(),
-        quadratic: quadratic.map(|all| if all.is_square() { Quadratic::square() } else { all }),
+        weights,
+        bias: numbers.bias,
+        quadratic: is_quadratic.then_some(numbers.quadratic),
+        chain: Vec::new(),
     };
     units.iter_mut().for_each(|unit| *unit /= divisor);
     if is_last && units.iter().any(|&unit| Some(&unit) != units.first()) {
-        const APART: &str = "scores need one unit: no polynomial activation, one weight scale";
         return Err(refuse(block.value_idx, "last layer", APART));
     }
     Ok(Lowered { structure, weights, units })
@@ -267,7 +424,7 @@ fn align(block: &Block<'_>, terms: &[Term]) -> Result<Vec<AlignedRow>> {
 }
 
 /// What a stage of these terms reads, and its linear map.
-fn geometry(terms: &[Term]) -> (Vec<ValueRef>, LinearGeometry) {
+fn geometry(terms: &[Term], grids: &[Grid]) -> (Vec<ValueRef>, LinearGeometry) {
     let mut read: Vec<(Ready, usize)> = Vec::new();
     let mut n_in = 0;
     let mut placed = Vec::with_capacity(terms.len());
@@ -282,9 +439,11 @@ fn geometry(terms: &[Term]) -> (Vec<ValueRef>, LinearGeometry) {
         };
         placed.push(SumTerm { first_input, conv: term.conv });
     }
-    let source = |(ready, _): &(Ready, usize)| match *ready {
+    let source = |&(ready, _): &(Ready, usize)| match ready {
         Ready::Input => ValueRef::Input,
-        Ready::Block(idx) => ValueRef::Stage(u32::try_from(idx).unwrap_or(u32::MAX)),
+        Ready::Block(_) => {
+            ValueRef::Stage(u32::try_from(grid_of(grids, ready).stage).unwrap_or(u32::MAX))
+        }
     };
     let linear = match placed.as_slice() {
         [SumTerm { conv, .. }] if terms.iter().any(|term| term.is_dense) => {
@@ -296,41 +455,123 @@ fn geometry(terms: &[Term]) -> (Vec<ValueRef>, LinearGeometry) {
     (read.iter().map(source).collect(), linear)
 }
 
-/// Bias, activation coefficients and unit of one channel.
+/// Activation coefficients and unit of one channel, as whole numbers, and what its bias needs.
+#[derive(Clone, Copy)]
 struct Channel {
-    bias: i64,
+    bias: f64,
     a: i32,
-    b: i64,
-    c: i64,
+    b: f64,
+    c: f64,
     unit: f64,
 }
 
+/// Let channels without a square count units of the others': all lose the same low bits where the chain
+/// ends.
+fn refine_linear_channels(channels: &mut [Channel]) {
+    let squares = channels.iter().filter(|channel| channel.a != 0);
+    let finest = squares.map(|channel| channel.unit).fold(f64::INFINITY, f64::min);
+    for channel in channels.iter_mut().filter(|channel| channel.a == 0) {
+        let ratio = (channel.unit / finest).round();
+        if finest.is_finite() && ratio > 1.0 {
+            channel.b *= ratio;
+            channel.c *= ratio;
+            channel.unit /= ratio;
+        }
+    }
+}
+
+impl Channel {
+    /// Largest magnitude of a value when products add up to `products` at most.
+    fn reach(&self, products: f64) -> f64 {
+        let z = products + self.bias.abs() + 1.0;
+        f64::from(self.a.abs()) * z * z + self.b.abs() * z + self.c.abs()
+    }
+}
+
+/// The activation of a channel whose linear outputs count `unit`; `bias` is what it adds to them.
 fn lower_channel(
     block: &Block<'_>,
     channel: usize,
-    (unit, bias): (f64, f64),
-    (reach, resolution): (f64, f64),
+    unit: f64,
+    (z_max, resolution): (f64, f64),
 ) -> Result<Channel> {
-    const TOO_LARGE: &str = "a bias or coefficient is too large for the scale of its weights";
-    let whole = |v| whole(v).ok_or_else(|| refuse(block.first_idx, "linear layer", TOO_LARGE));
-    let bias = bias / unit;
     match block.activation {
         Some(Activation::Square) => {
-            Ok(Channel { bias: whole(bias)?, a: 1, b: 0, c: 0, unit: unit * unit })
+            Ok(Channel { bias: 0.0, a: 1, b: 0.0, c: 0.0, unit: unit * unit })
         }
-        Some(Activation::Polynomial { a, b, c }) => {
-            let at = |values: &Array1<f32>| values.get(channel).copied().map_or(0.0, f64::from);
-            let z_max = reach + bias.abs();
-            let form = integer_quadratic((at(a), at(b), at(c)), unit, z_max, resolution);
-            let (b, c) = (whole(form.b)?, whole(form.c)?);
-            let bias = whole(bias + form.offset)?;
-            Ok(Channel { bias, a: form.a, b, c, unit: form.unit })
+        Some(Activation::Polynomial { .. }) => {
+            let IntegerQuadratic { offset, a, b, c, unit } =
+                integer_quadratic(coefficients(block, channel), unit, z_max, resolution);
+            Ok(Channel { bias: offset, a, b, c, unit })
         }
         Some(Activation::Blend(_)) => Err(refuse(block.value_idx, "blend", BLENDED)),
         Some(Activation::Relu | Activation::Function(_)) | None => {
-            Ok(Channel { bias: whole(bias)?, a: 0, b: 0, c: 0, unit })
+            Ok(Channel { bias: 0.0, a: 0, b: 0.0, c: 0.0, unit })
         }
     }
+}
+
+/// Whole biases and quadratics of a stage.
+struct Numbers {
+    bias: Vec<i64>,
+    quadratic: Quadratic,
+}
+
+/// Round biases and coefficients; in a chain those that outgrow 56 bits get an exponent.
+fn numbers(
+    block: &Block<'_>,
+    channels: &[Channel],
+    is_chained: bool,
+) -> Result<(Exponents, Numbers)> {
+    const TOO_LARGE: &str = "a bias or coefficient is too large for the scale of its weights";
+    let exponent = |of: fn(&Channel) -> f64| {
+        let largest = channels.iter().map(|channel| of(channel).abs()).fold(0.0, f64::max);
+        if is_chained { bits_beyond(largest, MAX_CONSTANT_BITS) } else { 0 }
+    };
+    let exponents = Exponents {
+        bias: exponent(|channel| channel.bias),
+        constant: exponent(|channel| channel.c),
+    };
+    let rounded = |v: f64, exponent: u32| {
+        let v = v / f64::from(exponent).exp2();
+        whole(v).ok_or_else(|| refuse(block.first_idx, "linear layer", TOO_LARGE))
+    };
+    let each =
+        |of: &dyn Fn(&Channel) -> Result<i64>| channels.iter().map(of).collect::<Result<_>>();
+    let quadratic = Quadratic {
+        a: channels.iter().map(|channel| channel.a).collect(),
+        b: each(&|channel| rounded(channel.b, 0))?,
+        c: each(&|channel| rounded(channel.c, exponents.constant))?,
+    };
+    let quadratic = if quadratic.is_square() { Quadratic::square() } else { quadratic };
+    let bias = each(&|channel| rounded(channel.bias, exponents.bias))?;
+    Ok((exponents, Numbers { bias, quadratic }))
+}
+
+/// Bits of the largest constant that is given without an exponent.
+const MAX_CONSTANT_BITS: f64 = 55.0;
+/// Bits of values after the division that ends a chain. Proven ranges exceed what occurs by many bits,
+/// and channels may differ by many more.
+const DIVIDED_BITS: f64 = 54.0;
+
+/// The same of values that the key holder squares and sums over a pool, or looks up.
+const ACTIVATED_BITS: f64 = 26.0;
+
+/// By how many bits a chain's values outgrow the `kept` ones.
+///
+/// # Errors
+/// - [`Error::ChainTooWide`] for values that outgrow the chain's arithmetic.
+fn excess_bits(stage: usize, largest: f64, kept: f64) -> Result<u32> {
+    if bits_beyond(largest, 0.0) > MAX_WIDE_MAGNITUDE.ilog2() {
+        let step = "sum of products and squares of a chain";
+        return Err(Error::ChainTooWide { stage, step, magnitude: i128::MAX });
+    }
+    Ok(bits_beyond(largest, kept))
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to a few hundred")]
+fn bits_beyond(largest: f64, bits: f64) -> u32 {
+    if largest <= 1.0 { 0 } else { (largest.log2().ceil() - bits).clamp(0.0, 1e3) as u32 }
 }
 
 /// The nearest whole number, halves upward, if it is an allowed bias.

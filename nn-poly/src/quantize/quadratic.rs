@@ -56,6 +56,28 @@ pub(super) fn integer_quadratic(
     IntegerQuadratic { offset: 0.0, a: 0, b: 0.0, c: (c / value_unit).round(), unit: value_unit }
 }
 
+/// Express `a u² + b u + c` for `u = unit · z` in units of `unit²`, for values that no refresh brings to
+/// one unit later. `a` is a whole number, as leading coefficients of joined stages are.
+///
+/// The linear term goes into the bias or stays a coefficient as in [`integer_quadratic`].
+pub(super) fn chained_quadratic(
+    (a, b, c): (f64, f64, f64),
+    unit: f64,
+    z_max: f64,
+) -> IntegerQuadratic {
+    let value_unit = unit * unit;
+    let beta = if a == 0.0 { f64::INFINITY } else { b / (2.0 * a * unit) };
+    #[expect(clippy::cast_possible_truncation, reason = "a small whole number")]
+    let leading = a.round() as i32;
+    if beta.abs() <= z_max {
+        let rest = c - b * b / (4.0 * a);
+        let c = (rest / value_unit).round();
+        return IntegerQuadratic { offset: beta, a: leading, b: 0.0, c, unit: value_unit };
+    }
+    let (b, c) = ((b / unit).round(), (c / value_unit).round());
+    IntegerQuadratic { offset: 0.0, a: leading, b, c, unit: value_unit }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -8,7 +8,7 @@ use crate::integer::{
     InputGrid, IntegerMatrix, Interval, StageObservation, StageOutput, StageStructure,
     StageWeights, Window,
 };
-use crate::model::{Bits, Model};
+use crate::model::{LayerBits, Model};
 use crate::network::predictions;
 use crate::plan::{Plan, ValueRange};
 use crate::train::{Evaluation, LabeledSamples};
@@ -197,7 +197,7 @@ impl Waste {
 #[derive(Clone, Debug, PartialEq)]
 pub struct AccuracyReport {
     /// Bits of the integer network.
-    pub bits: Bits,
+    pub bits: LayerBits,
     /// The model's network without any rounding.
     pub float: Evaluation,
     /// The integer network.
@@ -252,10 +252,11 @@ impl AccuracyReport {
 ///   belong together.
 pub fn accuracy_report(
     model: &Model,
-    bits: Bits,
+    bits: impl Into<LayerBits>,
     plan: &Plan,
     samples: &LabeledSamples,
 ) -> Result<AccuracyReport> {
+    let bits = bits.into();
     let float_network = unrounded(model.network())?;
     let grid = plan.network().input();
     let mut run = Run::new(plan);
@@ -271,6 +272,7 @@ pub fn accuracy_report(
     let told = |predicted: &[usize]| Evaluation::of(predicted, samples.labels(), n_classes);
     let agreeing = run.float.iter().zip(&run.plan).filter(|(float, plan)| float == plan);
     let n_inputs = (samples.n_samples() * plan.network().n_inputs()) as u64;
+    let stages = run.stages(plan, &bits)?;
     Ok(AccuracyReport {
         bits,
         float: told(&run.float),
@@ -284,7 +286,7 @@ pub fn accuracy_report(
             n_values: n_inputs,
             n_clamped: run.input_clamps,
         },
-        stages: run.stages(plan, bits)?,
+        stages,
     })
 }
 
@@ -347,15 +349,16 @@ impl Run {
         Ok(())
     }
 
-    fn stages(&self, plan: &Plan, bits: Bits) -> Result<Vec<StageUse>> {
+    fn stages(&self, plan: &Plan, bits: &LayerBits) -> Result<Vec<StageUse>> {
         let per_stage = self.observed.iter().zip(&self.refreshed);
         let counts = self.n_clamped.iter().zip(&self.n_wrapped);
         let mut stages = Vec::with_capacity(self.observed.len());
         for (stage, ((seen, &refreshed), (&n_clamped, &n_wrapped))) in
             per_stage.zip(counts).enumerate()
         {
-            let segment = plan.public().segment(stage)?;
-            let output = plan.public().segment_output(stage)?;
+            let segment = plan.public().first_segment(stage)?;
+            let arrivals = plan.public().arrivals(stage)?;
+            let (output, domain) = (arrivals.takes, arrivals.domain);
             let (structure, weights) = plan.network().stage(stage)?;
             let grid = structure.refresh.as_ref().map(|refresh| GridUse {
                 grid: refresh.interval(),
@@ -366,12 +369,12 @@ impl Run {
             stages.push(StageUse {
                 stage,
                 output,
-                window: segment.window,
+                window: Window { low: domain.low, modulus: domain.width() },
                 expected: segment.range,
                 proven: plan.network().stage_ranges(stage)?.bounds(output),
                 observed: seen.map_or(Interval::point(0), |seen| seen.at(output)),
                 n_wrapped,
-                weights: weight_use(structure, weights, bits.weight),
+                weights: weight_use(structure, weights, bits.weight(stage)),
                 refreshed: grid,
             });
         }

@@ -1,12 +1,18 @@
 //! The bits that move the fewest bytes at a given loss of accuracy.
 
+mod layers;
+
 use ndarray::{Array2, Axis};
+
+pub use layers::{LayerSearchOutcome, LayerTrial, search_layer_bits};
 
 use super::{Quantized, quantize_model, unrounded};
 use crate::error::{Error, Result};
 use crate::import::{Split, SplitSpec};
-use crate::model::{Bits, Model};
-use crate::plan::{ModelFacts, Plan, PlanOptions, RunSize, compile, forecast};
+use crate::integer::StageObservation;
+use crate::model::{Bits, LayerBits, Model};
+use crate::plan::planner::{Alternative, CostSource, PlanGoal, Subject, search};
+use crate::plan::{ActivationSide, ModelFacts, Plan, RangePolicy};
 use crate::train::{Evaluation, LabeledSamples, evaluate};
 
 /// Samples held out at most, but for the rounding of each class's share.
@@ -26,19 +32,17 @@ pub struct SearchSpec {
     pub least: Bits,
     /// Most bits tried. Default: 8/8/8.
     pub most: Bits,
-    /// The run whose bytes count.
-    pub run: RunSize,
-    /// How plans are compiled.
-    pub plan: PlanOptions,
+    /// What the plan is for: of every choice of bits, the plan that the planner chooses for it counts.
+    pub goal: PlanGoal,
 }
 
 impl SearchSpec {
     /// Search all bits from 1/2/1 to 8/8/8.
     #[must_use]
-    pub const fn new(target_drop: f64, run: RunSize, plan: PlanOptions) -> Self {
+    pub const fn new(target_drop: f64, goal: PlanGoal) -> Self {
         let least = Bits { input: 1, weight: 2, activation: 1 };
         let most = Bits { input: 8, weight: 8, activation: 8 };
-        Self { target_drop, least, most, run, plan }
+        Self { target_drop, least, most, goal }
     }
 
     /// Check the settings.
@@ -89,7 +93,7 @@ pub enum TrialResult {
         /// Payload bytes of the run, both directions.
         bytes: u64,
     },
-    /// No encryption parameters hold its numbers.
+    /// No encryption parameters hold its numbers, or none within the memory of the goal.
     TooLarge,
 }
 
@@ -111,6 +115,8 @@ pub struct SearchOutcome {
     pub bits: Bits,
     /// Payload bytes of the run at these bits, both directions.
     pub bytes: u64,
+    /// Who evaluates the activations of that plan.
+    pub activation_side: ActivationSide,
     /// Accuracy of the plan at these bits, on the held-out samples.
     pub accuracy: f64,
     /// The network without rounding, on the held-out samples.
@@ -128,6 +134,10 @@ pub struct SearchOutcome {
 /// held-out ones. (The weights were trained on all of them; the test part stays unseen, so that it can
 /// judge the result.) `told` learns of every trial.
 ///
+/// The plan of a choice is the one that [`search`] puts first for the goal: its side, its limits, its
+/// ranges and its objective decide, with times from `costs`. Where the goal leaves the side open, bits may
+/// differ in it; set it to the outcome's when compiling.
+///
 /// **Method.** More bits never cost less and, up to chance, never lose accuracy. So bits that suffice, or
 /// cost too much, decide about all choices with at least as many bits in each place, and bits that do
 /// not suffice decide about all with at most as many. The choice that decides about most others, whatever
@@ -135,33 +145,34 @@ pub struct SearchOutcome {
 /// come first, since they break that rule to their advantage. The result was measured; that nothing
 /// cheaper suffices rests on the rule.
 ///
-/// Cost: a calibration, a compilation and at most one integer evaluation per trial.
+/// Cost: a calibration, a search for plans and at most one integer evaluation per trial.
 ///
 /// # Errors
 /// - Those of [`SearchSpec::check`].
 /// - [`Error::NoBits`] if nothing in the range of bits is accurate enough.
 /// - [`Error::NoSamples`] if there are fewer than two samples.
-/// - Those of [`quantize_model`] and [`compile`] for a network without an integer form, or an activation
-///   that the server cannot evaluate.
+/// - Those of [`quantize_model`] and [`search`] for a network without an integer form, an activation
+///   that the server cannot evaluate, or more rounds than the goal allows.
 pub fn search_bits(
     model: &Model,
     samples: &LabeledSamples,
     spec: &SearchSpec,
+    costs: &mut dyn CostSource,
     told: &mut dyn FnMut(&Trial),
 ) -> Result<SearchOutcome> {
     spec.check()?;
-    let judge = Judge::new(model, samples, spec)?;
+    let mut judge = Judge::new(model, samples, spec, costs)?;
     let mut open = candidates(spec, model);
     let n_candidates = open.len();
-    let mut best: Option<(Bits, u64, f64)> = None;
+    let mut best: Option<(Bits, u64, f64, ActivationSide)> = None;
     let mut closest: Option<(Bits, f64)> = None;
     let mut trials = Vec::new();
     let own = model.spec().bits.filter(|bits| open.contains(bits));
     while let Some(bits) = own.filter(|_| trials.is_empty()).or_else(|| most_telling(&open)) {
-        let result = judge.trial(bits, best.map(|(_, bytes, _)| bytes))?;
+        let (result, side) = judge.trial(&bits.into(), best.map(|(_, bytes, ..)| bytes))?;
         match result {
             TrialResult::Accepted { bytes, accuracy } => {
-                best = Some((bits, bytes, accuracy));
+                best = Some((bits, bytes, accuracy, side));
                 open.retain(|&other| !is_below(bits, other));
             }
             TrialResult::Dearer { .. } | TrialResult::TooLarge => {
@@ -180,9 +191,15 @@ pub fn search_bits(
     }
     let float = judge.float;
     match best {
-        Some((bits, bytes, accuracy)) => {
-            Ok(SearchOutcome { bits, bytes, accuracy, float, trials, n_candidates })
-        }
+        Some((bits, bytes, accuracy, activation_side)) => Ok(SearchOutcome {
+            bits,
+            bytes,
+            activation_side,
+            accuracy,
+            float,
+            trials,
+            n_candidates,
+        }),
         None => Err(Error::NoBits {
             target_drop: 100.0 * spec.target_drop,
             closest: closest.map(|(bits, accuracy)| (bits, 100.0 * (float.accuracy() - accuracy))),
@@ -193,14 +210,21 @@ pub fn search_bits(
 /// Calibrates and judges choices of bits.
 struct Judge<'a> {
     model: &'a Model,
-    spec: &'a SearchSpec,
+    target_drop: f64,
+    goal: PlanGoal,
+    costs: &'a mut dyn CostSource,
     calibration: Array2<f32>,
     held_out: LabeledSamples,
     float: Evaluation,
 }
 
 impl<'a> Judge<'a> {
-    fn new(model: &'a Model, samples: &LabeledSamples, spec: &'a SearchSpec) -> Result<Self> {
+    fn new(
+        model: &'a Model,
+        samples: &LabeledSamples,
+        spec: &SearchSpec,
+        costs: &'a mut dyn CostSource,
+    ) -> Result<Self> {
         #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^53")]
         let most = HELD_OUT_SAMPLES as f64 / samples.n_samples() as f64;
         let split = SplitSpec { seed: 0, test_fraction: HELD_OUT_SHARE.min(most) };
@@ -212,58 +236,75 @@ impl<'a> Judge<'a> {
         let held_out = LabeledSamples::new(shape, inputs, labels, samples.n_classes())?;
         let calibration = samples.inputs().select(Axis(0), &rows(Split::Train)?);
         let float = evaluate(&unrounded(model.network())?, &held_out)?;
-        Ok(Self { model, spec, calibration, held_out, float })
+        let SearchSpec { target_drop, goal, .. } = *spec;
+        Ok(Self { model, target_drop, goal, costs, calibration, held_out, float })
     }
 
-    fn trial(&self, bits: Bits, least_bytes: Option<u64>) -> Result<TrialResult> {
-        let plan = match self.plan(bits) {
-            Ok(plan) => plan,
+    /// What becomes of `bits`, and who evaluates the activations of their plan (of no account if there is none).
+    fn trial(
+        &mut self,
+        bits: &LayerBits,
+        least_bytes: Option<u64>,
+    ) -> Result<(TrialResult, ActivationSide)> {
+        let (best, plan) = match self.plan(bits) {
+            Ok(planned) => planned,
             Err(
                 Error::Accumulator { .. }
                 | Error::OutOfRange { .. }
-                | Error::NoSegmentParameters { .. },
-            ) => return Ok(TrialResult::TooLarge),
+                | Error::NoSegmentParameters { .. }
+                | Error::MemoryLimit { .. },
+            ) => return Ok((TrialResult::TooLarge, ActivationSide::Client)),
             Err(error) => return Err(error),
         };
-        let cost = forecast(plan.public(), &self.spec.run)?;
-        let bytes = cost.bytes_up.saturating_add(cost.bytes_down);
+        let (bytes, side) = (best.bytes(), best.activation_side);
         if least_bytes.is_some_and(|least| bytes >= least) {
-            return Ok(TrialResult::Dearer { bytes });
+            return Ok((TrialResult::Dearer { bytes }, side));
         }
         let inputs = plan.network().input().quantize(self.held_out.inputs().view())?;
         let predicted = plan.simulate(&inputs)?.predictions();
         let n_classes = plan.network().n_scores();
         let accuracy = Evaluation::of(&predicted, self.held_out.labels(), n_classes).accuracy();
         let lost = self.float.accuracy() - accuracy;
-        Ok(if lost <= self.spec.target_drop + TOLERANCE {
+        let result = if lost <= self.target_drop + TOLERANCE {
             TrialResult::Accepted { bytes, accuracy }
         } else {
             TrialResult::Inaccurate { bytes, accuracy }
-        })
+        };
+        Ok((result, side))
     }
 
-    /// Exactly as a model owner compiles, but for the data.
-    fn plan(&self, bits: Bits) -> Result<Plan> {
+    /// Exactly as a model owner plans, but for the data.
+    fn plan(&mut self, bits: &LayerBits) -> Result<(Alternative, Plan)> {
         let Quantized { network, score_step } =
             quantize_model(self.model, bits, &self.calibration)?;
-        let facts = || ModelFacts::of(self.model, score_step);
-        match compile(&network, &[], facts(), &self.spec.plan) {
-            // Observations serve only where no parameters hold a proven range.
-            Err(Error::NoSegmentParameters { .. }) => {
-                let seen = network.input().quantize(self.calibration.view())?;
-                let observed = network.evaluate(&seen)?.observed;
-                compile(&network, &observed, facts(), &self.spec.plan)
-            }
-            compiled => compiled,
-        }
+        let goal = &self.goal;
+        let mut ranked = |observed: &[StageObservation]| {
+            search(&[Subject { network: &network, observed }], goal, self.costs)
+        };
+        let observe = || -> Result<Vec<StageObservation>> {
+            let seen = network.input().quantize(self.calibration.view())?;
+            Ok(network.evaluate(&seen)?.observed)
+        };
+        // Observations serve only where no parameters hold a proven range, or where both compete.
+        let ranked = match goal.ranges {
+            RangePolicy::RequireProven => ranked(&[]),
+            RangePolicy::Cheapest => ranked(&observe()?),
+            RangePolicy::PreferProven => match ranked(&[]) {
+                Err(Error::NoSegmentParameters { .. }) => ranked(&observe()?),
+                found => found,
+            },
+        };
+        let best = ranked?.into_iter().next();
+        let best = best.expect("invariant: a search without an error finds something");
+        let plan = best.compile(&network, ModelFacts::of(self.model, score_step))?;
+        Ok((best, plan))
     }
 }
 
 /// All bits of the range that a model can have.
 fn candidates(spec: &SearchSpec, model: &Model) -> Vec<Bits> {
     let (least, most) = (spec.least, spec.most);
-    let first_input =
-        if model.spec().preprocessing.is_signed() { least.input.max(2) } else { least.input };
+    let first_input = least_input(spec, model);
     let mut all = Vec::new();
     for input in first_input..=most.input {
         for weight in least.weight..=most.weight {
@@ -273,6 +314,12 @@ fn candidates(spec: &SearchSpec, model: &Model) -> Vec<Bits> {
         }
     }
     all
+}
+
+/// Fewest bits of an input: one of them may be a sign.
+fn least_input(spec: &SearchSpec, model: &Model) -> u32 {
+    let least = spec.least.input;
+    if model.spec().preprocessing.is_signed() { least.max(2) } else { least }
 }
 
 /// Whether `a` has at most as many bits as `b` in every place.

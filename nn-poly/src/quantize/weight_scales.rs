@@ -28,7 +28,7 @@ pub(super) struct InputLevels {
 }
 
 /// For every part, one scale per output channel; a single one on the last layer, whose scores must be
-/// comparable; none for pools and branches that are added as they are. A channel of zeros gets
+/// comparable, and before a stage that is joined without a refresh; none for pools and branches that are added as they are. A channel of zeros gets
 /// scale 1, before alignment.
 ///
 /// `levels_of` gives the grid of a ready value.
@@ -36,19 +36,19 @@ pub(super) fn weight_scales(
     block: &Block<'_>,
     bits: u32,
     levels_of: &dyn Fn(&Read) -> InputLevels,
-    is_last: bool,
+    is_single: bool,
 ) -> Vec<Vec<f32>> {
     let max = (1 << (bits - 1)) - 1;
     let levels = Levels { min: -max, max };
     let parts: Vec<Branch<'_>> =
-        block.parts.iter().map(|part| Branch::new(part, levels, levels_of, is_last)).collect();
+        block.parts.iter().map(|part| Branch::new(part, levels, levels_of, is_single)).collect();
     let mut scales: Vec<Vec<f32>> = parts.iter().map(|part| part.scales.clone()).collect();
     let is_fixed = parts.iter().any(|part| part.weights.is_none());
     if parts.len() > 1 {
         align(&parts, &mut scales);
     }
     // A branch without weights of its own cannot give way.
-    if !is_last && !is_fixed {
+    if !is_single && !is_fixed {
         let n_channels = block.linear.channels();
         let magnitudes: Vec<f64> =
             (0..n_channels).map(|channel| reach(block, &parts, &scales, channel)).collect();
@@ -76,7 +76,7 @@ impl<'a> Branch<'a> {
         part: &Part<'a>,
         levels: Levels,
         levels_of: &dyn Fn(&Read) -> InputLevels,
-        is_last: bool,
+        is_single: bool,
     ) -> Self {
         let grids: Vec<InputLevels> = part.reads.iter().map(levels_of).collect();
         let steps: Vec<f64> = grids.iter().map(|grid| f64::from(grid.step)).collect();
@@ -99,7 +99,7 @@ impl<'a> Branch<'a> {
             }
         };
         let weights = weights.iter().copied().collect::<Vec<_>>();
-        let n_scales = if is_last { 1 } else { bias.len() };
+        let n_scales = if is_single { 1 } else { bias.len() };
         let rows = weights.chunks((weights.len() / n_scales.max(1)).max(1));
         let is_grouped = matches!(part.opening, Opening::Conv2d(conv) if conv.groups > 1);
         let best = |row: &[f32]| match row {

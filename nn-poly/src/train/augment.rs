@@ -17,6 +17,10 @@ pub struct Augmentation {
     pub flip: bool,
     /// Standard deviation of normal noise added to every input. Default: 0.
     pub noise: f64,
+    /// Share of the samples that are mixed with another one of their batch, `λ x + (1 − λ) x′` with `λ`
+    /// uniform ("mixup", Zhang et al. 2018). Only for a loss that needs neither labels nor given scores
+    /// ([`FunctionMatching`](super::FunctionMatching)). Default: 0.
+    pub mix: f64,
 }
 
 /// The change of one sample.
@@ -51,6 +55,9 @@ pub(super) fn gather(
             }
         },
     );
+    if augmentation.mix > 0.0 {
+        mix(rows, len, augmentation.mix, rng);
+    }
     if augmentation.noise > 0.0 {
         add_noise(rows, augmentation.noise, rng);
     }
@@ -95,6 +102,22 @@ fn move_image(
             let from = from.and_then(|from| source_row.get(from * channels..(from + 1) * channels));
             if let Some(value) = from {
                 pixel.copy_from_slice(value);
+            }
+        }
+    }
+}
+
+/// Mix some of the rows with others, all as they were before.
+fn mix(rows: &mut [f32], len: usize, share: f64, rng: &mut ChaCha8Rng) {
+    let originals = rows.to_vec();
+    let n_rows = u32::try_from(rows.len() / len.max(1)).unwrap_or(u32::MAX);
+    for row in rows.chunks_exact_mut(len) {
+        let (is_mixed, weight) = (rng.random::<f64>() < share, rng.random::<f32>());
+        let other = rng.random_range(0..n_rows) as usize;
+        let other = originals.chunks_exact(len).nth(other).unwrap_or_default();
+        if is_mixed {
+            for (value, other) in row.iter_mut().zip(other) {
+                *value = weight * *value + (1.0 - weight) * other;
             }
         }
     }
@@ -150,6 +173,31 @@ mod tests {
     }
 
     #[test]
+    fn mixtures_lie_between_two_originals() {
+        let originals = array![[0.0_f32, 0.0], [1.0, 0.0], [0.0, 1.0]];
+        let mut n_mixed = 0;
+        for seed in 0..200 {
+            let mut rows = originals.clone();
+            mix(rows.as_slice_mut().unwrap(), 2, 0.5, &mut ChaCha8Rng::seed_from_u64(seed));
+            for (row, original) in rows.rows().into_iter().zip(originals.rows()) {
+                let on_line = originals.rows().into_iter().any(|other| {
+                    let (to_other, to_row) = (&other - &original, &row - &original);
+                    let cross = to_other[0] * to_row[1] - to_other[1] * to_row[0];
+                    let along = to_other.dot(&to_row) / to_other.dot(&to_other).max(1e-9);
+                    cross.abs() < 1e-6 && (-1e-6..=1.0 + 1e-6).contains(&along)
+                });
+                assert!(on_line, "{row} from {original}");
+                n_mixed += usize::from(row != original);
+            }
+        }
+        // Half of 600, a third of them with themselves.
+        assert!((150..250).contains(&n_mixed), "{n_mixed}");
+        let mut rows = originals.clone();
+        mix(rows.as_slice_mut().unwrap(), 2, 1e-9, &mut ChaCha8Rng::seed_from_u64(1));
+        assert_eq!(rows, originals);
+    }
+
+    #[test]
     fn vectors_are_gathered_unchanged() {
         let samples = LabeledSamples::new(
             Shape::vector(2).unwrap(),
@@ -158,7 +206,7 @@ mod tests {
             2,
         )
         .unwrap();
-        let augmentation = Augmentation { shift: 2, flip: true, noise: 0.0 };
+        let augmentation = Augmentation { shift: 2, flip: true, ..Augmentation::default() };
         let batch = gather(&samples, &[1, 0, 1], augmentation, &mut ChaCha8Rng::seed_from_u64(1));
         assert_eq!(batch, array![[3.0, 4.0], [1.0, 2.0], [3.0, 4.0]]);
     }

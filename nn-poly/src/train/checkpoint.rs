@@ -57,7 +57,7 @@ impl Checkpoint {
     /// First bytes of a checkpoint file.
     pub const MAGIC: Magic = *b"SDLCHKPT";
     /// Format version written and read by this build.
-    pub const FORMAT_VERSION: u32 = 4;
+    pub const FORMAT_VERSION: u32 = 5;
     /// Largest checkpoint file that is read: 1 GiB.
     pub const MAX_BYTES: usize = 1 << 30;
 

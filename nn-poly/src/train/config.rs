@@ -177,7 +177,7 @@ impl TrainSpec {
         let clip = self.clip_norm.unwrap_or(1.0);
         let positive = |x: f64| x.is_finite() && x > 0.0;
         let share = |x: f64| (0.0..1.0).contains(&x);
-        let noise = self.augmentation.noise;
+        let (noise, mix) = (self.augmentation.noise, self.augmentation.mix);
         let BlendSpec { ramp, range_weight: range } = self.blend;
         let share_text = "at least 0 and below 1";
         let rules = [
@@ -190,6 +190,7 @@ impl TrainSpec {
             ("momentum", momentum, share(momentum), share_text),
             ("warm-up", warm_up, warm_up > 0.0 && warm_up < 1.0, "above 0 and below 1"),
             ("input noise", noise, noise.is_finite() && noise >= 0.0, NOT_NEGATIVE),
+            ("share of mixed samples", mix, (0.0..=1.0).contains(&mix), "0 to 1"),
             ("ramp of the blending", ramp, ramp > 0.0 && ramp <= 1.0, "above 0 and at most 1"),
             ("weight of the range loss", range, range.is_finite() && range >= 0.0, NOT_NEGATIVE),
         ];

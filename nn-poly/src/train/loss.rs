@@ -1,9 +1,10 @@
 //! What training makes small: cross-entropy with labels, agreement with given scores, or both.
 
-use ndarray::{Array2, ArrayView2, Zip};
+use ndarray::{Array2, ArrayView1, ArrayView2, Zip};
 
 use super::LabeledSamples;
 use crate::error::{Error, Result};
+use crate::network::Network;
 use crate::tensor::{Scalar, check_finite};
 
 /// The samples a loss is asked about.
@@ -13,6 +14,8 @@ pub struct LossBatch<'a> {
     pub positions: &'a [usize],
     /// Their labels.
     pub labels: &'a [u32],
+    /// What the network was given for them, changes included: one row each.
+    pub inputs: &'a Array2<f32>,
 }
 
 /// A function of the scores that training makes small.
@@ -25,6 +28,12 @@ pub trait Loss {
     /// # Errors
     /// - [`Error::ShapeMismatch`] if what the loss knows of the samples has another shape.
     fn check(&self, samples: &LabeledSamples, n_scores: usize) -> Result<()>;
+
+    /// Whether inputs may be mixtures of samples ([`Augmentation::mix`](super::Augmentation::mix)), of
+    /// which neither labels nor given scores are those of their row. Default: no.
+    fn allows_mixtures(&self) -> bool {
+        false
+    }
 
     /// Mean loss of a batch, and its gradient with respect to `scores (samples, classes)`.
     ///
@@ -79,20 +88,50 @@ impl Distillation {
     /// - [`Error::InvalidSetting`] if the temperature is out of range.
     pub fn new(teacher_scores: &Array2<f32>, temperature: f32) -> Result<Self> {
         check_finite("scores of the teacher", teacher_scores.view())?;
-        if !(0.01..=1e6).contains(&temperature) {
-            return Err(Error::InvalidSetting {
-                setting: "temperature",
-                value: f64::from(temperature),
-                requirement: "0.01 to 1000000",
-            });
-        }
-        let mut targets = teacher_scores.as_standard_layout().mapv(|score| score / temperature);
-        targets.rows_mut().into_iter().for_each(|mut row| {
-            let log_total = log_sum_exp(row.view());
-            row.mapv_inplace(|score| (score - log_total).exp());
-        });
-        Ok(Self { targets, temperature })
+        check_temperature(temperature)?;
+        Ok(Self { targets: softened(teacher_scores, temperature), temperature })
     }
+}
+
+fn check_temperature(temperature: f32) -> Result<()> {
+    if (0.01..=1e6).contains(&temperature) {
+        return Ok(());
+    }
+    Err(Error::InvalidSetting {
+        setting: "temperature",
+        value: f64::from(temperature),
+        requirement: "0.01 to 1000000",
+    })
+}
+
+/// The probabilities of a teacher's scores.
+fn softened(teacher_scores: &Array2<f32>, temperature: f32) -> Array2<f32> {
+    let mut targets = teacher_scores.as_standard_layout().mapv(|score| score / temperature);
+    targets.rows_mut().into_iter().for_each(|mut row| {
+        let log_total = log_sum_exp(row.view());
+        row.mapv_inplace(|score| (score - log_total).exp());
+    });
+    targets
+}
+
+/// Loss and gradient for scores that shall have these softened probabilities, row by row.
+fn distance<'a>(
+    scores: ArrayView2<'_, f32>,
+    targets: impl Iterator<Item = ArrayView1<'a, f32>>,
+    temperature: f32,
+) -> (f64, Array2<f32>) {
+    let scale = f32::from_count(scores.nrows()).recip();
+    let mut gradient = scores.mapv(|score| score / temperature);
+    let mut loss = 0.0;
+    for (mut row, targets) in gradient.rows_mut().into_iter().zip(targets) {
+        let log_total = log_sum_exp(row.view());
+        for (value, &target) in row.iter_mut().zip(targets) {
+            let log_probability = *value - log_total;
+            loss -= f64::from(target) * f64::from(log_probability);
+            *value = (log_probability.exp() - target) * temperature * scale;
+        }
+    }
+    (loss * f64::from(temperature).powi(2) * f64::from(scale), gradient)
 }
 
 impl Loss for Distillation {
@@ -105,18 +144,59 @@ impl Loss for Distillation {
         scores: ArrayView2<'_, f32>,
         batch: LossBatch<'_>,
     ) -> (f64, Array2<f32>) {
-        let scale = f32::from_count(scores.nrows()).recip();
-        let mut gradient = scores.mapv(|score| score / self.temperature);
-        let mut loss = 0.0;
-        for (mut row, &position) in gradient.rows_mut().into_iter().zip(batch.positions) {
-            let log_total = log_sum_exp(row.view());
-            for (value, &target) in row.iter_mut().zip(self.targets.row(position)) {
-                let log_probability = *value - log_total;
-                loss -= f64::from(target) * f64::from(log_probability);
-                *value = (log_probability.exp() - target) * self.temperature * scale;
-            }
+        let targets = batch.positions.iter().map(|&position| self.targets.row(position));
+        distance(scores, targets, self.temperature)
+    }
+}
+
+/// As [`Distillation`], with a teacher who looks at the very inputs of every step: moved, mirrored, or mixed.
+///
+/// So there are as many different examples as steps, and the student learns the teacher's function, not
+/// its answers to the training samples. Cost: a forward pass of the teacher more per step.
+///
+/// # Source
+/// Beyer, Zhai, Royer, Markeeva, Anil and Kolesnikov 2022, "Knowledge distillation: A good teacher is
+/// patient and consistent", section 3.
+#[derive(Clone, Debug)]
+pub struct FunctionMatching {
+    teacher: Network<f32>,
+    temperature: f32,
+}
+
+impl FunctionMatching {
+    /// Match this network at a temperature of at least 0.01.
+    ///
+    /// # Errors
+    /// - [`Error::InvalidSetting`] if the temperature is out of range.
+    pub fn new(teacher: Network<f32>, temperature: f32) -> Result<Self> {
+        check_temperature(temperature)?;
+        Ok(Self { teacher, temperature })
+    }
+}
+
+impl Loss for FunctionMatching {
+    fn check(&self, samples: &LabeledSamples, n_scores: usize) -> Result<()> {
+        self.teacher.check_input(samples.shape())?;
+        let (expected, actual) = (vec![n_scores], vec![self.teacher.output_shape().len()]);
+        if expected == actual {
+            return Ok(());
         }
-        (loss * f64::from(self.temperature).powi(2) * f64::from(scale), gradient)
+        Err(Error::ShapeMismatch { what: "scores of the teacher", expected, actual })
+    }
+
+    fn allows_mixtures(&self) -> bool {
+        true
+    }
+
+    fn value_and_gradient(
+        &self,
+        scores: ArrayView2<'_, f32>,
+        batch: LossBatch<'_>,
+    ) -> (f64, Array2<f32>) {
+        let taught = self.teacher.outputs(batch.inputs);
+        let taught = taught.expect("invariant: the inputs were read by the student before");
+        let targets = softened(&taught, self.temperature);
+        distance(scores, targets.rows().into_iter(), self.temperature)
     }
 }
 
@@ -197,7 +277,7 @@ impl Loss for LabelsAndScores {
 }
 
 /// `log Σ exp(zₖ)`, with the largest taken out first so that nothing overflows.
-fn log_sum_exp(scores: ndarray::ArrayView1<'_, f32>) -> f32 {
+fn log_sum_exp(scores: ArrayView1<'_, f32>) -> f32 {
     let largest = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     scores.iter().map(|&score| (score - largest).exp()).sum::<f32>().ln() + largest
 }
@@ -254,10 +334,13 @@ mod tests {
     use ndarray::array;
 
     use super::*;
+    use crate::layer::{Dense, Layer};
+    use crate::tensor::Shape;
 
     /// Positions 2 and 0 of three samples, so that rows are looked up and not counted.
     fn check_slope(loss: &dyn Loss) {
-        let batch = LossBatch { positions: &[2, 0], labels: &[1, 0] };
+        let inputs = array![[0.5_f32, -1.0], [0.25, 2.0]];
+        let batch = LossBatch { positions: &[2, 0], labels: &[1, 0], inputs: &inputs };
         let scores = array![[0.3_f32, -1.2, 2.0], [1.0, 0.0, 0.5]];
         let gradient = loss.value_and_gradient(scores.view(), batch).1;
         for position in [(0, 0), (0, 1), (1, 2), (1, 0)] {
@@ -271,12 +354,20 @@ mod tests {
         }
     }
 
+    /// Three scores of two inputs.
+    fn teacher() -> Network<f32> {
+        let weights = array![[1.0_f32, -0.5], [0.25, 2.0], [-1.5, 0.75]];
+        let dense = Layer::Dense(Dense::new(weights, array![0.1, -0.2, 0.3]));
+        Network::new(Shape::vector(2).unwrap(), vec![dense]).unwrap()
+    }
+
     #[test]
     fn every_loss_has_its_slope_as_gradient() {
         let targets = array![[0.1_f32, 2.0, -1.0], [9.0, 9.0, 9.0], [1.0, 0.0, -2.0]];
         check_slope(&CrossEntropy { smoothing: 0.1 });
         for temperature in [0.5, 1.0, 4.0] {
             check_slope(&Distillation::new(&targets, temperature).unwrap());
+            check_slope(&FunctionMatching::new(teacher(), temperature).unwrap());
         }
         let mixed =
             LabelsAndScores::new(targets, vec![1.0, 9.0, 0.0], vec![0.5, 9.0, 2.0]).unwrap();
@@ -286,7 +377,8 @@ mod tests {
     #[test]
     fn without_scores_to_match_the_mixed_loss_is_cross_entropy() {
         let scores = array![[0.3_f32, -1.2, 2.0], [40.0, 0.0, 0.5]];
-        let batch = LossBatch { positions: &[0, 1], labels: &[1, 0] };
+        let inputs = Array2::zeros((2, 1));
+        let batch = LossBatch { positions: &[0, 1], labels: &[1, 0], inputs: &inputs };
         let mixed =
             LabelsAndScores::new(Array2::zeros((2, 3)), vec![1.0; 2], vec![0.0; 2]).unwrap();
         let (value, gradient) = mixed.value_and_gradient(scores.view(), batch);
@@ -299,19 +391,45 @@ mod tests {
     fn the_teacher_itself_has_no_gradient() {
         let scores = array![[3.0_f32, -1.0, 0.5]];
         let loss = Distillation::new(&scores, 2.0).unwrap();
-        let batch = LossBatch { positions: &[0], labels: &[2] };
+        let inputs = Array2::zeros((1, 1));
+        let batch = LossBatch { positions: &[0], labels: &[2], inputs: &inputs };
         let gradient = loss.value_and_gradient(scores.view(), batch).1;
         assert!(gradient.iter().all(|g| g.abs() < 1e-6), "{gradient}");
     }
 
+    /// On inputs that are samples, both kinds of distillation are the same; on others only one follows.
+    #[test]
+    fn a_consistent_teacher_looks_at_the_inputs() {
+        let samples = array![[1.0_f32, 0.5], [-2.0, 0.0]];
+        let answers = Distillation::new(&teacher().outputs(&samples).unwrap(), 2.0).unwrap();
+        let function = FunctionMatching::new(teacher(), 2.0).unwrap();
+        let scores = array![[0.3_f32, -1.2, 2.0], [1.0, 0.0, 0.5]];
+        let of = |loss: &dyn Loss, inputs: &Array2<f32>| {
+            let batch = LossBatch { positions: &[0, 1], labels: &[1, 0], inputs };
+            loss.value_and_gradient(scores.view(), batch)
+        };
+        assert_eq!(of(&answers, &samples), of(&function, &samples));
+        let mixed = array![[-0.5_f32, 0.25], [0.0, 0.0]];
+        assert_eq!(of(&answers, &samples), of(&answers, &mixed));
+        assert_ne!(of(&function, &samples), of(&function, &mixed));
+        assert!(function.allows_mixtures() && !answers.allows_mixtures());
+    }
+
     #[test]
     fn losses_refuse_what_does_not_fit() {
-        let shape = crate::tensor::Shape::vector(1).unwrap();
+        let shape = Shape::vector(1).unwrap();
         let samples = LabeledSamples::new(shape, Array2::zeros((2, 1)), vec![0, 1], 2).unwrap();
         let loss = Distillation::new(&Array2::zeros((3, 2)), 1.0).unwrap();
         assert!(matches!(loss.check(&samples, 2), Err(Error::ShapeMismatch { .. })));
         assert!(Distillation::new(&array![[f32::NAN]], 1.0).is_err());
         assert!(Distillation::new(&array![[1.0]], 0.0).is_err());
+        let function = FunctionMatching::new(teacher(), 1.0).unwrap();
+        assert!(function.check(&samples, 3).is_err(), "one input each, two for the teacher");
+        let shape = Shape::vector(2).unwrap();
+        let pairs = LabeledSamples::new(shape, Array2::zeros((2, 2)), vec![0, 1], 2).unwrap();
+        assert!(matches!(function.check(&pairs, 2), Err(Error::ShapeMismatch { .. })));
+        assert!(function.check(&pairs, 3).is_ok());
+        assert!(FunctionMatching::new(teacher(), f32::NAN).is_err());
         let mixed = |a: Vec<f32>, b: Vec<f32>| LabelsAndScores::new(Array2::zeros((2, 2)), a, b);
         assert!(mixed(vec![1.0; 2], vec![1.0; 2]).unwrap().check(&samples, 2).is_ok());
         assert!(matches!(mixed(vec![1.0], vec![1.0; 2]), Err(Error::ShapeMismatch { .. })));

@@ -1,6 +1,6 @@
 //! From a trained network with ReLU and the like to one that trains toward polynomials.
 
-use ndarray::{Array1, Array2, Axis, Slice};
+use ndarray::{Array1, Array2, Axis};
 
 use crate::approximate::{
     Approximation, FitProblem, Function, Interval, Method, ObservedLayer, observe,
@@ -8,7 +8,7 @@ use crate::approximate::{
 use crate::error::{Error, Result};
 use crate::layer::{Activation, BatchNorm, Blend, Clamp, Layer, PoolKind};
 use crate::network::{Network, Rewriter, Source};
-use crate::tensor::Scalar;
+use crate::tensor::{Scalar, spread};
 
 /// How the polynomials are found that a training starts from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub struct Polynomialized {
     pub layers: Vec<ReplacedLayer>,
 }
 
-/// Samples used at most: the first ones of the data.
+/// Samples used at most, spread over the data.
 const SAMPLES: usize = 1500;
 
 /// Replace every activation of `network` that is no polynomial by a [`Blend`] of share 0 with a fitted
@@ -90,7 +90,8 @@ const SAMPLES: usize = 1500;
 /// Quantizers are removed. A batch normalization that changes nothing is inserted between a dense or
 /// convolution layer and such an activation that follows it directly, so that training can keep
 /// pre-activations where they are. Maximum pools stay; they are no polynomials either. `inputs` are
-/// preprocessed, one row per sample; the first 1500 are used.
+/// preprocessed, one row per sample; at most 1500, spread over all of
+/// them, are used.
 ///
 /// # Errors
 /// - [`Error::InvalidSetting`] for a degree other than 1 or 2, a coverage out of range, or a layer whose
@@ -113,8 +114,7 @@ pub fn polynomialize(
                           leave the activations to the client",
         });
     }
-    let n_samples = inputs.nrows().min(SAMPLES);
-    let inputs = inputs.slice_axis(Axis(0), Slice::from(..n_samples)).to_owned();
+    let inputs = inputs.select(Axis(0), &spread(inputs.nrows(), SAMPLES));
     let prepared = normalized(&without_quantizers(network)?, &inputs)?;
     let observed = observe(&prepared, &inputs)?;
     let mut observed = observed.into_iter().filter(|observed| {

@@ -73,7 +73,7 @@ impl TrainRecipe {
 }
 
 fn float_spec(kind: NetworkKind, n_samples: usize) -> TrainSpec {
-    let images = Augmentation { shift: 2, flip: false, noise: 0.0 };
+    let images = Augmentation { shift: 2, ..Augmentation::default() };
     match kind {
         NetworkKind::Imported => TrainSpec { epochs: 5, ..TrainSpec::default() },
         NetworkKind::Cryptonets => {
@@ -85,7 +85,7 @@ fn float_spec(kind: NetworkKind, n_samples: usize) -> TrainSpec {
         NetworkKind::Mlp => TrainSpec {
             epochs: u32::try_from(43_000 / n_samples.max(1)).unwrap_or(200).clamp(10, 200),
             batch_size: 32,
-            augmentation: Augmentation { shift: 0, flip: false, noise: 0.1 },
+            augmentation: Augmentation { noise: 0.1, ..Augmentation::default() },
             ..TrainSpec::default()
         },
     }

@@ -175,6 +175,7 @@ impl Trainer {
     ///
     /// # Errors
     /// - Those of [`Self::run`] and of [`Loss::check`].
+    /// - [`Error::InvalidSetting`] if samples are mixed and the loss does not allow it.
     pub fn run_with(
         &mut self,
         samples: &LabeledSamples,
@@ -182,6 +183,14 @@ impl Trainer {
         progress: &mut dyn Progress,
     ) -> Result<Outcome> {
         loss.check(samples, self.state.network.output_shape().len())?;
+        let mix = self.state.config.spec().augmentation.mix;
+        if mix > 0.0 && !loss.allows_mixtures() {
+            return Err(Error::InvalidSetting {
+                setting: "share of mixed samples",
+                value: mix,
+                requirement: "0, unless a teacher looks at the mixtures (FunctionMatching)",
+            });
+        }
         self.check_samples(samples)?;
         let config = self.state.config;
         let n_batches = config.steps_per_epoch(samples.n_samples());
@@ -260,9 +269,9 @@ impl Trainer {
             positions.iter().filter_map(|&p| samples.labels().get(p).copied()).collect();
 
         let dropout_seed = generator(spec.seed, Purpose::Dropout, step_idx).next_u64();
-        let batch = Tensor::new(samples.shape().clone(), batch)?;
-        let tape = Tape::forward(&state.network, batch, Mode::Training { dropout_seed })?;
-        let about = LossBatch { positions, labels: &labels };
+        let inputs = Tensor::new(samples.shape().clone(), batch.clone())?;
+        let tape = Tape::forward(&state.network, inputs, Mode::Training { dropout_seed })?;
+        let about = LossBatch { positions, labels: &labels, inputs: &batch };
         let (loss, slope) = loss.value_and_gradient(tape.output(), about);
         let range_weight = spec.blend.range_weight;
         let loss = loss + range_weight * tape.range_loss();

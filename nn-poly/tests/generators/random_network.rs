@@ -55,7 +55,7 @@ pub fn random_network(seed: u64, choices: Choices) -> (IntegerNetwork, IntegerMa
         let pool = (rng.random_bool(0.4) && !is_last).then(|| pool(rng, choices, out));
         let refresh = (!is_last).then(|| refresh(rng, out.channels));
         weights.push(stage_weights(rng, &linear, &activation, choices.max_weight));
-        structure.push(StageStructure { sources, linear, activation, pool, refresh });
+        structure.push(StageStructure { sources, linear, activation, pool, refresh, chain: None });
     }
     let network = IntegerNetwork::new(input, shape.len(), structure, weights).unwrap();
     let n_samples = rng.random_range(1..=5);
@@ -266,5 +266,5 @@ fn stage_weights(
             c: (0..n).map(|_| rng.random_range(-900..=900)).collect(),
         }
     });
-    StageWeights { weights, bias, quadratic }
+    StageWeights { weights, bias, quadratic, chain: Vec::new() }
 }

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::runtime::{Builder, Runtime};
 
 use super::connection::OnProgress;
@@ -13,7 +12,7 @@ use super::exchange::{Delivery, PreparedRequest, Reply};
 use super::reply::ReplySender;
 use crate::error::{InternalError, Result};
 use crate::identifiers::Digest;
-use crate::message::ModelCard;
+use crate::message::{ModelCard, PublicPart};
 
 /// How long running network work may take to end when the client is dropped.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -84,7 +83,7 @@ impl BlockingEvaluator {
     ///
     /// # Errors
     /// As [`RemoteEvaluator::fetch_plan`].
-    pub fn fetch_plan(&self, plan: &Digest) -> Result<Bytes> {
+    pub fn fetch_plan(&self, plan: &Digest) -> Result<PublicPart> {
         self.wait_for(self.evaluator.fetch_plan(plan))
     }
 

@@ -4,7 +4,6 @@ use std::fmt;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -12,11 +11,12 @@ use super::Stage;
 use super::exchange::{Delivery, Exchange, PreparedRequest, Reply, RequestProgress, Step};
 use super::payload::RequestPayload;
 use super::reply::{ReplySender, reply_queue};
+use crate::access::Token;
 use crate::error::{Error, LinkError, Misuse, PeerFault, ResourceError, Result};
 use crate::frame::Frame;
 use crate::identifiers::{Digest, Label};
 use crate::limits::{CHUNK_BYTES, ClientTimeouts, MAX_FRAME_BYTES};
-use crate::message::{ClientMessage, ModelCard, Refusal, ServerMessage, Welcome};
+use crate::message::{ClientMessage, ModelCard, PublicPart, Refusal, ServerMessage, Welcome};
 use crate::transcript::VerifiedReceipt;
 use crate::transport::{BoxedStream, FrameReader, FrameWriter, TransportError, split};
 
@@ -52,8 +52,24 @@ impl Connection {
         client_name: &Label,
         timeouts: ClientTimeouts,
     ) -> Result<Self> {
+        Self::open_with_token(stream, client_name, None, timeouts).await
+    }
+
+    /// As [`open`](Self::open), showing a token.
+    ///
+    /// # Errors
+    /// - As [`open`](Self::open).
+    /// - [`PeerFault::Refused`] with [`Unauthorized`](crate::message::RefusalCode::Unauthorized): the
+    ///   server does not let this client in.
+    pub async fn open_with_token(
+        stream: BoxedStream,
+        client_name: &Label,
+        token: Option<&Token>,
+        timeouts: ClientTimeouts,
+    ) -> Result<Self> {
         let (mut reader, mut writer) = split(stream, MAX_FRAME_BYTES, timeouts.silence);
-        let hello = ClientMessage::Hello { client_name: client_name.clone() };
+        let hello =
+            ClientMessage::Hello { client_name: client_name.clone(), token: token.cloned() };
         let silence = timeouts.silence;
         let answer = ask(&mut reader, &mut writer, &hello, Stage::Greeting, silence).await?;
         let ServerMessage::Welcome(welcome) = answer else {
@@ -105,11 +121,11 @@ impl Connection {
     ///
     /// # Security
     /// The bytes are the server's claim: the caller must compare their digest.
-    pub async fn fetch_plan(&mut self, plan: &Digest) -> Result<Bytes> {
+    pub async fn fetch_plan(&mut self, plan: &Digest) -> Result<PublicPart> {
         let answer = self.ask(&ClientMessage::FetchPlan { plan: *plan }).await?;
-        let ServerMessage::Plan(bytes) = answer else { return Err(self.no_answer(&answer)) };
+        let ServerMessage::Plan(part) = answer else { return Err(self.no_answer(&answer)) };
         self.in_step = true;
-        Ok(bytes.0)
+        Ok(part)
     }
 
     /// Send one request and receive its reply, once.

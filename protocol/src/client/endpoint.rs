@@ -39,7 +39,7 @@ pub struct Endpoint {
 enum Kind {
     Tls { address: String, trust: ClientTls, server_name: ServerName<'static> },
     InProcess(Server),
-    Custom(Arc<dyn Connect>),
+    Custom { connect: Arc<dyn Connect>, name: Arc<str> },
 }
 
 impl Endpoint {
@@ -64,7 +64,13 @@ impl Endpoint {
     /// A server reached in another way.
     #[must_use]
     pub fn custom(connect: Arc<dyn Connect>) -> Self {
-        Self { kind: Kind::Custom(connect) }
+        Self::custom_named(connect, "another way")
+    }
+
+    /// As [`custom`](Self::custom), under a name for messages.
+    #[must_use]
+    pub fn custom_named(connect: Arc<dyn Connect>, name: impl Into<Arc<str>>) -> Self {
+        Self { kind: Kind::Custom { connect, name: name.into() } }
     }
 
     /// Open a connection and, over TLS, make sure who is at the other end.
@@ -84,7 +90,7 @@ impl Endpoint {
                     trust.connect(server_name.clone(), socket).await
                 }
                 Kind::InProcess(server) => Ok(server.connect()),
-                Kind::Custom(connect) => connect.connect().await,
+                Kind::Custom { connect, .. } => connect.connect().await,
             }
         };
         let late = LinkError::TimedOut { stage: Stage::Connecting, after: limit };
@@ -97,7 +103,7 @@ impl fmt::Display for Endpoint {
         match &self.kind {
             Kind::Tls { address, .. } => f.write_str(address),
             Kind::InProcess(_) => f.write_str("this process"),
-            Kind::Custom(_) => f.write_str("another way"),
+            Kind::Custom { name, .. } => f.write_str(name),
         }
     }
 }

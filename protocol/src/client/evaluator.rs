@@ -2,11 +2,12 @@
 
 use std::fmt;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
@@ -17,11 +18,13 @@ use super::endpoint::Endpoint;
 use super::exchange::{Delivery, PreparedRequest, Reply, RequestProgress};
 use super::reply::{ReplySender, reply_queue};
 use super::retry::{Decision, RetryClock, RetryPolicy};
-use crate::error::{ConfigError, Error, PeerFault, ResourceError, Result};
+use super::roster::Roster;
+use crate::access::Token;
+use crate::error::{ConfigError, Ended, Error, PeerFault, ResourceError, Result};
 use crate::identifiers::{Digest, Label, RequestId};
 use crate::identity::PublicIdentity;
 use crate::limits::{ClientTimeouts, in_range};
-use crate::message::ModelCard;
+use crate::message::{ModelCard, PublicPart};
 use crate::transcript::VerifiedReceipt;
 
 /// Pieces of a reply between its connection and a buffer that takes all of it.
@@ -41,8 +44,11 @@ pub struct ClientOptions {
     /// Longest time for one request, all attempts and the wait for a connection included. Default
     /// 1 h.
     pub deadline: Duration,
-    /// Accept only a server with this identity. Default: any that the certificate vouches for.
-    pub identity: Option<PublicIdentity>,
+    /// Accept only servers with one of these identities; a server with another is left out. Default:
+    /// none are named, and any that the certificate vouches for is accepted.
+    pub identities: Vec<PublicIdentity>,
+    /// Shown to every server of the list. Default: none.
+    pub token: Option<Token>,
 }
 
 impl ClientOptions {
@@ -55,7 +61,8 @@ impl ClientOptions {
             timeouts: ClientTimeouts::default(),
             retry: RetryPolicy::default(),
             deadline: Duration::from_secs(60 * 60),
-            identity: None,
+            identities: Vec::new(),
+            token: None,
         }
     }
 }
@@ -69,17 +76,31 @@ pub struct Traffic {
     pub received_bytes: u64,
 }
 
+/// Why an attempt did not get through, and on which server.
+struct Failed {
+    error: Error,
+    /// `None`: before a server was chosen, or all of them are left out.
+    server: Option<usize>,
+    /// Whether the request had a place on the server.
+    admitted: bool,
+}
+
 /// Evaluates requests on remote servers. Share it by reference: requests run side by side on up to
 /// [`ClientOptions::max_connections`] connections.
 ///
+/// With several servers, a request that fails on one goes to another, with the same bytes: a segment
+/// evaluation is a pure function, so it does not matter which of them answers. A server that cannot
+/// answer whatever the time (another plan, identity or protocol version, no access, a breach of the
+/// protocol) is left out from then on; one that failed otherwise is asked again after a back-off
+/// (exponential, with full jitter, by a monotonic clock).
+///
 /// Dropping the future of a request closes its connection, and the server stops working on it.
 pub struct RemoteEvaluator {
-    endpoints: Vec<Endpoint>,
+    roster: Roster,
     options: ClientOptions,
     seats: Semaphore,
-    idle: Mutex<Vec<Connection>>,
-    /// Spreads requests over the endpoints.
-    next_endpoint: AtomicUsize,
+    /// Open connections nobody uses, with their servers.
+    idle: Mutex<Vec<(usize, Connection)>>,
     sent_bytes: AtomicU64,
     received_bytes: AtomicU64,
 }
@@ -87,6 +108,7 @@ pub struct RemoteEvaluator {
 /// A connection on loan, with the traffic already counted for it.
 struct Loan<'a> {
     connection: Connection,
+    server: usize,
     reused: bool,
     counted: (u64, u64),
     _seat: SemaphorePermit<'a>,
@@ -105,10 +127,9 @@ impl RemoteEvaluator {
         in_range("max_connections", options.max_connections as u64, 1, 1024)?;
         Ok(Self {
             seats: Semaphore::new(options.max_connections),
-            endpoints,
+            roster: Roster::new(endpoints),
             options,
             idle: Mutex::new(Vec::new()),
-            next_endpoint: AtomicUsize::new(0),
             sent_bytes: AtomicU64::new(0),
             received_bytes: AtomicU64::new(0),
         })
@@ -118,9 +139,11 @@ impl RemoteEvaluator {
     /// failures are of the kind that passes and the [`RetryPolicy`] allows.
     ///
     /// # Errors
-    /// - The first error for which [`Error::is_retryable`] is false.
-    /// - [`ResourceError::GaveUp`]: the patience of the policy is used up.
-    /// - [`ResourceError::DeadlineExceeded`]: the request took too long.
+    /// - Of one server: the first error for which [`Error::is_retryable`] is false;
+    ///   [`ResourceError::GaveUp`], when the patience of the policy is used up;
+    ///   [`ResourceError::DeadlineExceeded`], when the request took too long.
+    /// - Of several: [`ResourceError::NoServerLeft`] with each server's last failure, for any of these
+    ///   reasons.
     /// - [`ResourceError::Cancelled`]: `on_progress` said `Break`.
     /// - [`ResourceError::Memory`]: the reply does not fit.
     pub async fn evaluate(
@@ -155,21 +178,21 @@ impl RemoteEvaluator {
         on_progress: &mut OnProgress<'_>,
     ) -> Result<Delivery> {
         let mut clock = self.clock(request.header().request_id);
+        let plan = request.header().plan;
         let attempts = async {
+            let mut attempt = 1_u32;
             loop {
-                let attempt = clock.n_failures().saturating_add(1);
-                let (outcome, admitted) =
-                    self.attempt(request, attempt, &mut sink, on_progress).await;
-                match outcome {
+                match self.attempt(request, attempt, &mut sink, on_progress).await {
                     Ok(receipt) => return Ok(Delivery { receipt, attempts: attempt }),
-                    Err(error) => self.pause(&mut clock, error, admitted).await?,
+                    Err(failed) => self.pause(&mut clock, Some(&plan), failed).await?,
                 }
                 if on_progress(&waiting(request, attempt)).is_break() {
                     return Err(ResourceError::Cancelled.into());
                 }
+                attempt = attempt.saturating_add(1);
             }
         };
-        self.within_deadline(attempts).await
+        self.within_deadline(Some(&plan), attempts).await
     }
 
     /// Ask for the list of models, with retries.
@@ -177,22 +200,7 @@ impl RemoteEvaluator {
     /// # Errors
     /// As [`evaluate`](Self::evaluate).
     pub async fn list_models(&self) -> Result<Vec<ModelCard>> {
-        let mut clock = self.clock(RequestId([0; 16]));
-        let attempts = async {
-            loop {
-                let answer = async {
-                    let mut loan = self.borrow_connection(clock.n_failures()).await?;
-                    let cards = loan.connection.list_models().await;
-                    self.give_back(loan);
-                    cards
-                };
-                match answer.await {
-                    Ok(cards) => return Ok(cards),
-                    Err(error) => self.pause(&mut clock, error, false).await?,
-                }
-            }
-        };
-        self.within_deadline(attempts).await
+        self.ask(None, async |connection| connection.list_models().await).await
     }
 
     /// Ask for the public part of a plan, with retries.
@@ -202,23 +210,8 @@ impl RemoteEvaluator {
     ///
     /// # Security
     /// The bytes are the server's claim: the caller must compare their digest.
-    pub async fn fetch_plan(&self, plan: &Digest) -> Result<Bytes> {
-        let mut clock = self.clock(RequestId([0; 16]));
-        let attempts = async {
-            loop {
-                let answer = async {
-                    let mut loan = self.borrow_connection(clock.n_failures()).await?;
-                    let bytes = loan.connection.fetch_plan(plan).await;
-                    self.give_back(loan);
-                    bytes
-                };
-                match answer.await {
-                    Ok(bytes) => return Ok(bytes),
-                    Err(error) => self.pause(&mut clock, error, false).await?,
-                }
-            }
-        };
-        self.within_deadline(attempts).await
+    pub async fn fetch_plan(&self, plan: &Digest) -> Result<PublicPart> {
+        self.ask(Some(plan), async |connection| connection.fetch_plan(plan).await).await
     }
 
     /// Bytes moved so far.
@@ -233,9 +226,34 @@ impl RemoteEvaluator {
     /// Say goodbye on the idle connections.
     pub async fn close(&self) {
         let idle = std::mem::take(&mut *self.idle());
-        for connection in idle {
+        for (_, connection) in idle {
             connection.close().await;
         }
+    }
+
+    /// Ask one question, with retries.
+    async fn ask<T>(
+        &self,
+        plan: Option<&Digest>,
+        question: impl AsyncFn(&mut Connection) -> Result<T>,
+    ) -> Result<T> {
+        let mut clock = self.clock(any_request_id());
+        let attempts = async {
+            loop {
+                let answer = async {
+                    let mut loan = self.borrow_connection(plan, clock.n_failures() > 0).await?;
+                    let server = Some(loan.server);
+                    let answer = question(&mut loan.connection).await;
+                    self.give_back(loan);
+                    answer.map_err(|error| Failed { error, server, admitted: false })
+                };
+                match answer.await {
+                    Ok(answer) => return Ok(answer),
+                    Err(failed) => self.pause(&mut clock, plan, failed).await?,
+                }
+            }
+        };
+        self.within_deadline(plan, attempts).await
     }
 
     async fn attempt(
@@ -244,80 +262,141 @@ impl RemoteEvaluator {
         attempt: u32,
         sink: &mut ReplySender,
         on_progress: &mut OnProgress<'_>,
-    ) -> (Result<VerifiedReceipt>, bool) {
+    ) -> Result<VerifiedReceipt, Failed> {
         loop {
-            let mut loan = match self.borrow_connection(attempt - 1).await {
-                Ok(loan) => loan,
-                Err(error) => return (Err(error), false),
-            };
+            let mut loan =
+                self.borrow_connection(Some(&request.header().plan), attempt > 1).await?;
             let numbered = &mut |progress: &RequestProgress| -> ControlFlow<()> {
                 on_progress(&RequestProgress { attempt, ..*progress })
             };
             let outcome = loan.connection.evaluate_streaming(request, sink, numbered).await;
             let admitted = loan.connection.was_admitted();
-            let reused = loan.reused;
+            let (server, reused) = (loan.server, loan.reused);
             self.give_back(loan);
-            // The server may have closed an idle connection just now: no failure of the server.
-            let stale = reused && !admitted && matches!(outcome, Err(Error::Link(_)));
-            if !stale {
-                return (outcome, admitted);
+            match outcome {
+                Ok(receipt) => {
+                    self.roster.note_success(server);
+                    return Ok(receipt);
+                }
+                // The server may have closed an idle connection just now: no failure of the server.
+                Err(Error::Link(_)) if reused && !admitted => {
+                    debug!("an idle connection was closed; using another");
+                }
+                Err(error) => return Err(Failed { error, server: Some(server), admitted }),
             }
-            debug!("an idle connection was closed; using another");
         }
     }
 
-    async fn pause(&self, clock: &mut RetryClock, error: Error, admitted: bool) -> Result<()> {
-        match clock.decide(Instant::now(), &error, admitted) {
+    /// Decide what follows a failure, and wait until the next attempt is due.
+    async fn pause(
+        &self,
+        clock: &mut RetryClock,
+        plan: Option<&Digest>,
+        failed: Failed,
+    ) -> Result<()> {
+        let Failed { error, server, admitted } = failed;
+        let Some(server) = server else { return Err(error) };
+        if !self.roster.is_single() && self.roster.exclude(server, plan, &error) {
+            let name = self.roster.endpoint(server).map(ToString::to_string);
+            warn!(server = name, %error, "this server is left out");
+            self.drop_idle(server);
+            return if self.roster.is_anybody_left(plan) {
+                Ok(())
+            } else {
+                Err(self.no_server_left(Ended::AllLeftOut, plan))
+            };
+        }
+        let now = Instant::now();
+        match clock.decide(now, &error, admitted) {
             Decision::Wait(wait) => {
+                let due = self.roster.note_failure(server, plan, &error, now, now + wait);
+                let wait = due.map_or(wait, |due| due.saturating_duration_since(now));
                 warn!(%error, ?wait, "trying again");
                 sleep(wait).await;
                 Ok(())
             }
             Decision::Final => Err(error),
             Decision::GiveUp { elapsed } => {
-                let (attempts, last) = (clock.n_failures(), Box::new(error));
-                Err(ResourceError::GaveUp { attempts, elapsed, last }.into())
+                let attempts = clock.n_failures();
+                if self.roster.is_single() {
+                    let last = Box::new(error);
+                    return Err(ResourceError::GaveUp { attempts, elapsed, last }.into());
+                }
+                self.roster.note_failure(server, plan, &error, now, now);
+                Err(self.no_server_left(Ended::GaveUp { attempts, elapsed }, plan))
             }
         }
     }
 
-    async fn within_deadline<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        let deadline = self.options.deadline;
-        let late = ResourceError::DeadlineExceeded { deadline };
-        timeout(deadline, work).await.unwrap_or(Err(late.into()))
+    fn no_server_left(&self, ended: Ended, plan: Option<&Digest>) -> Error {
+        ResourceError::NoServerLeft { ended, failures: self.roster.failures(plan) }.into()
     }
 
-    async fn borrow_connection(&self, failures: u32) -> Result<Loan<'_>> {
-        let seat = self.seats.acquire().await.map_err(|_| ResourceError::Cancelled)?;
-        while let Some(mut connection) = self.take_idle() {
+    async fn within_deadline<T>(
+        &self,
+        plan: Option<&Digest>,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let deadline = self.options.deadline;
+        timeout(deadline, work).await.unwrap_or_else(|_| {
+            Err(if self.roster.is_single() {
+                ResourceError::DeadlineExceeded { deadline }.into()
+            } else {
+                self.no_server_left(Ended::DeadlineExceeded { deadline }, plan)
+            })
+        })
+    }
+
+    /// A connection to a server that works; `again`: another attempt, for which it is not enough that
+    /// a connection is open.
+    async fn borrow_connection(
+        &self,
+        plan: Option<&Digest>,
+        again: bool,
+    ) -> Result<Loan<'_>, Failed> {
+        let nobody = |error: Error| Failed { error, server: None, admitted: false };
+        let seat =
+            self.seats.acquire().await.map_err(|_| nobody(ResourceError::Cancelled.into()))?;
+        let chosen = || {
+            self.roster
+                .choose(plan, Instant::now())
+                .ok_or_else(|| nobody(self.no_server_left(Ended::AllLeftOut, plan)))
+        };
+        let fixed = if again { Some(chosen()?) } else { None };
+        while let Some((server, mut connection)) = self.take_idle(plan, fixed) {
             if connection.is_usable() {
                 let counted = connection.traffic();
-                return Ok(Loan { connection, reused: true, counted, _seat: seat });
+                return Ok(Loan { connection, server, reused: true, counted, _seat: seat });
             }
         }
-        let connection = self.open_connection(failures).await?;
-        Ok(Loan { connection, reused: false, counted: (0, 0), _seat: seat })
+        let server = fixed.map_or_else(chosen, Ok)?;
+        let connection = self.open_connection(server).await.map_err(|error| Failed {
+            error,
+            server: Some(server),
+            admitted: false,
+        })?;
+        Ok(Loan { connection, server, reused: false, counted: (0, 0), _seat: seat })
     }
 
-    async fn open_connection(&self, failures: u32) -> Result<Connection> {
-        let start = match failures {
-            0 => self.next_endpoint.fetch_add(1, Ordering::Relaxed),
-            _ => self.next_endpoint.load(Ordering::Relaxed).wrapping_add(failures as usize),
-        };
-        let endpoint = self
-            .endpoints
-            .get(start % self.endpoints.len().max(1))
-            .ok_or(ConfigError::NoEndpoint)?;
+    async fn open_connection(&self, server: usize) -> Result<Connection> {
+        let endpoint = self.roster.endpoint(server).ok_or(ConfigError::NoEndpoint)?;
         let timeouts = &self.options.timeouts;
         let stream = endpoint.connect(timeouts.connect).await?;
-        let connection = Connection::open(stream, &self.options.name, timeouts.clone()).await?;
+        let connection = Connection::open_with_token(
+            stream,
+            &self.options.name,
+            self.options.token.as_ref(),
+            timeouts.clone(),
+        )
+        .await?;
         self.check_identity(connection.welcome().identity)?;
         Ok(connection)
     }
 
     fn check_identity(&self, actual: PublicIdentity) -> Result<()> {
-        match self.options.identity {
-            Some(expected) if expected != actual => Err(PeerFault::IdentityChanged {
+        let accepted = &self.options.identities;
+        match accepted.first() {
+            Some(expected) if !accepted.contains(&actual) => Err(PeerFault::IdentityChanged {
                 expected: Digest(expected.0),
                 actual: Digest(actual.0),
             }
@@ -332,16 +411,36 @@ impl RemoteEvaluator {
         self.sent_bytes.fetch_add(sent.saturating_sub(old_sent), Ordering::Relaxed);
         self.received_bytes.fetch_add(received.saturating_sub(old_received), Ordering::Relaxed);
         if loan.connection.is_usable() {
-            self.idle().push(loan.connection);
+            let mut idle = self.idle();
+            // Connections of servers that come and go must not pile up.
+            if idle.len() >= self.options.max_connections {
+                idle.remove(0);
+            }
+            idle.push((loan.server, loan.connection));
         }
     }
 
-    fn take_idle(&self) -> Option<Connection> {
-        self.idle().pop()
+    /// An open connection to this server or, if none is named, to any that works.
+    fn take_idle(
+        &self,
+        plan: Option<&Digest>,
+        server: Option<usize>,
+    ) -> Option<(usize, Connection)> {
+        let mut idle = self.idle();
+        let fits = |candidate: usize| match server {
+            Some(server) => candidate == server,
+            None => self.roster.is_single() || self.roster.is_good(candidate, plan),
+        };
+        let position = idle.iter().rposition(|(candidate, _)| fits(*candidate))?;
+        Some(idle.remove(position))
     }
 
-    /// A panic while the list was held leaves it intact: it is only pushed to and popped from.
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Connection>> {
+    fn drop_idle(&self, server: usize) {
+        self.idle().retain(|(candidate, _)| *candidate != server);
+    }
+
+    /// A panic while the list was held leaves it intact: it is only pushed to and taken from.
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<(usize, Connection)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -353,10 +452,18 @@ impl RemoteEvaluator {
 impl fmt::Debug for RemoteEvaluator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RemoteEvaluator")
-            .field("endpoints", &self.endpoints)
+            .field("servers", &self.roster)
             .field("options", &self.options)
             .finish_non_exhaustive()
     }
+}
+
+/// A number that makes the waits of questions differ between clients. Nothing secret depends on it.
+fn any_request_id() -> RequestId {
+    let mut id = [0; 16];
+    // Without random numbers clients merely wait alike.
+    let _ = OsRng.try_fill_bytes(&mut id);
+    RequestId(id)
 }
 
 fn waiting(request: &PreparedRequest, attempt: u32) -> RequestProgress {

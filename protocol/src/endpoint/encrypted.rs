@@ -1,6 +1,7 @@
 //! A SecureDL server as an endpoint.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct EncryptedEndpoint {
     progress: Arc<dyn RunProgress>,
     grid: InputGrid,
     verdict: Option<Verdict>,
+    /// Folder for evidence, and what is in it of the last run.
+    evidence: (Option<PathBuf>, Vec<PathBuf>),
     /// `None` only while it is being dropped.
     runtime: Option<Runtime>,
 }
@@ -69,6 +72,7 @@ impl EncryptedEndpoint {
             progress: Arc::new(Silent),
             grid,
             verdict: None,
+            evidence: (None, Vec::new()),
             runtime: Some(runtime),
         })
     }
@@ -78,6 +82,19 @@ impl EncryptedEndpoint {
     pub fn with_progress(mut self, progress: Arc<dyn RunProgress>) -> Self {
         self.progress = progress;
         self
+    }
+
+    /// The same endpoint, keeping [evidence](crate::evidence) of rejected rounds in a folder.
+    #[must_use]
+    pub fn with_evidence(mut self, folder: Option<PathBuf>) -> Self {
+        self.evidence = (folder, Vec::new());
+        self
+    }
+
+    /// Files of evidence that the last run left.
+    #[must_use]
+    pub fn evidence(&self) -> &[PathBuf] {
+        &self.evidence.1
     }
 
     /// What the last run that was finished ended with.
@@ -104,18 +121,22 @@ impl Endpoint for EncryptedEndpoint {
         check_width(inputs, self.n_features())?;
         let integers = self.plan.network().input().quantize(inputs.view()).map_err(other)?;
         self.verdict = None;
+        self.evidence.1.clear();
         let Some(runtime) = &self.runtime else {
             return Err(other("the endpoint is being dropped"));
         };
-        let run = runner::run(&self.plan, &integers, &self.remote, &self.options, &self.progress);
+        let Self { plan, remote, options, progress, evidence, .. } = &*self;
+        let folder = evidence.0.as_deref();
+        let run = runner::run_recorded(plan, &integers, remote, options, progress, folder);
         match runtime.block_on(run).map_err(other)? {
             RunOutcome::Verified(result) => {
                 self.verdict = Some(result.verdict);
                 let scores = result.scores.t().as_standard_layout().into_owned();
                 Ok(Answers::Integers(scores))
             }
-            RunOutcome::Rejected { verdict, .. } => {
+            RunOutcome::Rejected { verdict, evidence, .. } => {
                 self.verdict = Some(verdict.clone());
+                self.evidence.1 = evidence;
                 Err(EndpointError::Rejected { verdict })
             }
         }

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::Source;
+use crate::access::AccessProblem;
 
 /// The caller's configuration does not work.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,14 @@ pub enum ConfigError {
         "cannot listen on {address}: the port is in use; stop the other process or choose another port"
     )]
     AddressInUse {
+        /// The address asked for.
+        address: SocketAddr,
+    },
+    /// Figures would be shown to the network, and nobody said so.
+    #[error(
+        "the admin address {address} is not loopback: figures have no password; use 127.0.0.1, or allow the network in so many words"
+    )]
+    AdminExposed {
         /// The address asked for.
         address: SocketAddr,
     },
@@ -122,5 +131,65 @@ pub enum ConfigError {
     InvalidCertificateName {
         /// The library's reason.
         source: Source,
+    },
+    /// A token file that cannot be read.
+    #[error("cannot read the token in {}", path.display())]
+    UnreadableToken {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Text that is no token. It may be a secret, so it is not shown.
+    #[error("this is no access token; a token is one line that `securedl access add` printed")]
+    InvalidToken,
+    /// Text that is no hash of a token.
+    #[error("this is no hash of an access token; `securedl access add` writes them")]
+    InvalidTokenHash,
+    /// An access file that cannot be read.
+    #[error("cannot read the access file {}; `securedl access add` makes one", path.display())]
+    UnreadableAccessFile {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// An access file with a mistake.
+    #[error("{}, line {line}: {source}", path.display())]
+    AccessFile {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong there.
+        source: AccessProblem,
+    },
+    /// An audit log that cannot be written.
+    #[error("cannot write the audit log {}; check the directory and its permissions", path.display())]
+    UnwritableAuditLog {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A key or signature file that cannot be read.
+    #[error("cannot read {}", path.display())]
+    UnreadableKey {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// A file that holds no public key.
+    #[error("{} holds no owner's public key (64 hexadecimal digits); `securedl keys init DIR` makes one", path.display())]
+    UnusableKey {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file that holds no signature.
+    #[error("{} is no signature of this version; `securedl sign FILE --key owner.key` makes one", path.display())]
+    UnusableSignature {
+        /// The file.
+        path: PathBuf,
     },
 }

@@ -4,6 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+/// How often an evaluation that waits for a turn looks whether it is still wanted.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
+
 /// Takes turns between the requests of a server: whoever has a turn computes on every core.
 ///
 /// Uploads go first: their turns are short, and a client that waits for one may run into its time
@@ -44,7 +47,10 @@ impl Lane {
     pub(super) fn upload(&self) -> Turn<'_> {
         let mut state = self.state();
         state.n_uploads += 1;
-        let mut state = self.wait(state, |state| state.is_taken);
+        let mut state = self
+            .changed
+            .wait_while(state, |state| state.is_taken)
+            .unwrap_or_else(PoisonError::into_inner);
         state.n_uploads -= 1;
         self.take(&mut state)
     }
@@ -54,16 +60,6 @@ impl Lane {
         let mut state = self.state();
         state.n_begun += 1;
         Evaluation { lane: self, number: state.n_begun }
-    }
-
-    fn wait<'a>(
-        &self,
-        state: MutexGuard<'a, State>,
-        must_wait: impl Fn(&State) -> bool,
-    ) -> MutexGuard<'a, State> {
-        self.changed
-            .wait_while(state, |state| must_wait(state))
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn take(&self, state: &mut State) -> Turn<'_> {
@@ -78,17 +74,36 @@ impl Lane {
 }
 
 impl<'a> Evaluation<'a> {
-    /// Wait for a turn to evaluate a piece of the reply. Blocks the thread.
-    pub(super) fn turn(&self) -> Turn<'a> {
+    /// Wait for a turn to evaluate a piece of the reply, for as long as somebody wants it. Blocks the
+    /// thread. `None`: nobody does any more.
+    pub(super) fn turn(&self, mut is_wanted: impl FnMut() -> bool) -> Option<Turn<'a>> {
         let Self { lane, number } = *self;
         let mut state = lane.state();
         state.evaluations.insert(number);
-        let mut state = lane.wait(state, |state| {
-            let is_first = state.evaluations.first() == Some(&number);
-            state.is_taken || state.n_uploads > 0 || !is_first
-        });
-        state.evaluations.remove(&number);
-        lane.take(&mut state)
+        loop {
+            let must_wait = |state: &mut State| {
+                let is_first = state.evaluations.first() == Some(&number);
+                state.is_taken || state.n_uploads > 0 || !is_first
+            };
+            let (found, waited) = lane
+                .changed
+                .wait_timeout_while(state, LOOK_PAUSE, must_wait)
+                .unwrap_or_else(PoisonError::into_inner);
+            state = found;
+            if !waited.timed_out() {
+                state.evaluations.remove(&number);
+                return Some(lane.take(&mut state));
+            }
+            drop(state);
+            let wanted = is_wanted();
+            state = lane.state();
+            if !wanted {
+                state.evaluations.remove(&number);
+                // It may have stood in front of others.
+                lane.changed.notify_all();
+                return None;
+            }
+        }
     }
 }
 
@@ -108,6 +123,7 @@ impl Drop for Turn<'_> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
     #[test]
@@ -125,11 +141,11 @@ mod tests {
                 std::thread::yield_now();
             }
         };
-        let held = first.turn();
+        let held = first.turn(|| true).unwrap();
         std::thread::scope(|scope| {
-            scope.spawn(|| note("second", second.turn()));
+            scope.spawn(|| note("second", second.turn(|| true).unwrap()));
             until_waiting(1);
-            scope.spawn(|| note("first", first.turn()));
+            scope.spawn(|| note("first", first.turn(|| true).unwrap()));
             until_waiting(2);
             scope.spawn(|| note("upload", lane.upload()));
             until_waiting(3);
@@ -140,10 +156,21 @@ mod tests {
     }
 
     #[test]
+    fn one_that_is_not_wanted_any_more_stops_waiting_and_holds_up_nobody() {
+        let lane = Lane::default();
+        let (first, second) = (lane.evaluation(), lane.evaluation());
+        let held = second.turn(|| true).unwrap();
+        assert!(first.turn(|| false).is_none());
+        drop(held);
+        drop(second.turn(|| true).unwrap());
+        assert!(lane.state().evaluations.is_empty());
+    }
+
+    #[test]
     fn an_evaluation_that_does_not_ask_holds_up_nobody() {
         let lane = Lane::default();
         let (_waits_for_its_client, other) = (lane.evaluation(), lane.evaluation());
-        drop(other.turn());
+        drop(other.turn(|| true).unwrap());
         drop(lane.upload());
     }
 }

@@ -62,11 +62,15 @@ pub enum RefusalCode {
     TooSlow,
     /// The server failed.
     Internal,
+    /// The client is not known here, or no longer. Says nothing about why.
+    Unauthorized,
+    /// The client has used up what it may ask for at the moment.
+    RateLimited,
 }
 
 impl RefusalCode {
     /// Every code, in the order of its number on the wire.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::UnsupportedVersion,
         Self::MalformedMessage,
         Self::UnexpectedMessage,
@@ -79,13 +83,19 @@ impl RefusalCode {
         Self::ShuttingDown,
         Self::TooSlow,
         Self::Internal,
+        Self::Unauthorized,
+        Self::RateLimited,
     ];
 
     /// Whether the same request may succeed later.
     #[must_use]
     pub const fn is_passing(self) -> bool {
         match self {
-            Self::Busy | Self::ShuttingDown | Self::TooSlow | Self::Internal => true,
+            Self::Busy
+            | Self::ShuttingDown
+            | Self::TooSlow
+            | Self::Internal
+            | Self::RateLimited => true,
             Self::UnsupportedVersion
             | Self::MalformedMessage
             | Self::UnexpectedMessage
@@ -93,7 +103,8 @@ impl RefusalCode {
             | Self::UnknownSegment
             | Self::WrongShape
             | Self::MalformedPayload
-            | Self::TooLarge => false,
+            | Self::TooLarge
+            | Self::Unauthorized => false,
         }
     }
 }
@@ -117,6 +128,10 @@ impl fmt::Display for RefusalCode {
             Self::ShuttingDown => "it is shutting down; try again later or use another server",
             Self::TooSlow => "the exchange took too long; use a faster link or a longer time limit",
             Self::Internal => "it failed; its log says why",
+            Self::Unauthorized => {
+                "it does not let us in; check --token-file or --client-cert, or ask its operator"
+            }
+            Self::RateLimited => "we have asked for as much as it allows us; try again later",
         })
     }
 }

@@ -1,103 +1,108 @@
-//! Admission: how many requests run at the same time, by number and by declared memory.
+//! Admission: memory by declared bytes, processors by evaluations, each with a queue of its own.
+//!
+//! ```text
+//!  Evaluate ─► memory gate ─► upload ─► processor gate ─► evaluation, reply ─► both given back
+//!              declared bytes            max_evaluations
+//! ```
+//! A request holds its memory from before its first payload byte, and a place at the processors only
+//! once its upload is complete: a slow upload costs nobody else time. Threads are bounded by the
+//! processor places and two small pools, whatever is admitted.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
+use super::gate::{Gate, GateLimits, Occupancy, Party, Pass, Turned};
 use crate::limits::ServerLimits;
 use crate::message::{Refusal, RefusalCode};
 
-/// Memory is counted in units of this many bytes.
-const UNIT_BYTES: u64 = 64 << 10;
+/// Pieces of uploads that are decoded at the same time: one computes, one is made ready. Each takes
+/// two threads, to decode and to hash.
+const DECODERS: usize = 2;
 
-/// Advice to a refused client is kept within these bounds.
-const SHORTEST_RETRY: Duration = Duration::from_millis(100);
-const LONGEST_RETRY: Duration = Duration::from_secs(10);
+/// Questions to the host at the same time, a thread each.
+const LOOKUPS: usize = 4;
 
 /// The places of a server.
 #[derive(Debug)]
 pub(super) struct Admission {
-    jobs: Arc<Semaphore>,
-    max_jobs: u32,
-    memory: Arc<Semaphore>,
-    max_units: u32,
+    /// Units are bytes.
+    memory: Gate,
+    /// Units are evaluations.
+    processors: Gate,
+    decoders: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
     patience: Duration,
-    /// Moving average of how long a request keeps its place, in microseconds; 0 = not known.
-    mean_micros: AtomicU64,
-}
-
-/// A place, given back when dropped.
-#[derive(Debug)]
-pub(super) struct Permit {
-    _job: OwnedSemaphorePermit,
-    _memory: OwnedSemaphorePermit,
 }
 
 impl Admission {
-    /// The limits must have been checked. Of the memory, `spare_bytes` are not for requests.
-    pub(super) fn new(limits: &ServerLimits, spare_bytes: u64, patience: Duration) -> Self {
-        let max_jobs = u32::try_from(limits.max_jobs).unwrap_or(u32::MAX);
-        let max_units = units(limits.max_memory_bytes.saturating_sub(spare_bytes));
+    /// The limits must have been checked. Of the memory, `reserved_bytes` are not for requests.
+    pub(super) fn new(limits: &ServerLimits, reserved_bytes: u64, patience: Duration) -> Self {
+        let memory = Gate::new(GateLimits {
+            units: limits.max_memory_bytes.saturating_sub(reserved_bytes).max(1),
+            holders: limits.max_requests,
+            waiting: limits.max_waiting,
+        });
+        let processors = Gate::new(GateLimits {
+            units: limits.max_evaluations as u64,
+            holders: limits.max_evaluations,
+            // Only admitted requests come here.
+            waiting: limits.max_requests,
+        });
         Self {
-            jobs: Arc::new(Semaphore::new(max_jobs as usize)),
-            max_jobs,
-            memory: Arc::new(Semaphore::new(max_units as usize)),
-            max_units,
+            memory,
+            processors,
+            decoders: Arc::new(Semaphore::new(DECODERS)),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
             patience,
-            mean_micros: AtomicU64::new(0),
         }
     }
 
-    /// Wait for a place, but not for long. First come, first served.
+    /// Wait for memory, but not for long.
     ///
     /// # Errors
-    /// `TooLarge`, if no amount of waiting helps; `Busy`, if the wait was in vain.
-    pub(super) async fn admit(&self, memory_bytes: u64) -> Result<Permit, Refusal> {
-        let units = units(memory_bytes);
-        if units > self.max_units {
-            return Err(Refusal::new(RefusalCode::TooLarge));
-        }
-        let places = async {
-            let memory = Arc::clone(&self.memory).acquire_many_owned(units).await;
-            let job = Arc::clone(&self.jobs).acquire_owned().await;
-            memory.and_then(|memory| job.map(|job| Permit { _job: job, _memory: memory }))
-        };
-        match timeout(self.patience, places).await {
-            Ok(Ok(permit)) => Ok(permit),
-            // The semaphores are closed when the server has stopped.
-            Ok(Err(_)) => Err(Refusal::new(RefusalCode::ShuttingDown)),
-            Err(_) => Err(Refusal::later(RefusalCode::Busy, self.retry_after())),
+    /// - `TooLarge`: no amount of waiting helps.
+    /// - `Busy`: the queue is full, or the wait was in vain; with the time after which as much should
+    ///   have been given back as this request and those in front of it lack.
+    pub(super) async fn admit(&self, party: &Party, bytes: u64) -> Result<Pass, Refusal> {
+        let busy = || Refusal::later(RefusalCode::Busy, self.memory.advice(bytes));
+        match timeout(self.patience, self.memory.enter(party, bytes)).await {
+            Ok(Ok(pass)) => Ok(pass),
+            Ok(Err(Turned::Never)) => Err(Refusal::new(RefusalCode::TooLarge)),
+            Ok(Err(Turned::Closed)) => Err(Refusal::new(RefusalCode::ShuttingDown)),
+            Ok(Err(Turned::Full)) | Err(_) => Err(busy()),
         }
     }
 
-    /// Note how long a request kept its place.
-    pub(super) fn note_duration(&self, duration: Duration) {
-        let sample = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX).max(1);
-        let old = self.mean_micros.load(Ordering::Relaxed);
-        let mean = if old == 0 { sample } else { old - old / 8 + sample / 8 };
-        // Two requests that end together may lose one sample: it is an average.
-        self.mean_micros.store(mean, Ordering::Relaxed);
+    /// Wait for a place at the processors.
+    ///
+    /// # Errors
+    /// The server has stopped.
+    pub(super) async fn evaluation(&self, party: &Party) -> Result<Pass, Turned> {
+        self.processors.enter(party, 1).await
+    }
+
+    /// Who may decode a piece of an upload.
+    pub(super) fn decoders(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.decoders)
+    }
+
+    /// Who may ask the host.
+    pub(super) fn lookups(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.lookups)
+    }
+
+    /// How full memory and processors are.
+    pub(super) fn occupancy(&self) -> (Occupancy, Occupancy) {
+        (self.memory.occupancy(), self.processors.occupancy())
     }
 
     /// Wait until no request holds a place, and hand out none any more.
     pub(super) async fn close(&self, limit: Duration) {
-        let all = Arc::clone(&self.jobs).acquire_many_owned(self.max_jobs);
-        let _ = timeout(limit, all).await;
-        self.jobs.close();
-        self.memory.close();
+        tokio::join!(self.memory.close(limit), self.processors.close(limit));
     }
-
-    fn retry_after(&self) -> Duration {
-        Duration::from_micros(self.mean_micros.load(Ordering::Relaxed))
-            .clamp(SHORTEST_RETRY, LONGEST_RETRY)
-    }
-}
-
-fn units(bytes: u64) -> u32 {
-    u32::try_from(bytes.div_ceil(UNIT_BYTES).max(1)).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -105,43 +110,48 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
 
-    fn admission(max_jobs: usize, max_memory_bytes: u64) -> Admission {
-        let max_memory_bytes = max_memory_bytes + 3 * UNIT_BYTES;
-        let limits = ServerLimits { max_jobs, max_memory_bytes, ..ServerLimits::default() };
-        Admission::new(&limits, 3 * UNIT_BYTES, Duration::from_millis(20))
+    fn admission(max_requests: usize, max_waiting: usize, bytes: u64) -> Admission {
+        let max_memory_bytes = bytes + 3;
+        let limits =
+            ServerLimits { max_requests, max_waiting, max_memory_bytes, ..ServerLimits::default() };
+        Admission::new(&limits, 3, Duration::from_millis(20))
     }
 
     #[tokio::test]
-    async fn jobs_and_memory_are_both_limited_and_given_back() {
-        let admission = admission(2, 10 * UNIT_BYTES);
-        let first = admission.admit(6 * UNIT_BYTES).await.unwrap();
-        let refusal = admission.admit(5 * UNIT_BYTES).await.unwrap_err();
+    async fn who_waits_in_vain_is_told_when_to_come_back() {
+        let admission = admission(2, 8, 10);
+        let first = admission.admit(&Party::Inside, 6).await.unwrap();
+        let refusal = admission.admit(&Party::Inside, 5).await.unwrap_err();
         assert_eq!(refusal.code, RefusalCode::Busy);
-        assert_eq!(refusal.retry_after(), Some(SHORTEST_RETRY));
-        let second = admission.admit(1).await.unwrap();
-        assert_eq!(admission.admit(1).await.unwrap_err().code, RefusalCode::Busy);
-        drop(first);
-        admission.admit(9 * UNIT_BYTES).await.unwrap();
-        drop(second);
-        admission.admit(10 * UNIT_BYTES).await.unwrap();
+        assert!(refusal.retry_after().is_some());
+        let second = admission.admit(&Party::Inside, 1).await.unwrap();
+        let refusal = admission.admit(&Party::Inside, 1).await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Busy, "two requests");
+        drop((first, second));
+        drop(admission.admit(&Party::Inside, 10).await.unwrap());
     }
 
     #[tokio::test]
-    async fn what_never_fits_is_refused_for_good() {
-        let refusal = admission(1, UNIT_BYTES).admit(u64::MAX).await.unwrap_err();
-        assert_eq!(refusal.code, RefusalCode::TooLarge);
+    async fn a_full_queue_refuses_at_once_and_what_never_fits_for_good() {
+        let patient = Admission { patience: Duration::from_secs(600), ..admission(1, 0, 10) };
+        let _held = patient.admit(&Party::Inside, 10).await.unwrap();
+        let refusal = patient.admit(&Party::Inside, 1).await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::Busy);
+        let refusal = patient.admit(&Party::Inside, u64::MAX).await.unwrap_err();
+        assert_eq!((refusal.code, refusal.retry_after()), (RefusalCode::TooLarge, None));
     }
 
     #[tokio::test]
-    async fn advice_follows_the_time_requests_take() {
-        let admission = admission(1, 1);
-        admission.note_duration(Duration::from_secs(2));
-        let _permit = admission.admit(1).await.unwrap();
-        let refusal = admission.admit(1).await.unwrap_err();
-        assert_eq!(refusal.retry_after(), Some(Duration::from_secs(2)));
-        for _ in 0..100 {
-            admission.note_duration(Duration::from_secs(1000));
-        }
-        assert_eq!(admission.retry_after(), LONGEST_RETRY);
+    async fn memory_and_processors_are_held_apart() {
+        let limits = ServerLimits { max_evaluations: 1, ..ServerLimits::default() };
+        let admission = Admission::new(&limits, 0, Duration::from_millis(20));
+        let _evaluating = admission.evaluation(&Party::Inside).await.unwrap();
+        let _uploading = admission.admit(&Party::Inside, 1).await.unwrap();
+        let (memory, processors) = admission.occupancy();
+        assert_eq!((memory.used, processors.used), (1, 1));
+        admission.close(Duration::from_millis(1)).await;
+        assert_eq!(admission.evaluation(&Party::Inside).await.unwrap_err(), Turned::Closed);
+        let refusal = admission.admit(&Party::Inside, 1).await.unwrap_err();
+        assert_eq!(refusal.code, RefusalCode::ShuttingDown);
     }
 }

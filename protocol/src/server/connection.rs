@@ -1,7 +1,10 @@
 //! The server's side of one connection as a state machine: events in, actions out, no I/O.
 //!
 //! ```text
-//! AwaitingHello ──Hello──► Idle ──ListModels, FetchPlan──► Answering ──answer──► Idle
+//! AwaitingHello ──Hello──► Entering ──refused──► Closed
+//!                           │ entered
+//!                           ▼
+//!                          Idle ──ListModels, FetchPlan──► Answering ──answer──► Idle
 //!                           │
 //!                        Evaluate
 //!                           ▼
@@ -19,19 +22,21 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::event::{Answer, Finished, Greeting, Phase, Question, ServerAction, ServerEvent};
+use crate::access::Token;
 use crate::error::{Error, Malformed};
 use crate::frame::{Frame, PayloadFrame};
 use crate::identifiers::RequestId;
 use crate::identity::Identity;
 use crate::message::{
-    ClientMessage, EvaluateHeader, PlanBytes, Progress, Receipt, Refusal, RefusalCode, ReplyHeader,
-    ServerMessage,
+    ClientMessage, EvaluateHeader, Progress, Receipt, Refusal, RefusalCode, ReplyHeader,
+    ServerMessage, Welcome,
 };
 use crate::transcript::{ReplyShape, Statement};
 
 #[derive(Debug)]
 enum State {
     AwaitingHello,
+    Entering(Box<Welcome>),
     Idle,
     Answering(Question),
     Admitting(EvaluateHeader),
@@ -72,6 +77,7 @@ impl ServerConnection {
     pub const fn phase(&self) -> Phase {
         match &self.state {
             State::AwaitingHello => Phase::Greeting,
+            State::Entering(_) => Phase::Entering,
             State::Idle => Phase::Idle,
             State::Answering(_) => Phase::Answering,
             State::Admitting(_) => Phase::Admitting,
@@ -104,6 +110,7 @@ impl ServerConnection {
             ServerEvent::Frame(Frame::Payload(frame)) => self.payload(frame),
             ServerEvent::Unreadable => self.refuse_and_close(RefusalCode::MalformedMessage),
             ServerEvent::Disconnected => self.close(),
+            ServerEvent::Entered => self.entered(),
             ServerEvent::Answer(answer) => self.answer(answer),
             ServerEvent::Admitted(shape) => self.admitted(shape),
             ServerEvent::Declined(refusal) => self.declined(refusal),
@@ -119,7 +126,7 @@ impl ServerConnection {
 
     fn message(&mut self, message: ClientMessage) -> Actions {
         match (&self.state, message) {
-            (State::AwaitingHello, ClientMessage::Hello { .. }) => self.hello(),
+            (State::AwaitingHello, ClientMessage::Hello { token, .. }) => self.hello(token),
             (State::Idle, ClientMessage::ListModels) => self.look(Question::Models),
             (State::Idle, ClientMessage::FetchPlan { plan }) => {
                 self.look(Question::PublicPlan(plan))
@@ -129,6 +136,7 @@ impl ServerConnection {
             (_, ClientMessage::Goodbye) => self.close(),
             (
                 State::AwaitingHello
+                | State::Entering(_)
                 | State::Idle
                 | State::Answering(_)
                 | State::Admitting(_)
@@ -144,11 +152,11 @@ impl ServerConnection {
         }
     }
 
-    fn hello(&mut self) -> Actions {
+    fn hello(&mut self, token: Option<Token>) -> Actions {
         match self.greeting.clone() {
             Greeting::Welcome(welcome) => {
-                self.state = State::Idle;
-                vec![ServerAction::Send(ServerMessage::Welcome(welcome))]
+                self.state = State::Entering(Box::new(welcome));
+                vec![ServerAction::Enter(token)]
             }
             Greeting::Refuse(refusal) => {
                 let mut actions = vec![ServerAction::Send(ServerMessage::Refused(refusal))];
@@ -156,6 +164,15 @@ impl ServerConnection {
                 actions
             }
         }
+    }
+
+    fn entered(&mut self) -> Actions {
+        let State::Entering(welcome) = &self.state else { return Actions::new() };
+        let welcome = ServerMessage::Welcome((**welcome).clone());
+        self.state = State::Idle;
+        let mut actions = vec![ServerAction::Send(welcome)];
+        actions.extend(self.close_if_draining());
+        actions
     }
 
     fn look(&mut self, question: Question) -> Actions {
@@ -190,6 +207,7 @@ impl ServerConnection {
             // It crossed the receipt on the way.
             State::Idle if self.last_request == Some(request_id) => Actions::new(),
             State::AwaitingHello
+            | State::Entering(_)
             | State::Idle
             | State::Answering(_)
             | State::Admitting(_)
@@ -226,9 +244,7 @@ impl ServerConnection {
         self.state = State::Idle;
         let message = match (question, answer) {
             (Question::Models, Answer::Models(cards)) => ServerMessage::Models(cards),
-            (Question::PublicPlan(_), Answer::PublicPlan(Some(plan))) => {
-                ServerMessage::Plan(PlanBytes(plan))
-            }
+            (Question::PublicPlan(_), Answer::PublicPlan(Some(plan))) => ServerMessage::Plan(plan),
             (Question::PublicPlan(_), Answer::PublicPlan(None)) => {
                 ServerMessage::Refused(Refusal::new(RefusalCode::UnknownPlan))
             }
@@ -248,9 +264,21 @@ impl ServerConnection {
     }
 
     fn declined(&mut self, refusal: Refusal) -> Actions {
-        let State::Admitting(header) = self.state else { return Actions::new() };
         let mut actions = vec![refused(refusal)];
-        actions.extend(self.finish_request(header.request_id));
+        match self.state {
+            State::Admitting(header) => actions.extend(self.finish_request(header.request_id)),
+            State::Answering(_) => {
+                self.state = State::Idle;
+                actions.extend(self.close_if_draining());
+            }
+            State::Entering(_) => actions.extend(self.close()),
+            State::AwaitingHello
+            | State::Idle
+            | State::Receiving { .. }
+            | State::Evaluating { .. }
+            | State::Stopping { .. }
+            | State::Closed => return Actions::new(),
+        }
         actions
     }
 
@@ -332,9 +360,11 @@ impl ServerConnection {
             State::AwaitingHello | State::Receiving { .. } | State::Evaluating { .. } => {
                 self.refuse_and_close(RefusalCode::TooSlow)
             }
-            State::Answering(_) | State::Admitting(_) | State::Stopping { .. } | State::Closed => {
-                self.refuse_and_close(RefusalCode::Internal)
-            }
+            State::Entering(_)
+            | State::Answering(_)
+            | State::Admitting(_)
+            | State::Stopping { .. }
+            | State::Closed => self.refuse_and_close(RefusalCode::Internal),
         }
     }
 
@@ -345,7 +375,9 @@ impl ServerConnection {
                 self.greeting = Greeting::Refuse(Refusal::new(RefusalCode::ShuttingDown));
                 Actions::new()
             }
-            State::Admitting(_) => self.refuse_and_close(RefusalCode::ShuttingDown),
+            State::Entering(_) | State::Admitting(_) => {
+                self.refuse_and_close(RefusalCode::ShuttingDown)
+            }
             State::Idle => self.close(),
             State::Answering(_)
             | State::Receiving { .. }

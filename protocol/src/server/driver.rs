@@ -1,36 +1,32 @@
 //! Runs one connection: moves frames, time, and work between the socket, the state machine, the
 //! host, and the request's thread. It decides nothing; see [`super::connection`].
 
-use std::future::{Future, pending};
-use std::pin::Pin;
+mod clock;
+mod inquiry;
+
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
-use tokio::task::spawn_blocking;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{sleep_until, timeout};
 use tracing::{debug, info, warn};
 
-use super::admission::Permit;
+use self::clock::Clock;
+use self::inquiry::{Admitted, Inquiry, Outcome, admit, look};
 use super::connection::ServerConnection;
-use super::event::{Answer, Greeting, Phase, Question, ServerAction, ServerEvent};
+use super::event::{Greeting, Phase, ServerAction, ServerEvent};
 use super::job::{JobEvent, JobHandle, JobSignal, Wanted, reply_shape};
-use super::service::SegmentService;
+use super::visit::{Origin, Visit};
 use super::{Lifecycle, Shared};
 use crate::frame::Frame;
-use crate::limits::{
-    CONTROL_HEADER_BYTES, MAX_CLIENT_MESSAGE_BYTES, PAYLOAD_HEADER_BYTES, ServerTimeouts,
-};
-use crate::message::{EvaluateHeader, Refusal, RefusalCode, ServerMessage};
+use crate::limits::{CONTROL_HEADER_BYTES, MAX_CLIENT_MESSAGE_BYTES, PAYLOAD_HEADER_BYTES};
+use crate::message::{Refusal, RefusalCode, ServerMessage};
 use crate::transport::{BoxedStream, FrameReader, FrameWriter, TransportError, split};
 
 /// Frames queued for the client before the next piece of a reply is taken.
 const QUEUED_FRAMES: usize = 2;
-
-/// Chunks of one request that may be in memory outside its service: in the buffers of the two
-/// directions, in the two queues to and from its thread, and at hand in both.
-const CHUNKS_PER_REQUEST: u64 = 10;
 
 /// How long a question to the host, an admission beyond its own patience, or the end of a stopped
 /// job may take before something must be broken.
@@ -45,15 +41,21 @@ const LINGER_BYTES: u64 = 64 << 20;
 const SMALL_FRAME: usize = CONTROL_HEADER_BYTES + MAX_CLIENT_MESSAGE_BYTES;
 
 /// Serve one connection to its end.
-pub(super) async fn drive(stream: BoxedStream, shared: Arc<Shared>, greeting: Greeting) {
+pub(super) async fn drive(
+    stream: BoxedStream,
+    shared: Arc<Shared>,
+    greeting: Greeting,
+    origin: Origin,
+) {
     let (reader, writer) = split(stream, SMALL_FRAME, shared.options.timeouts.stall);
-    let identity = Arc::clone(&shared.identity);
+    let identity = shared.identity();
     let mut driver = Driver {
         machine: ServerConnection::new(greeting, identity),
         reader,
         writer,
         lifecycle: shared.lifecycle.subscribe(),
         clock: Clock::new(&shared.options.timeouts),
+        visit: Visit::new(&shared, origin),
         shared,
         job: None,
         parked: None,
@@ -65,21 +67,13 @@ pub(super) async fn drive(stream: BoxedStream, shared: Arc<Shared>, greeting: Gr
     driver.run().await;
 }
 
-/// What the host and the admission are asked to do in the background.
-type Inquiry = Pin<Box<dyn Future<Output = Outcome> + Send>>;
-
-enum Outcome {
-    Answer(Answer),
-    Admitted { header: EvaluateHeader, service: Arc<dyn SegmentService>, permit: Permit },
-    Declined(Refusal),
-}
-
 struct Driver {
     machine: ServerConnection,
     reader: FrameReader,
     writer: FrameWriter,
     lifecycle: watch::Receiver<Lifecycle>,
     clock: Clock,
+    visit: Visit,
     shared: Arc<Shared>,
     job: Option<JobHandle>,
     /// Payload the job had no room for; nothing is read meanwhile.
@@ -113,6 +107,7 @@ impl Driver {
         let phase = self.machine.phase();
         let evaluating = phase == Phase::Evaluating;
         let stopping = phase == Phase::Stopping;
+        self.clock.note_unsent(!self.writer.is_flushed());
         let wanted = Wanted {
             room: self.parked.is_some(),
             event: !stopping && self.writer.n_queued() < QUEUED_FRAMES,
@@ -135,13 +130,13 @@ impl Driver {
                     ServerEvent::Unreadable
                 }
             })),
-            outcome = inquiry_outcome(&mut self.inquiry) => {
+            outcome = inquiry::outcome(&mut self.inquiry) => {
                 self.inquiry = None;
                 Ok(Some(self.take_outcome(outcome)))
             }
             signal = job_signal(&mut self.job, wanted) => Ok(self.take_signal(signal)),
             () = sleep_until(self.clock.deadline(phase)) => {
-                debug!(?phase, "time is over");
+                info!(request = self.visit.request(), ?phase, "time is over");
                 Ok(Some(ServerEvent::TimedOut))
             }
             () = sleep_until(self.clock.next_progress), if evaluating => {
@@ -161,16 +156,25 @@ impl Driver {
     fn step(&mut self, event: ServerEvent) {
         let before = self.machine.phase();
         for action in self.machine.handle(event) {
-            self.perform(action);
+            if let ServerAction::Enter(token) = action {
+                let decision = match self.visit.enter(token) {
+                    Ok(()) => ServerEvent::Entered,
+                    Err(refusal) => ServerEvent::Declined(refusal),
+                };
+                self.machine.handle(decision).into_iter().for_each(|next| self.perform(next));
+            } else {
+                self.perform(action);
+            }
         }
         let after = self.machine.phase();
         if before != after {
-            self.clock.enter();
+            self.clock.enter(after);
             self.reader.set_limit(match after {
                 Phase::Receiving { .. } => {
                     PAYLOAD_HEADER_BYTES + self.shared.options.limits.chunk_bytes
                 }
                 Phase::Greeting
+                | Phase::Entering
                 | Phase::Idle
                 | Phase::Answering
                 | Phase::Admitting
@@ -184,16 +188,23 @@ impl Driver {
     fn perform(&mut self, action: ServerAction) {
         match action {
             ServerAction::Send(message) => self.send(&message),
-            ServerAction::SendChunk(chunk) => self.writer.push(Frame::Payload(chunk)),
+            ServerAction::SendChunk(chunk) => {
+                self.visit.sent(chunk.data.len());
+                self.clock.note_sent(chunk.data.len());
+                self.writer.push(Frame::Payload(chunk));
+            }
+            // Decided in `step`.
+            ServerAction::Enter(_) => {}
             ServerAction::Look(question) => {
-                let shared = Arc::clone(&self.shared);
-                self.inquiry = Some(Box::pin(look(shared, question)));
+                let (shared, asking) = (Arc::clone(&self.shared), self.visit.ask(question));
+                self.inquiry = Some(Box::pin(look(shared, question, asking)));
             }
             ServerAction::Admit(header) => {
-                let shared = Arc::clone(&self.shared);
-                self.inquiry = Some(Box::pin(admit(shared, header)));
+                let (shared, asking) = (Arc::clone(&self.shared), self.visit.evaluate(&header));
+                self.inquiry = Some(Box::pin(admit(shared, header, asking)));
             }
             ServerAction::Absorb(chunk) => {
+                self.visit.received(chunk.len());
                 self.parked = Some(chunk);
                 self.absorb_parked();
             }
@@ -211,9 +222,15 @@ impl Driver {
     fn send(&mut self, message: &ServerMessage) {
         self.refused = matches!(message, ServerMessage::Refused(_));
         match message {
-            ServerMessage::Refused(refusal) => info!(code = ?refusal.code, "refused"),
+            ServerMessage::Refused(refusal) => {
+                let retry_ms = refusal.retry_after().map(|time| time.as_millis());
+                info!(request = self.visit.request(), code = ?refusal.code, retry_ms, "refused");
+                self.shared.options.metrics.refusal(refusal.code);
+            }
             ServerMessage::Receipt(receipt) => {
                 info!(
+                    request = %receipt.request_id,
+                    client = self.visit.client(),
                     plan = %receipt.plan.short(),
                     segment = receipt.segment,
                     busy_micros = receipt.evaluate_micros,
@@ -229,6 +246,7 @@ impl Driver {
             | ServerMessage::ReplyHeader(_)
             | ServerMessage::Cancelled { .. } => {}
         }
+        self.visit.answered(message);
         let encoded = message.encode().or_else(|error| {
             warn!(%error, "a message could not be sent");
             ServerMessage::Refused(Refusal::new(RefusalCode::Internal)).encode()
@@ -243,9 +261,9 @@ impl Driver {
         match outcome {
             Outcome::Answer(answer) => ServerEvent::Answer(answer),
             Outcome::Declined(refusal) => ServerEvent::Declined(refusal),
-            Outcome::Admitted { header, service, permit } => {
+            Outcome::Admitted(Admitted { header, service, party, place }) => {
                 let shape = reply_shape(&*service);
-                self.job = Some(JobHandle::start(&self.shared, service, header, permit));
+                self.job = Some(JobHandle::start(&self.shared, service, header, party, place));
                 ServerEvent::Admitted(shape)
             }
         }
@@ -254,12 +272,14 @@ impl Driver {
     fn take_signal(&mut self, signal: JobSignal) -> Option<ServerEvent> {
         match signal {
             JobSignal::Room => {
-                // The wait was ours, not the peer's.
-                self.clock.note_frame();
                 self.absorb_parked();
                 None
             }
-            JobSignal::Event(event) => Some(job_news(event)),
+            JobSignal::Event(Some(JobEvent::Began)) => {
+                self.clock.begin_evaluation();
+                None
+            }
+            JobSignal::Event(event) => Some(self.job_news(event)),
             JobSignal::Ended => {
                 self.job = None;
                 Some(ServerEvent::Stopped)
@@ -267,9 +287,28 @@ impl Driver {
         }
     }
 
+    fn job_news(&self, event: Option<JobEvent>) -> ServerEvent {
+        match event {
+            Some(JobEvent::Chunk(chunk)) => ServerEvent::ReplyChunk(chunk),
+            Some(JobEvent::Finished(finished)) => ServerEvent::Evaluated(finished),
+            Some(JobEvent::Failed(error)) => {
+                let source = std::error::Error::source(&error).map(ToString::to_string);
+                warn!(request = self.visit.request(), %error, source, "request failed");
+                ServerEvent::Failed(error.code())
+            }
+            // A panic, which has been reported, or an event that is handled before.
+            Some(JobEvent::Began) | None => ServerEvent::Failed(RefusalCode::Internal),
+        }
+    }
+
     fn absorb_parked(&mut self) {
         if let (Some(chunk), Some(job)) = (self.parked.take(), &self.job) {
             self.parked = job.try_absorb(chunk).err();
+        }
+        // While nothing is read, the wait is ours and not the peer's.
+        match self.parked {
+            Some(_) => self.clock.hold(),
+            None => self.clock.release(),
         }
     }
 
@@ -283,7 +322,11 @@ impl Driver {
         if !self.refused {
             return;
         }
-        self.reader.set_limit(usize::MAX);
+        // Only who was let in may have a payload on its way: a stranger's length prefix reserves
+        // nothing.
+        if self.visit.has_entered() {
+            self.reader.set_limit(usize::MAX);
+        }
         let end = self.reader.received_bytes().saturating_add(LINGER_BYTES);
         let listen = async {
             while self.reader.received_bytes() < end {
@@ -296,30 +339,10 @@ impl Driver {
     }
 }
 
-async fn inquiry_outcome(inquiry: &mut Option<Inquiry>) -> Outcome {
-    match inquiry {
-        Some(inquiry) => inquiry.await,
-        None => pending().await,
-    }
-}
-
 async fn job_signal(job: &mut Option<JobHandle>, wanted: Wanted) -> JobSignal {
     match job {
         Some(job) => job.next(wanted).await,
         None => pending().await,
-    }
-}
-
-fn job_news(event: Option<JobEvent>) -> ServerEvent {
-    match event {
-        Some(JobEvent::Chunk(chunk)) => ServerEvent::ReplyChunk(chunk),
-        Some(JobEvent::Finished(finished)) => ServerEvent::Evaluated(finished),
-        Some(JobEvent::Failed(error)) => {
-            let source = std::error::Error::source(&error).map(ToString::to_string);
-            warn!(%error, source, "request failed");
-            ServerEvent::Failed(error.code())
-        }
-        None => ServerEvent::Failed(RefusalCode::Internal),
     }
 }
 
@@ -335,100 +358,5 @@ async fn wait_for_shutdown(
     match lifecycle.wait_for(wanted).await {
         Ok(state) => *state,
         Err(_) => Lifecycle::Stopped,
-    }
-}
-
-async fn look(shared: Arc<Shared>, question: Question) -> Outcome {
-    let answer = spawn_blocking(move || match question {
-        Question::Models => Answer::Models(shared.host.models()),
-        Question::PublicPlan(plan) => Answer::PublicPlan(
-            shared.host.public_plan(&plan).map(|bytes| Bytes::copy_from_slice(&bytes)),
-        ),
-    });
-    Outcome::Answer(answer.await.unwrap_or(Answer::Failed))
-}
-
-async fn admit(shared: Arc<Shared>, header: EvaluateHeader) -> Outcome {
-    let host = Arc::clone(&shared.host);
-    let service = spawn_blocking(move || host.segment(&header.plan, header.segment)).await;
-    let service = match service {
-        Ok(Ok(service)) => service,
-        Ok(Err(refusal)) => return Outcome::Declined(refusal),
-        Err(_) => return Outcome::Declined(Refusal::new(RefusalCode::Internal)),
-    };
-    if let Err(code) = check_shape(&shared, &header, &*service) {
-        return Outcome::Declined(Refusal::new(code));
-    }
-    let chunks = CHUNKS_PER_REQUEST * shared.options.limits.chunk_bytes as u64;
-    match shared.admission.admit(service.memory_bytes().saturating_add(chunks)).await {
-        Ok(permit) => Outcome::Admitted { header, service, permit },
-        Err(refusal) => Outcome::Declined(refusal),
-    }
-}
-
-fn check_shape(
-    shared: &Shared,
-    header: &EvaluateHeader,
-    service: &dyn SegmentService,
-) -> Result<(), RefusalCode> {
-    let limits = &shared.options.limits;
-    if header.n_ciphertexts != service.n_inputs() || header.payload_bytes != service.request_bytes()
-    {
-        return Err(RefusalCode::WrongShape);
-    }
-    if header.payload_bytes > limits.max_request_bytes
-        || service.reply_bytes() > limits.max_reply_bytes
-    {
-        return Err(RefusalCode::TooLarge);
-    }
-    Ok(())
-}
-
-/// When the patience with a peer ends.
-struct Clock {
-    timeouts: ServerTimeouts,
-    entered: Instant,
-    last_frame: Instant,
-    next_progress: Instant,
-}
-
-impl Clock {
-    fn new(timeouts: &ServerTimeouts) -> Self {
-        let now = Instant::now();
-        Self {
-            timeouts: timeouts.clone(),
-            entered: now,
-            last_frame: now,
-            next_progress: now + timeouts.progress,
-        }
-    }
-
-    /// A new phase begins.
-    fn enter(&mut self) {
-        let now = Instant::now();
-        self.entered = now;
-        self.last_frame = now;
-        self.next_progress = now + self.timeouts.progress;
-    }
-
-    fn note_frame(&mut self) {
-        self.last_frame = Instant::now();
-    }
-
-    fn progress_sent(&mut self) {
-        self.next_progress = Instant::now() + self.timeouts.progress;
-    }
-
-    fn deadline(&self, phase: Phase) -> Instant {
-        let timeouts = &self.timeouts;
-        match phase {
-            Phase::Greeting => self.entered + timeouts.handshake,
-            Phase::Idle => self.entered + timeouts.idle,
-            Phase::Receiving { payload_bytes } => (self.last_frame + timeouts.stall)
-                .min(self.entered + timeouts.upload(payload_bytes)),
-            Phase::Evaluating => self.entered + timeouts.evaluation,
-            Phase::Admitting => self.entered + INTERNAL_LIMIT + timeouts.admission,
-            Phase::Answering | Phase::Stopping | Phase::Closed => self.entered + INTERNAL_LIMIT,
-        }
     }
 }

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::access::Token;
 use crate::frame::{Frame, PayloadFrame};
 use crate::identifiers::Digest;
-use crate::message::{EvaluateHeader, ModelCard, Refusal, RefusalCode, ServerMessage, Welcome};
+use crate::message::{
+    EvaluateHeader, ModelCard, PublicPart, Refusal, RefusalCode, ServerMessage, Welcome,
+};
 use crate::transcript::ReplyShape;
 
 /// What happened, as the connection's driver tells its state machine.
@@ -18,11 +21,14 @@ pub enum ServerEvent {
     Unreadable,
     /// The peer is gone.
     Disconnected,
+    /// The client of [`ServerAction::Enter`] may come in.
+    Entered,
     /// The host answered the question of [`ServerAction::Look`].
     Answer(Answer),
     /// The request of [`ServerAction::Admit`] has a place; its reply will have this size.
     Admitted(ReplyShape),
-    /// The request of [`ServerAction::Admit`] has no place.
+    /// The request of [`ServerAction::Admit`] has no place, the question of [`ServerAction::Look`]
+    /// no answer, or the client of [`ServerAction::Enter`] stays outside.
     Declined(Refusal),
     /// The next bytes of the reply.
     ReplyChunk(Bytes),
@@ -50,7 +56,10 @@ pub enum ServerAction {
     Send(ServerMessage),
     /// Send a piece of the reply.
     SendChunk(PayloadFrame),
-    /// Ask the host, then report [`ServerEvent::Answer`].
+    /// Find out whether the client may come in, then report [`ServerEvent::Entered`] or
+    /// [`ServerEvent::Declined`].
+    Enter(Option<Token>),
+    /// Ask the host, then report [`ServerEvent::Answer`] or [`ServerEvent::Declined`].
     Look(Question),
     /// Find the segment and a place for the request, then report [`ServerEvent::Admitted`] or
     /// [`ServerEvent::Declined`].
@@ -79,7 +88,7 @@ pub enum Answer {
     /// The models.
     Models(Vec<ModelCard>),
     /// The public part, if the host has the plan.
-    PublicPlan(Option<Bytes>),
+    PublicPlan(Option<PublicPart>),
     /// The host failed.
     Failed,
 }
@@ -100,6 +109,8 @@ pub struct Finished {
 pub enum Phase {
     /// For the first message.
     Greeting,
+    /// For the decision at the entrance.
+    Entering,
     /// For the next request.
     Idle,
     /// For the host.

@@ -1,9 +1,15 @@
-//! One admitted request on its blocking thread: decode what comes, evaluate; a second thread hashes
-//! and hands out the reply in chunks ([`super::scribe`]).
+//! One admitted request: decode what comes, wait for the processors, evaluate.
 //!
-//! The connection's driver feeds the first through a bounded channel and takes the reply from the
-//! second through another, so a slow client holds back the evaluation, not the memory. When the driver drops its
-//! end or calls [`JobHandle::stop`], the next push or the next reply byte ends the job.
+//! ```text
+//!  driver ══ chunks ══► task ─ a piece at a time ─► decoders (a thread each, and one that hashes)
+//!                        │ upload complete
+//!                        ▼
+//!                  processor gate ──► evaluation ══ pieces ══► scribe ══ chunks ══► driver
+//!                                      (one thread)            (one thread)
+//! ```
+//! While it uploads or waits, a request is a task without a thread. A slow client holds back the
+//! evaluation, not the memory. When the driver drops its end or calls [`JobHandle::stop`], the next
+//! piece, the next look of a waiting evaluation, or the wait itself ends the job.
 
 use std::future::pending;
 use std::ops::ControlFlow;
@@ -16,21 +22,26 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
+use tracing::error;
 
 use super::Shared;
-use super::admission::Permit;
 use super::event::Finished;
-use super::scribe::{Hashes, Page, Scribe, pages};
-use super::service::{SegmentService, ServiceError};
+use super::gate::Party;
+use super::metrics::RequestPhase;
+use super::scribe::{Scribe, pieces};
+use super::service::{RequestReceiver, SegmentService, ServiceError};
+use crate::identifiers::Digest;
 use crate::message::EvaluateHeader;
-use crate::transcript::ReplyShape;
+use crate::transcript::{ReplyShape, RequestTranscript};
 
-/// Chunks waiting between driver and thread, in each direction.
+/// Chunks waiting between driver and task, in each direction.
 const QUEUED_CHUNKS: usize = 2;
 
 /// What a job reports.
 #[derive(Debug)]
 pub(super) enum JobEvent {
+    /// The evaluation has begun.
+    Began,
     Chunk(Bytes),
     Finished(Finished),
     Failed(ServiceError),
@@ -43,7 +54,7 @@ pub(super) struct Wanted {
     pub(super) room: bool,
     /// The next event.
     pub(super) event: bool,
-    /// The end of the thread.
+    /// The end of the job.
     pub(super) end: bool,
 }
 
@@ -51,16 +62,26 @@ pub(super) struct Wanted {
 #[derive(Debug)]
 pub(super) enum JobSignal {
     Room,
-    /// `None`: the thread ended without a last word, by a panic.
+    /// `None`: the job ended without a last word, by a panic.
     Event(Option<JobEvent>),
     Ended,
 }
 
-/// How far a job is, shared with its thread.
+/// How far a job is, shared with its threads.
 #[derive(Debug, Default)]
 struct Meter {
     done: AtomicU64,
     stop: AtomicBool,
+}
+
+impl Meter {
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn add(&self, n_bytes: usize) {
+        self.done.fetch_add(n_bytes as u64, Ordering::Relaxed);
+    }
 }
 
 /// The driver's end of a job.
@@ -69,50 +90,51 @@ pub(super) struct JobHandle {
     inbox: Option<mpsc::Sender<Bytes>>,
     events: mpsc::Receiver<JobEvent>,
     meter: Arc<Meter>,
-    thread: JoinHandle<()>,
+    task: JoinHandle<()>,
 }
 
 impl JobHandle {
-    /// Start the thread of a request. Its place is given back when the thread ends.
+    /// Start the task of a request. Its place is given back when nothing of it runs any more.
     pub(super) fn start(
         shared: &Arc<Shared>,
         service: Arc<dyn SegmentService>,
         header: EvaluateHeader,
-        permit: Permit,
+        party: Party,
+        place: impl Send + 'static,
     ) -> Self {
         let (inbox, chunks) = mpsc::channel(QUEUED_CHUNKS);
         let (outbox, events) = mpsc::channel(QUEUED_CHUNKS);
         let meter = Arc::new(Meter::default());
         let job = Job {
             header,
+            party,
             shape: reply_shape(&*service),
             service,
-            chunk_bytes: shared.options.limits.chunk_bytes,
-            chunks,
+            shared: Arc::clone(shared),
             outbox,
             meter: Arc::clone(&meter),
         };
-        let shared = Arc::clone(shared);
-        let thread = spawn_blocking(move || {
-            let started = Instant::now();
+        let task = tokio::spawn(async move {
             let outbox = job.outbox.clone();
-            let event = match job.run() {
-                Ok(finished) => JobEvent::Finished(finished),
-                Err(error) => JobEvent::Failed(error),
+            let event = match job.run(chunks).await {
+                Ok(finished) => Some(JobEvent::Finished(finished)),
+                Err(JobFailure::Service(error)) => Some(JobEvent::Failed(error)),
+                Err(JobFailure::Panicked) => None,
             };
-            shared.admission.note_duration(started.elapsed());
             // Before the news: the client may send its next request at once.
-            drop(permit);
-            let _ = outbox.blocking_send(event);
+            drop(place);
+            if let Some(event) = event {
+                let _ = outbox.send(event).await;
+            }
         });
-        Self { inbox: Some(inbox), events, meter, thread }
+        Self { inbox: Some(inbox), events, meter, task }
     }
 
-    /// Hand over payload bytes without waiting; gives them back while the thread is behind.
+    /// Hand over payload bytes without waiting; gives them back while the task is behind.
     pub(super) fn try_absorb(&self, chunk: Bytes) -> Result<(), Bytes> {
         let Some(inbox) = &self.inbox else { return Ok(()) };
         match inbox.try_send(chunk) {
-            // Closed: the thread has failed and says so in an event.
+            // Closed: the job has failed and says so in an event.
             Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => Ok(()),
             Err(mpsc::error::TrySendError::Full(chunk)) => Err(chunk),
         }
@@ -121,12 +143,12 @@ impl JobHandle {
     /// Wait for the first of the wanted signals; for ever if none is. May be dropped and called
     /// again, but not after [`JobSignal::Ended`].
     pub(super) async fn next(&mut self, wanted: Wanted) -> JobSignal {
-        let Self { inbox, events, thread, .. } = self;
+        let Self { inbox, events, task, .. } = self;
         tokio::select! {
             () = room(inbox.as_ref()), if wanted.room => JobSignal::Room,
             event = events.recv(), if wanted.event => JobSignal::Event(event),
-            // A panic of the thread has been reported by the panic hook.
-            _ = thread, if wanted.end => JobSignal::Ended,
+            // A panic has been reported by the panic hook.
+            _ = task, if wanted.end => JobSignal::Ended,
             else => pending().await,
         }
     }
@@ -136,7 +158,7 @@ impl JobHandle {
         self.meter.done.load(Ordering::Relaxed)
     }
 
-    /// Tell the thread to stop as soon as it can.
+    /// Tell the job to stop as soon as it can.
     pub(super) fn stop(&mut self) {
         self.meter.stop.store(true, Ordering::Relaxed);
         self.inbox = None;
@@ -152,7 +174,7 @@ impl Drop for JobHandle {
 
 async fn room(inbox: Option<&mpsc::Sender<Bytes>>) {
     if let Some(inbox) = inbox {
-        // Closed counts as room: the thread has failed and says so in an event.
+        // Closed counts as room: the job has failed and says so in an event.
         let _ = inbox.reserve().await;
     }
 }
@@ -162,63 +184,162 @@ pub(super) fn reply_shape(service: &dyn SegmentService) -> ReplyShape {
     ReplyShape { n_ciphertexts: service.n_outputs(), payload_bytes: service.reply_bytes() }
 }
 
+/// Why a job has no reply.
+enum JobFailure {
+    Service(ServiceError),
+    /// The service panicked; the panic hook has told.
+    Panicked,
+}
+
+impl From<ServiceError> for JobFailure {
+    fn from(error: ServiceError) -> Self {
+        Self::Service(error)
+    }
+}
+
+type Outcome<T> = Result<T, JobFailure>;
+
 struct Job {
     header: EvaluateHeader,
+    party: Party,
     shape: ReplyShape,
     service: Arc<dyn SegmentService>,
-    chunk_bytes: usize,
-    chunks: mpsc::Receiver<Bytes>,
+    shared: Arc<Shared>,
     outbox: mpsc::Sender<JobEvent>,
     meter: Arc<Meter>,
 }
 
 impl Job {
-    fn run(self) -> Result<Finished, ServiceError> {
-        let Self { header, shape, service, chunk_bytes, chunks, outbox, meter } = self;
-        let (pages, inbox) = pages();
-        let scribe = Scribe { header: &header, shape: &shape, chunk_bytes, outbox: &outbox };
+    async fn run(self, chunks: mpsc::Receiver<Bytes>) -> Outcome<Finished> {
+        let began = Instant::now();
+        let (receiver, request_hash) = self.receive(chunks).await?;
+        self.note(RequestPhase::Upload, began.elapsed());
+        let uploaded = Instant::now();
+        let place = tokio::select! {
+            place = self.shared.admission.evaluation(&self.party) => {
+                place.map_err(|_| ServiceError::Stopped)?
+            }
+            () = self.outbox.closed() => return Err(ServiceError::Stopped.into()),
+        };
+        self.note(RequestPhase::Wait, uploaded.elapsed());
+        let _ = self.outbox.send(JobEvent::Began).await;
+        let evaluation = Evaluation {
+            request: request_hash,
+            shape: self.shape,
+            chunk_bytes: self.shared.options.limits.chunk_bytes,
+            outbox: self.outbox.clone(),
+            meter: Arc::clone(&self.meter),
+        };
+        let placed = Instant::now();
+        let outcome = self.blocking(move || evaluation.run(receiver)).await;
+        // Together with the memory of the evaluation, which has ended.
+        drop(place);
+        let finished = outcome??;
+        self.note(RequestPhase::Evaluation, placed.elapsed());
+        self.note(RequestPhase::Busy, finished.busy);
+        Ok(finished)
+    }
+
+    /// Decode the upload as it comes; gives the hash of the request as well.
+    async fn receive(
+        &self,
+        mut chunks: mpsc::Receiver<Bytes>,
+    ) -> Outcome<(Box<dyn RequestReceiver>, Digest)> {
+        let mut receiver: Option<Box<dyn RequestReceiver>> = None;
+        let mut transcript = RequestTranscript::new(&self.header);
+        let mut missing = self.header.payload_bytes;
+        while missing > 0 {
+            // Closed: the client is gone.
+            let chunk = chunks.recv().await.ok_or(ServiceError::Stopped)?;
+            let decoders = self.shared.admission.decoders();
+            let _turn = decoders.acquire().await.map_err(|_| ServiceError::Stopped)?;
+            if self.meter.is_stopped() {
+                return Err(ServiceError::Stopped.into());
+            }
+            missing = missing.saturating_sub(chunk.len() as u64);
+            let (copy, service, seed) =
+                (chunk.clone(), Arc::clone(&self.service), self.header.seed);
+            let taken = receiver.take();
+            let decoding = self.blocking(move || {
+                let mut receiver = match taken {
+                    Some(receiver) => receiver,
+                    None => service.begin(seed)?,
+                };
+                receiver.push(&copy).map(|()| receiver)
+            });
+            self.meter.add(chunk.len());
+            let hashing = self.blocking(move || {
+                transcript.update(&chunk);
+                transcript
+            });
+            let (decoded, hashed) = tokio::join!(decoding, hashing);
+            receiver = Some(decoded??);
+            transcript = hashed?;
+        }
+        // Requests without payload are refused before they come here.
+        Ok((receiver.ok_or(ServiceError::Stopped)?, transcript.finish()))
+    }
+
+    /// Run on a thread that may block.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Outcome<T> {
+        spawn_blocking(work).await.map_err(|error| {
+            if error.is_panic() {
+                error!(request = %self.header.request_id, "a request made this server panic");
+                self.shared.options.metrics.panicked();
+            }
+            JobFailure::Panicked
+        })
+    }
+
+    fn note(&self, phase: RequestPhase, time: Duration) {
+        let EvaluateHeader { plan, segment, .. } = &self.header;
+        self.shared.options.metrics.phase(phase, plan, *segment, time);
+    }
+}
+
+/// The evaluation of a complete request, on a thread of its own.
+struct Evaluation {
+    request: Digest,
+    shape: ReplyShape,
+    chunk_bytes: usize,
+    outbox: mpsc::Sender<JobEvent>,
+    meter: Arc<Meter>,
+}
+
+impl Evaluation {
+    fn run(self, receiver: Box<dyn RequestReceiver>) -> Result<Finished, ServiceError> {
+        let Self { request, shape, chunk_bytes, outbox, meter } = self;
+        let (sender, inbox) = pieces();
+        let scribe = Scribe { request: &request, shape: &shape, chunk_bytes, outbox: &outbox };
         std::thread::scope(|scope| {
             let scribe = scope.spawn(move || scribe.run(inbox));
-            let work = Work { pages, meter: &meter, declared: shape.payload_bytes, produced: 0 };
-            // Ends the pages in any case, and with them the scribe.
-            let busy = work.run(&*service, &header, chunks);
-            let hashes = scribe.join().unwrap_or_else(|panic| resume_unwind(panic));
+            let declared = shape.payload_bytes;
+            let production = Production { pieces: sender, meter: &meter, declared, produced: 0 };
+            // Ends the pieces in any case, and with them the scribe.
+            let busy = production.run(receiver);
+            let reply_hash = scribe.join().unwrap_or_else(|panic| resume_unwind(panic));
             let busy = busy?;
-            let Hashes { request, reply } = hashes.ok_or(ServiceError::Stopped)?;
-            Ok(Finished { request_hash: request, reply_hash: reply, busy })
+            let reply_hash = reply_hash.ok_or(ServiceError::Stopped)?;
+            Ok(Finished { request_hash: request, reply_hash, busy })
         })
     }
 }
 
-/// The request's thread: decodes and evaluates, and leaves everything else to the scribe.
-struct Work<'a> {
-    pages: SyncSender<Page>,
+/// What an evaluation has produced so far.
+struct Production<'a> {
+    pieces: SyncSender<Bytes>,
     meter: &'a Meter,
     declared: u64,
     produced: u64,
 }
 
-impl Work<'_> {
+impl Production<'_> {
     /// Busy time of the evaluation.
-    fn run(
-        mut self,
-        service: &dyn SegmentService,
-        header: &EvaluateHeader,
-        mut chunks: mpsc::Receiver<Bytes>,
-    ) -> Result<Duration, ServiceError> {
-        let mut receiver = service.begin(header.seed)?;
-        let mut missing = header.payload_bytes;
-        while missing > 0 {
-            // Closed: the client is gone.
-            let chunk = chunks.blocking_recv().ok_or(ServiceError::Stopped)?;
-            let length = chunk.len() as u64;
-            let page = Page::Received(chunk.clone());
-            self.pages.send(page).map_err(|_| ServiceError::Stopped)?;
-            receiver.push(&chunk)?;
-            missing = missing.saturating_sub(length);
-            self.meter.done.fetch_add(length, Ordering::Relaxed);
-        }
-        let evaluated = receiver.evaluate(&mut |piece| self.produce(piece));
+    fn run(mut self, receiver: Box<dyn RequestReceiver>) -> Result<Duration, ServiceError> {
+        let evaluated = receiver.evaluate(&mut |piece| self.take(piece));
         // A service stopped for producing too much says only that it was stopped; one that went on
         // after `Break`, or that ended early, must not pass for finished.
         if self.produced > self.declared || (evaluated.is_ok() && self.produced < self.declared) {
@@ -228,13 +349,16 @@ impl Work<'_> {
         Ok(evaluated?.busy)
     }
 
-    fn produce(&mut self, piece: Bytes) -> ControlFlow<()> {
+    fn take(&mut self, piece: Bytes) -> ControlFlow<()> {
         self.produced = self.produced.saturating_add(piece.len() as u64);
-        if self.produced > self.declared || self.meter.stop.load(Ordering::Relaxed) {
+        if self.produced > self.declared || self.meter.is_stopped() {
             return ControlFlow::Break(());
         }
-        self.meter.done.fetch_add(piece.len() as u64, Ordering::Relaxed);
-        match self.pages.send(Page::Produced(piece)) {
+        if piece.is_empty() {
+            return ControlFlow::Continue(());
+        }
+        self.meter.add(piece.len());
+        match self.pieces.send(piece) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),
         }

@@ -1,9 +1,9 @@
-//! Hashes what a request's thread receives and produces, and cuts the reply into chunks, on a thread
-//! of its own: the evaluation goes on meanwhile.
+//! Hashes what an evaluation produces and cuts it into chunks, on a thread of its own: the evaluation
+//! goes on meanwhile.
 //!
 //! ```text
-//!  request thread ══ one page ══► scribe ══ two chunks ══► driver
-//!    decodes, evaluates            hashes, cuts
+//!  evaluation ══ one piece ══► scribe ══ two chunks ══► driver
+//!                               hashes, cuts
 //! ```
 //! A slow client holds back the scribe and, through the queue, the evaluation.
 
@@ -15,68 +15,43 @@ use tokio::sync::mpsc;
 
 use super::job::JobEvent;
 use crate::identifiers::Digest;
-use crate::message::EvaluateHeader;
-use crate::transcript::{ReplyShape, ReplyTranscript, RequestTranscript};
+use crate::transcript::{ReplyShape, ReplyTranscript};
 
-/// Pages between the request's thread and its scribe, besides one at hand on each side.
-const QUEUED_PAGES: usize = 1;
+/// Pieces between the evaluation and its scribe, besides one at hand on each side.
+const QUEUED_PIECES: usize = 1;
 
-/// What a scribe is given, in order: the request, then the reply.
-#[derive(Debug)]
-pub(super) enum Page {
-    Received(Bytes),
-    Produced(Bytes),
+/// A queue to a scribe; dropping the sender ends the reply.
+pub(super) fn pieces() -> (SyncSender<Bytes>, Receiver<Bytes>) {
+    sync_channel(QUEUED_PIECES)
 }
 
-/// What the receipt is made of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Hashes {
-    pub(super) request: Digest,
-    pub(super) reply: Digest,
-}
-
-/// A queue to a scribe; dropping the sender ends the transcript.
-pub(super) fn pages() -> (SyncSender<Page>, Receiver<Page>) {
-    sync_channel(QUEUED_PAGES)
-}
-
-/// Turns pages into chunks of equal size and hashes.
+/// Turns the pieces of a reply into chunks of equal size and a hash.
 pub(super) struct Scribe<'a> {
-    pub(super) header: &'a EvaluateHeader,
+    /// Hash of the request.
+    pub(super) request: &'a Digest,
     pub(super) shape: &'a ReplyShape,
     pub(super) chunk_bytes: usize,
     pub(super) outbox: &'a mpsc::Sender<JobEvent>,
 }
 
 impl Scribe<'_> {
-    /// Work until the pages end. `None`: the reply was not complete, or nobody takes it any more.
-    pub(super) fn run(self, pages: Receiver<Page>) -> Option<Hashes> {
-        let mut request = RequestTranscript::new(self.header);
-        let first = loop {
-            match pages.recv().ok()? {
-                Page::Received(bytes) => request.update(&bytes),
-                Page::Produced(bytes) => break bytes,
-            }
-        };
-        let request = request.finish();
-        let mut reply = ReplyTranscript::new(&request, self.shape);
+    /// Work until the pieces end; the hash of the reply. `None`: it was not complete, or nobody takes
+    /// it any more.
+    pub(super) fn run(self, pieces: Receiver<Bytes>) -> Option<Digest> {
+        let mut reply = ReplyTranscript::new(self.request, self.shape);
         let mut cutter = Cutter {
             open: BytesMut::new(),
             chunk_bytes: self.chunk_bytes,
             missing: self.shape.payload_bytes,
             outbox: self.outbox,
         };
-        let rest = pages.iter().filter_map(|page| match page {
-            Page::Produced(bytes) => Some(bytes),
-            Page::Received(_) => None,
-        });
-        for piece in std::iter::once(first).chain(rest) {
+        for piece in pieces {
             reply.update(&piece);
             if cutter.take(piece).is_break() {
                 return None;
             }
         }
-        (cutter.missing == 0).then(|| Hashes { request, reply: reply.finish() })
+        (cutter.missing == 0).then(|| reply.finish())
     }
 }
 
@@ -131,61 +106,48 @@ impl Cutter<'_> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
-    use crate::identifiers::RequestId;
 
-    fn header() -> EvaluateHeader {
-        EvaluateHeader {
-            plan: Digest([1; 32]),
-            segment: 0,
-            request_id: RequestId([2; 16]),
-            seed: [3; 32],
-            n_ciphertexts: 1,
-            payload_bytes: 10,
-        }
-    }
-
-    /// The chunks and the hashes of a reply that comes in pieces of these lengths.
-    fn cut(lengths: &[usize], declared: usize) -> (Vec<Bytes>, Option<Hashes>) {
+    /// The chunks and the hash of a reply that comes in pieces of these lengths.
+    fn cut(lengths: &[usize], declared: usize) -> (Vec<Bytes>, Option<Digest>) {
         let reply: Bytes = (0..=u8::MAX).cycle().take(lengths.iter().sum()).collect();
         let shape = ReplyShape { n_ciphertexts: 1, payload_bytes: declared as u64 };
         let (outbox, mut events) = mpsc::channel(1000);
-        let (pages, inbox) = pages();
-        let hashes = std::thread::scope(|scope| {
-            let (header, shape, outbox) = (header(), shape, outbox);
+        let (pieces, inbox) = pieces();
+        let hash = std::thread::scope(|scope| {
+            let (request, shape, outbox) = (Digest([1; 32]), shape, outbox);
             let scribe = scope.spawn(move || {
-                Scribe { header: &header, shape: &shape, chunk_bytes: 10, outbox: &outbox }
+                Scribe { request: &request, shape: &shape, chunk_bytes: 10, outbox: &outbox }
                     .run(inbox)
             });
-            pages.send(Page::Received(Bytes::from_static(b"0123456789"))).unwrap();
             let mut rest = reply.clone();
             for &length in lengths {
-                let _ = pages.send(Page::Produced(rest.split_to(length)));
+                let _ = pieces.send(rest.split_to(length));
             }
-            drop(pages);
+            drop(pieces);
             scribe.join().unwrap()
         });
         let chunks = std::iter::from_fn(|| match events.blocking_recv()? {
             JobEvent::Chunk(chunk) => Some(chunk),
-            JobEvent::Finished(_) | JobEvent::Failed(_) => None,
+            JobEvent::Began | JobEvent::Finished(_) | JobEvent::Failed(_) => None,
         });
         let chunks: Vec<Bytes> = chunks.collect();
         let sent: Vec<u8> = chunks.iter().flatten().copied().collect();
         assert_eq!(sent, reply[..sent.len()]);
-        (chunks, hashes)
+        (chunks, hash)
     }
 
     #[test]
-    fn chunks_and_hashes_do_not_depend_on_the_pieces() {
-        let (chunks, hashes) = cut(&[35], 35);
+    fn chunks_and_hash_do_not_depend_on_the_pieces() {
+        let (chunks, hash) = cut(&[35], 35);
         assert_eq!(chunks.iter().map(Bytes::len).collect::<Vec<_>>(), [10, 10, 10, 5]);
-        assert!(hashes.is_some());
+        assert!(hash.is_some());
         for lengths in [&[1; 35][..], &[34, 1], &[9, 2, 24], &[10, 10, 10, 5], &[15, 0, 20]] {
-            assert_eq!(cut(lengths, 35), (chunks.clone(), hashes), "{lengths:?}");
+            assert_eq!(cut(lengths, 35), (chunks.clone(), hash), "{lengths:?}");
         }
     }
 
     #[test]
-    fn an_incomplete_or_overlong_reply_has_no_hashes() {
+    fn an_incomplete_or_overlong_reply_has_no_hash() {
         assert_eq!(cut(&[20, 14], 35).1, None);
         assert_eq!(cut(&[20, 16], 35).1, None);
         assert_eq!(cut(&[], 35).1, None);

@@ -11,10 +11,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::error::Source;
-use crate::identifiers::Digest;
+use crate::identifiers::{Digest, Label};
 use crate::message::{ModelCard, Refusal, RefusalCode};
+use crate::signature::OwnerSignature;
 
-/// Where a reply's bytes go, in order. `Break` means: nobody wants them any more, stop.
+/// Where a reply's bytes go, in order. `Break` means: nobody wants them any more, stop. An empty piece
+/// is not sent: it asks for that answer, and a service that waits for something should ask now and then.
 ///
 /// Returns as soon as the piece is queued, so that the service can go on while it is hashed and
 /// sent; waits only while the piece before last is still there. Pieces of some megabytes cost least.
@@ -25,8 +27,23 @@ pub trait PlanHost: Send + Sync {
     /// The models to announce.
     fn models(&self) -> Vec<ModelCard>;
 
+    /// Number of models.
+    fn n_plans(&self) -> usize {
+        self.models().len()
+    }
+
     /// The encoded public part of a plan, if the host has that plan.
     fn public_plan(&self, plan: &Digest) -> Option<Arc<[u8]>>;
+
+    /// The name of the model of a plan, if the host has that plan. Access rules may go by it.
+    fn plan_name(&self, plan: &Digest) -> Option<Label> {
+        self.models().into_iter().find(|card| card.plan == *plan).map(|card| card.name)
+    }
+
+    /// The owner's signature of a plan, if the host was given one.
+    fn signature(&self, plan: &Digest) -> Option<OwnerSignature> {
+        self.models().into_iter().find(|card| card.plan == *plan)?.signature
+    }
 
     /// The evaluator of one segment.
     ///
@@ -68,8 +85,8 @@ pub trait SegmentService: Send + Sync {
     fn begin(&self, seed: [u8; 32]) -> Result<Box<dyn RequestReceiver>, ServiceError>;
 }
 
-/// One request: takes its payload piece by piece, then evaluates it. Runs on one blocking thread;
-/// the evaluation may use others.
+/// One request: takes its payload piece by piece, then evaluates it. Each call runs on a blocking
+/// thread, not always on the same; between two calls the request has none.
 pub trait RequestReceiver: Send {
     /// Take the next payload bytes, in order and in pieces of any length. Together they are exactly
     /// [`SegmentService::request_bytes`].

@@ -1,5 +1,7 @@
 //! One block of a round: prepared, then opened.
 
+use std::path::Path;
+
 use bytes::Bytes;
 use fingerprint::{BlockObservation, SlotLayout, WordCheckFinding};
 use nn_poly::encrypted::{ClientTimes, ReplyCheck};
@@ -11,7 +13,9 @@ use super::encrypting::GrowingBlock;
 use super::error::{Result, SessionError};
 use super::lane::Lane;
 use super::opening::Opening;
+use super::residues::Residues;
 use crate::client::{PreparedRequest, ReplyEvent, ReplyStream};
+use crate::evidence::{Recorded, Recorder};
 
 /// One request, ready to be sent, and what is needed to open its reply.
 ///
@@ -45,11 +49,14 @@ pub struct OpenedBlock {
     pub(super) bytes_up: u64,
     pub(super) bytes_down: u64,
     pub(super) times: ClientTimes,
+    pub(super) record: Option<Recorded>,
 }
 
 pub(super) enum BlockResult {
     Refreshed(Refreshed),
     Scores(RefreshedScores),
+    /// Of a chain, whose values need those of other segments too.
+    Residues(Residues),
     /// A linear reply that failed its word check: nothing was decrypted.
     Unopened(WordCheckFinding),
 }
@@ -75,10 +82,17 @@ impl core::fmt::Debug for OpenedBlock {
 }
 
 impl OpenedBlock {
+    /// Request and reply as recorded. What is not kept is removed.
+    pub fn take_record(&mut self) -> Option<Recorded> {
+        self.record.take()
+    }
+
     pub(super) fn finding(&self) -> WordCheckFinding {
         match &self.result {
             BlockResult::Unopened(finding) => finding.clone(),
-            BlockResult::Refreshed(_) | BlockResult::Scores(_) => WordCheckFinding::Passed,
+            BlockResult::Refreshed(_) | BlockResult::Scores(_) | BlockResult::Residues(_) => {
+                WordCheckFinding::Passed
+            }
         }
     }
 
@@ -145,22 +159,55 @@ impl BatchSession {
     pub fn open_stream(
         &self,
         block: PreparedBlock,
-        mut stream: ReplyStream,
+        stream: ReplyStream,
         lane: &Lane,
     ) -> Result<Option<OpenedBlock>> {
+        self.open_recorded(block, stream, lane, None)
+    }
+
+    /// As [`open_stream`](Self::open_stream), recording request and reply in a folder, so that they
+    /// can be kept if the round is rejected: [`OpenedBlock::take_record`].
+    ///
+    /// Every block is recorded in the same way. A record that cannot be written is given up, with a
+    /// warning; the block is opened all the same. A reply that is malformed, and signed, ends the
+    /// round at once; its record is kept, and a warning names the file.
+    ///
+    /// # Errors
+    /// As [`open_stream`](Self::open_stream).
+    pub fn open_recorded(
+        &self,
+        block: PreparedBlock,
+        mut stream: ReplyStream,
+        lane: &Lane,
+        folder: Option<&Path>,
+    ) -> Result<Option<OpenedBlock>> {
+        let mut recorder = folder.map(|folder| Recorder::new(folder, &block.request));
         let mut opening = Opening::new(self, block)?;
         let mut outcome = Ok(());
         while let Some(event) = stream.blocking_next() {
             match event {
                 ReplyEvent::Piece(piece) => {
+                    if let Some(recorder) = &mut recorder {
+                        recorder.piece(&piece);
+                    }
                     if outcome.is_ok() {
                         let _turn = lane.turn();
                         outcome = opening.push(piece);
                     }
                 }
-                ReplyEvent::Restart => outcome = opening.restart(),
-                ReplyEvent::Verified(_) => {
-                    return outcome.and_then(|()| opening.finish(lane)).map(Some);
+                ReplyEvent::Restart => {
+                    if let Some(recorder) = &mut recorder {
+                        recorder.restart();
+                    }
+                    outcome = opening.restart();
+                }
+                ReplyEvent::Verified(receipt) => {
+                    let record = recorder.take().and_then(|recorder| {
+                        let told = |error: &_| tracing::warn!(%error, "no evidence is kept");
+                        recorder.finish(&receipt).inspect_err(told).ok()
+                    });
+                    let opened = outcome.and_then(|()| opening.finish(lane));
+                    return keep_with(opened, record).map(Some);
                 }
             }
         }
@@ -176,5 +223,24 @@ impl BatchSession {
         let mut opening = Opening::new(self, block)?;
         opening.push(reply.into())?;
         opening.finish(&Lane::default())
+    }
+}
+
+/// A block with its record; of a malformed reply, which nobody will judge, the record stays.
+fn keep_with(opened: Result<OpenedBlock>, record: Option<Recorded>) -> Result<OpenedBlock> {
+    match opened {
+        Ok(opened) => Ok(OpenedBlock { record, ..opened }),
+        Err(error) => {
+            if let (SessionError::Encrypted(_), Some(record)) = (&error, record) {
+                match record.keep() {
+                    Ok(file) => tracing::warn!(
+                        file = %file.display(),
+                        "the reply is signed, but none: its evidence is kept"
+                    ),
+                    Err(error) => tracing::warn!(%error, "no evidence is kept"),
+                }
+            }
+            Err(error)
+        }
     }
 }

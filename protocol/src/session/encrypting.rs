@@ -21,6 +21,8 @@ use crate::transcript::ReplyShape;
 pub struct GrowingBlock<'a> {
     session: &'a BatchSession,
     segment: &'a ClientSegment,
+    /// Number of the segment in the plan.
+    number: usize,
     index: usize,
     sources: Sources<'a>,
     encryption: BlockEncryption<'a>,
@@ -61,7 +63,8 @@ impl Sources<'_> {
 impl<'a> GrowingBlock<'a> {
     /// Draws everything that is random about a block of the session's round.
     pub(super) fn new(session: &'a BatchSession, index: usize) -> Result<Self> {
-        let segment = session.plan.segment(session.segment)?;
+        let number = session.segment_of(index);
+        let segment = session.plan.segment(number)?;
         let mut rng = session.fork_generator();
         let range = session.sample_range(index);
         let (content, map) = match &segment.check {
@@ -77,10 +80,11 @@ impl<'a> GrowingBlock<'a> {
                 (Content::Slots { layout, points }, None)
             }
         };
-        let encryption = BlockEncryption::new(&segment.context, &session.key, map, &mut rng)?;
+        let encryption =
+            BlockEncryption::new(&segment.context, session.key_of(number)?, map, &mut rng)?;
         let header = EvaluateHeader {
             plan: session.plan.digest(),
-            segment: narrow(session.segment),
+            segment: narrow(number),
             request_id: RequestId::random(&mut rng),
             seed: encryption.seed(),
             n_ciphertexts: narrow(segment.context.n_inputs()),
@@ -92,7 +96,7 @@ impl<'a> GrowingBlock<'a> {
         };
         let (request, writer) = PreparedRequest::growing(header, reply)?;
         let sources = Sources { matrices: session.source_matrices(segment)?, range };
-        Ok(Self { session, segment, index, sources, encryption, content, request, writer })
+        Ok(Self { session, segment, number, index, sources, encryption, content, request, writer })
     }
 
     /// What to send. Cheap to clone.
@@ -120,7 +124,7 @@ impl<'a> GrowingBlock<'a> {
             }
             Content::Slots { layout, points } => {
                 let canaries = self.session.plan.canaries();
-                let number = self.session.segment;
+                let number = self.number;
                 let fill = |input: usize, row: &mut [i64]| -> Result<()> {
                     let mut values = Zeroizing::new(vec![0; layout.counts().random_points()]);
                     points.values_into(input, &mut values)?;
@@ -141,17 +145,18 @@ impl<'a> GrowingBlock<'a> {
     /// - [`SessionError::Protocol`](crate::session::SessionError::Protocol) when ciphertexts are still to come.
     /// - [`SessionError::Encrypted`](crate::session::SessionError::Encrypted), [`SessionError::Network`](crate::session::SessionError::Network) for broken invariants.
     pub fn finish(self) -> Result<PreparedBlock> {
-        let Self { session, segment, index, encryption, content, request, writer, .. } = self;
+        let Self { session, segment, number, index, encryption, content, request, writer, .. } =
+            self;
         writer.finish()?;
         let (check, times) = encryption.finish()?;
         let evidence = match content {
             Content::Samples => Evidence::Words(check.ok_or(INVARIANT)?),
             Content::Slots { layout, points } => {
-                let points = expected_results(session, segment, &points)?;
+                let points = expected_results(session, (number, segment), &points)?;
                 Evidence::Slots { layout, points }
             }
         };
-        let (number, session) = (session.segment, session.id);
+        let session = session.id;
         Ok(PreparedBlock { request, session, index, segment: number, evidence, times })
     }
 }
@@ -169,12 +174,12 @@ impl core::fmt::Debug for GrowingBlock<'_> {
 /// What an honest server answers to the random points, one row per output neuron.
 fn expected_results(
     session: &BatchSession,
-    segment: &ClientSegment,
+    (number, segment): (usize, &ClientSegment),
     points: &RandomPoints,
 ) -> Result<Zeroizing<Vec<Vec<i64>>>> {
     let window = segment.context.window();
     let plan = session.plan.plan();
-    let results = Zeroizing::new(plan.evaluate_segment_modular(session.segment, points.points())?);
+    let results = Zeroizing::new(plan.evaluate_segment_modular(number, points.points())?);
     let by_neuron = (0..segment.context.n_outputs())
         .map(|output| {
             results

@@ -1,6 +1,6 @@
 //! Errors of sessions and runs.
 
-use crate::error::Error as ProtocolError;
+use crate::error::{Error as ProtocolError, Source};
 
 /// What can go wrong in a session besides a verdict.
 #[derive(Debug, thiserror::Error)]
@@ -105,6 +105,22 @@ pub enum SessionError {
         min: usize,
         /// Largest accepted value.
         max: usize,
+    },
+    /// The samples of a batch could not be read.
+    #[error("the samples of batch {} cannot be read", batch + 1)]
+    Samples {
+        /// The batch, counted from 0.
+        batch: usize,
+        /// Why.
+        source: Source,
+    },
+    /// The result of a batch could not be stored.
+    #[error("the result of batch {} cannot be stored", batch + 1)]
+    Keep {
+        /// The batch, counted from 0.
+        batch: usize,
+        /// Why.
+        source: Source,
     },
     /// A broken invariant of this crate.
     #[error("internal error, please report: {what}")]

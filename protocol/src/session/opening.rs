@@ -11,6 +11,7 @@ use super::block::{BlockResult, Evidence, OpenedBlock, PreparedBlock};
 use super::error::{Result, SessionError};
 use super::lane::Lane;
 use super::pieces::Pieces;
+use super::residues::Residues;
 use super::setup::{ClientPlan, ClientSegment};
 use crate::client::PreparedRequest;
 
@@ -18,6 +19,8 @@ use crate::client::PreparedRequest;
 pub(super) struct Opening<'a> {
     session: &'a BatchSession,
     segment: &'a ClientSegment,
+    /// Number of the segment in the plan.
+    number: usize,
     index: usize,
     n_samples: usize,
     seed: [u8; 32],
@@ -42,24 +45,44 @@ struct Slots<'a> {
     layout: SlotLayout,
     points: Zeroizing<Vec<Vec<i64>>>,
     decryption: ReplyDecryption<'a>,
-    refresher: Refresher,
+    values: Values,
     observation: BlockObservation,
     /// The samples' values of the rows at hand, row after row.
     samples: Zeroizing<Vec<i64>>,
     n_samples: usize,
 }
 
+/// What becomes of the samples' values.
+enum Values {
+    /// They are finished at once.
+    Refresher(Box<Refresher>),
+    /// They wait for the other residues.
+    Residues(Residues),
+}
+
+impl Values {
+    fn new(session: &BatchSession, segment: &ClientSegment, n_samples: usize) -> Result<Self> {
+        Ok(if segment.is_residue {
+            Self::Residues(Residues::new(segment.context.n_outputs(), n_samples))
+        } else {
+            Self::Refresher(Box::new(session.plan.plan().refresher(session.stage, n_samples)?))
+        })
+    }
+}
+
 impl<'a> Opening<'a> {
     pub(super) fn new(session: &'a BatchSession, block: PreparedBlock) -> Result<Self> {
         let PreparedBlock { request, session: id, index, segment: number, evidence, times } = block;
-        if number != session.segment || id != session.id {
+        let expected = session.segment_of(index);
+        if number != expected || id != session.id {
             return Err(SessionError::BlocksOfRound {
-                segment: session.segment,
-                expected: session.segment,
+                segment: session.segments.start,
+                expected,
                 actual: number,
             });
         }
-        let segment = session.plan.segment(session.segment)?;
+        let segment = session.plan.segment(number)?;
+        let key = session.key_of(number)?;
         let n_samples = session.sample_range(index).len();
         let seed = request.header().seed;
         let bytes_up = request.payload().total_bytes() + seed.len() as u64;
@@ -71,15 +94,26 @@ impl<'a> Opening<'a> {
             Evidence::Slots { layout, points } => Reply::Slots(Box::new(Slots {
                 layout,
                 points,
-                decryption: ReplyDecryption::new(&segment.context, &session.key),
-                refresher: session.plan.plan().refresher(session.segment, n_samples)?,
+                decryption: ReplyDecryption::new(&segment.context, key),
+                values: Values::new(session, segment, n_samples)?,
                 observation: BlockObservation::new(segment.context.n_outputs()),
                 samples: Zeroizing::default(),
                 n_samples,
             })),
         };
         let bytes_down = 0;
-        Ok(Self { session, segment, index, n_samples, seed, bytes_up, bytes_down, times, reply })
+        Ok(Self {
+            session,
+            segment,
+            number,
+            index,
+            n_samples,
+            seed,
+            bytes_up,
+            bytes_down,
+            times,
+            reply,
+        })
     }
 
     /// Takes the next bytes, in any cut.
@@ -91,7 +125,7 @@ impl<'a> Opening<'a> {
                 pieces.push(piece);
                 Ok(())
             }
-            Reply::Slots(slots) => slots.push(self.session, &piece),
+            Reply::Slots(slots) => slots.push(self.session, self.number, &piece),
         }
     }
 
@@ -105,10 +139,15 @@ impl<'a> Opening<'a> {
                 pieces.clear();
             }
             Reply::Slots(slots) => {
-                let segment = self.session.segment;
                 self.times.decrypt += slots.decryption.busy();
-                slots.decryption = ReplyDecryption::new(&self.segment.context, &self.session.key);
-                slots.refresher = self.session.plan.plan().refresher(segment, self.n_samples)?;
+                let key = self.session.key_of(self.number)?;
+                slots.decryption = ReplyDecryption::new(&self.segment.context, key);
+                match &mut slots.values {
+                    Values::Residues(residues) => residues.clear(),
+                    values @ Values::Refresher(_) => {
+                        *values = Values::new(self.session, self.segment, self.n_samples)?;
+                    }
+                }
                 slots.observation = BlockObservation::new(self.segment.context.n_outputs());
             }
         }
@@ -117,7 +156,7 @@ impl<'a> Opening<'a> {
 
     /// The reply is complete. Decrypts what passed its word check, in turns of `lane`.
     pub(super) fn finish(self, lane: &Lane) -> Result<OpenedBlock> {
-        let Self { session, segment, index, n_samples, seed, .. } = self;
+        let Self { session, segment, number, index, n_samples, seed, .. } = self;
         let Self { bytes_up, bytes_down, mut times, reply, .. } = self;
         let (observation, result) = match reply {
             Reply::Words { check, pieces, request } => {
@@ -125,7 +164,7 @@ impl<'a> Opening<'a> {
                 let result = if check.finish()? {
                     drop(request);
                     let pieces = pieces.into_list();
-                    decrypt_words(session, segment, n_samples, pieces, lane, &mut times)?
+                    decrypt_words(session, (number, segment), n_samples, pieces, lane, &mut times)?
                 } else {
                     let payload = request.payload().to_bytes().unwrap_or_default();
                     let _turn = lane.turn();
@@ -135,40 +174,53 @@ impl<'a> Opening<'a> {
                 (None, result)
             }
             Reply::Slots(slots) => {
-                let Slots { decryption, refresher, observation, .. } = *slots;
+                let Slots { decryption, values, observation, .. } = *slots;
                 times.decrypt += decryption.busy();
                 decryption.finish()?;
                 let _turn = lane.turn();
-                (Some(observation), finish(segment, refresher, &session.plan)?)
+                let result = match values {
+                    Values::Residues(residues) => BlockResult::Residues(residues),
+                    Values::Refresher(refresher) => {
+                        refreshed(&session.plan, segment.stage, *refresher)?
+                    }
+                };
+                (Some(observation), result)
             }
         };
         Ok(OpenedBlock {
             session: session.id,
             index,
-            segment: session.segment,
+            segment: number,
             observation,
             result,
             bytes_up,
             bytes_down,
             times,
+            record: None,
         })
     }
 }
 
 impl Slots<'_> {
-    fn push(&mut self, session: &BatchSession, bytes: &[u8]) -> Result<()> {
-        let Self { layout, points, decryption, refresher, observation, samples, n_samples } = self;
+    fn push(&mut self, session: &BatchSession, number: usize, bytes: &[u8]) -> Result<()> {
+        let Self { layout, points, decryption, values, observation, samples, n_samples } = self;
         let capacity = layout.counts().n_slots();
         decryption.push_rows(bytes, |first, rows| {
             let n_rows = rows.len() / capacity;
             samples.resize(n_rows * *n_samples, 0);
             let targets = samples.chunks_exact_mut(*n_samples);
             for (output, (row, target)) in (first..).zip(rows.chunks_exact(capacity).zip(targets)) {
-                let canaries = session.plan.canaries().outputs(session.segment, output)?;
+                let canaries = session.plan.canaries().outputs(number, output)?;
                 let points = points.get(output).map_or(&[][..], Vec::as_slice);
                 layout.compare(output, row, canaries, points, observation, target)?;
             }
-            Ok::<(), SessionError>(refresher.absorb_rows(first, samples, *n_samples)?)
+            match values {
+                Values::Refresher(refresher) => {
+                    refresher.absorb_rows(first, samples, *n_samples)?
+                }
+                Values::Residues(residues) => residues.write(first, samples),
+            }
+            Ok::<(), SessionError>(())
         })
     }
 }
@@ -176,14 +228,14 @@ impl Slots<'_> {
 /// Decrypts a reply that passed its word check; frees its pieces on the way.
 fn decrypt_words(
     session: &BatchSession,
-    segment: &ClientSegment,
+    (number, segment): (usize, &ClientSegment),
     n_samples: usize,
     pieces: Vec<Bytes>,
     lane: &Lane,
     times: &mut ClientTimes,
 ) -> Result<BlockResult> {
-    let mut refresher = session.plan.plan().refresher(session.segment, n_samples)?;
-    let mut decryption = ReplyDecryption::new(&segment.context, &session.key);
+    let mut refresher = session.plan.plan().refresher(segment.stage, n_samples)?;
+    let mut decryption = ReplyDecryption::new(&segment.context, session.key_of(number)?);
     let capacity = segment.context.capacity();
     for piece in pieces {
         let _turn = lane.turn();
@@ -194,11 +246,16 @@ fn decrypt_words(
     times.decrypt += decryption.busy();
     decryption.finish()?;
     let _turn = lane.turn();
-    finish(segment, refresher, &session.plan)
+    refreshed(&session.plan, segment.stage, refresher)
 }
 
-fn finish(segment: &ClientSegment, refresher: Refresher, plan: &ClientPlan) -> Result<BlockResult> {
-    let (structure, _) = plan.network().stage(segment.stage)?;
+/// What a stage's values became.
+pub(super) fn refreshed(
+    plan: &ClientPlan,
+    stage: usize,
+    refresher: Refresher,
+) -> Result<BlockResult> {
+    let (structure, _) = plan.network().stage(stage)?;
     Ok(if structure.refresh.is_some() {
         BlockResult::Refreshed(refresher.finish()?)
     } else {

@@ -8,15 +8,15 @@ use rand_chacha::ChaCha20Rng;
 
 /// A generator whose state is overwritten on drop: from it, every key, error and slot position of a
 /// batch could be derived again. Never printed.
-pub(super) struct SecretRng(ChaCha20Rng);
+pub(crate) struct SecretRng(ChaCha20Rng);
 
 impl SecretRng {
-    pub(super) fn new(rng: ChaCha20Rng) -> Self {
+    pub(crate) fn new(rng: ChaCha20Rng) -> Self {
         Self(rng)
     }
 
     /// A generator of its own, seeded by this one.
-    pub(super) fn fork(&mut self) -> Self {
+    pub(crate) fn fork(&mut self) -> Self {
         Self(ChaCha20Rng::from_rng(&mut self.0))
     }
 }

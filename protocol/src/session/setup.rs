@@ -1,17 +1,18 @@
 //! What a client prepares once per plan: contexts, maps, layouts, canaries.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use fingerprint::single_weight::StageCheck;
-use fingerprint::soundness::{SQUARE_DEGREE, SegmentCheck, SlotCheck};
+use fingerprint::soundness::{SegmentCheck, SlotCheck};
 use fingerprint::word_check::{WordCheck, WordCheckPolicy};
 use fingerprint::{
     CanarySet, Fingerprint, LayoutOptions, LayoutSpec, NetworkCanary, SegmentValues, Soundness,
 };
 use ndarray::{Axis, Slice};
-use nn_poly::encrypted::{LinearMap, SegmentContext, linear_map};
+use nn_poly::encrypted::{LinearMap, SegmentContext, SegmentKey, linear_map};
 use nn_poly::integer::{IntegerMatrix, IntegerNetwork, StageOutput};
-use nn_poly::plan::{Plan, Segment};
+use nn_poly::plan::{Plan, Segment, Trust};
 use rand::CryptoRng;
 
 use super::error::{Result, SessionError};
@@ -52,6 +53,10 @@ pub(super) struct ClientSegment {
     pub(super) map: Option<LinearMap>,
     pub(super) check: CheckPlan,
     pub(super) stage: usize,
+    /// Total degree of what the server computes: doubled by every square.
+    degree: u32,
+    /// Whether its values are residues of a chain's.
+    pub(super) is_residue: bool,
 }
 
 /// How replies of a segment are checked.
@@ -72,6 +77,7 @@ impl ClientPlan {
     /// from data; [`CanarySet::draw_from`] picks at random.
     ///
     /// # Errors
+    /// - [`SessionError::Network`] when the plan's trust setting is another than `owner`.
     /// - [`SessionError::Encrypted`] when the plan's parameters are not secure or inconsistent.
     /// - [`SessionError::Fingerprint`] when options leave no room for samples.
     /// - [`SessionError::CanaryCount`] when there are fewer canaries than asked for.
@@ -119,6 +125,7 @@ impl ClientPlan {
         options: SessionOptions,
         canaries: impl FnOnce(&Plan, usize) -> Result<CanarySet>,
     ) -> Result<Arc<Self>> {
+        plan.public().expect_trust(Trust::Owner, "a run of the model's owner")?;
         let policy = WordCheckPolicy::new(options.word_check_bits)?;
         let segments = (0..plan.public().segments.len())
             .map(|index| ClientSegment::new(&plan, index, &options, &policy))
@@ -183,7 +190,8 @@ impl ClientPlan {
                     let sizes = [(n_samples >= full).then_some(full), (rest > 0).then_some(rest)];
                     for n in sizes.into_iter().flatten() {
                         let t = u128::from(segment.context.window().modulus);
-                        let check = SlotCheck::new(layout.counts(n)?, t, SQUARE_DEGREE)?;
+                        let degree = segment.degree;
+                        let check = SlotCheck::new(layout.counts(n)?, t, degree)?;
                         checks.push(SegmentCheck::Slots(check));
                     }
                 }
@@ -193,7 +201,8 @@ impl ClientPlan {
     }
 
     /// The check of every segment, at its weakest (blocks full of samples), for
-    /// [`single_weight_trials`](fingerprint::single_weight::single_weight_trials).
+    /// [`single_weight_trials`](fingerprint::single_weight::single_weight_trials); none of segments
+    /// of several steps, whose weights those trials do not change.
     ///
     /// # Errors
     /// Only broken invariants.
@@ -213,7 +222,21 @@ impl ClientPlan {
                 },
             })
         };
-        self.segments.iter().zip(&self.plan.public().segments).map(check).collect()
+        let segments = self.segments.iter().zip(&self.plan.public().segments);
+        segments.filter(|(segment, _)| !segment.is_residue).map(check).collect()
+    }
+
+    /// The segments of a stage, and a fresh key for each.
+    pub(super) fn generate_keys(
+        &self,
+        stage: usize,
+        rng: &mut (impl CryptoRng + ?Sized),
+    ) -> Result<(Range<usize>, Vec<SegmentKey>)> {
+        let segments = self.plan.public().segments_of(stage)?;
+        let keys =
+            segments.clone().map(|segment| Ok(self.segment(segment)?.context.generate_key(rng)));
+        let keys = keys.collect::<Result<_>>()?;
+        Ok((segments, keys))
     }
 
     pub(super) fn segment(&self, index: usize) -> Result<&ClientSegment> {
@@ -260,7 +283,8 @@ impl ClientSegment {
         } else {
             (None, CheckPlan::Slots(LayoutSpec::new(context.capacity(), options.layout)?))
         };
-        Ok(Self { context, map, check, stage })
+        let (degree, is_residue) = (segment.reply_degree(), segment.chain.is_some());
+        Ok(Self { context, map, check, stage, degree, is_residue })
     }
 
     /// Samples one block carries.

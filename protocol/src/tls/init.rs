@@ -1,4 +1,4 @@
-//! Makes a development authority, one server certificate, and a server identity.
+//! Makes development authorities, server and client certificates, and a server identity.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -13,9 +13,13 @@ use rcgen::{
 };
 use zeroize::Zeroizing;
 
-use super::trust::civil_date;
-use super::{CA_FILE, CERTIFICATE_FILE, IDENTITY_FILE, KEY_FILE};
+use super::{
+    CA_FILE, CERTIFICATE_FILE, CLIENT_CA_FILE, CLIENT_CA_KEY_FILE, CLIENT_CERTIFICATE_FILE,
+    CLIENT_KEY_FILE, CertificateFingerprint, IDENTITY_FILE, KEY_FILE, MAX_PEM_BYTES, read_file,
+};
+use crate::calendar::civil_date;
 use crate::error::{ConfigError, InternalError, Result};
+use crate::identifiers::Label;
 use crate::identity::{Identity, PublicIdentity};
 
 /// Names every certificate is valid for.
@@ -96,14 +100,18 @@ struct Authority {
 
 impl Authority {
     fn generate() -> Result<Self> {
-        let key = KeyPair::generate().map_err(failed)?;
+        Self::of_key(KeyPair::generate().map_err(failed)?, "authority")
+    }
+
+    /// The authority of a key, named after it: one key, one name, whenever it is made.
+    fn of_key(key: KeyPair, role: &str) -> Result<Self> {
         let mut params = params(Vec::new(), AUTHORITY_VALIDITY)?;
         // A name of its own, so that a client with the ca.pem of another directory is told so.
         let number: String =
             key.public_key_raw().iter().rev().take(6).map(|byte| format!("{byte:02x}")).collect();
         params
             .distinguished_name
-            .push(DnType::CommonName, format!("SecureDL development authority {number}"));
+            .push(DnType::CommonName, format!("SecureDL development {role} {number}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).map_err(failed)?;
@@ -121,6 +129,98 @@ impl Authority {
         let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
         Ok((certificate.pem(), Zeroizing::new(key.serialize_pem())))
     }
+
+    /// A client certificate (PEM and fingerprint) and its key (PEM).
+    fn issue_client(
+        &self,
+        name: &str,
+    ) -> Result<(String, CertificateFingerprint, Zeroizing<String>)> {
+        let key = KeyPair::generate().map_err(failed)?;
+        let mut params = params(Vec::new(), SERVER_VALIDITY)?;
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        params.use_authority_key_identifier_extension = true;
+        let certificate = params.signed_by(&key, &self.issuer).map_err(failed)?;
+        let fingerprint = CertificateFingerprint::of(certificate.der());
+        Ok((certificate.pem(), fingerprint, Zeroizing::new(key.serialize_pem())))
+    }
+}
+
+/// What [`client`] made.
+#[derive(Debug, Clone)]
+pub struct CreatedClient {
+    /// The client's directory.
+    pub directory: PathBuf,
+    /// The files, in the order they were written.
+    pub files: Vec<PathBuf>,
+    /// Names the certificate in an access list.
+    pub fingerprint: CertificateFingerprint,
+    /// Last day of the certificate, `YYYY-MM-DD` (UTC).
+    pub valid_until: String,
+}
+
+/// Make a client's certificate in `target`, which is created: `client.pem`, `client.key` (secret),
+/// and a copy of the server's `ca.pem`, all that this client needs.
+///
+/// The authority is `client-ca.pem` of the server's `directory`; it is made at the first call and
+/// its key, `client-ca.key` (secret), is kept for further clients. It admits clients and nothing
+/// else: no client takes it for a server's authority.
+///
+/// # Errors
+/// - [`ConfigError::InvalidLabel`]: the name is empty, too long, or has control characters.
+/// - [`ConfigError::WouldOverwrite`]: one of the files exists; nothing is changed.
+/// - [`ConfigError::UnreadableFile`], [`ConfigError::UnusableFile`]: the directory holds no `ca.pem`,
+///   or an authority that cannot be used.
+/// - [`ConfigError::UnwritableFile`]: a file cannot be written.
+pub fn client(directory: &Path, name: &str, target: &Path) -> Result<CreatedClient> {
+    let name = Label::new(name).ok().filter(|label| !label.as_str().is_empty());
+    let name = name.ok_or(ConfigError::InvalidLabel { actual_bytes: 0 })?;
+    let files = [CA_FILE, CLIENT_CERTIFICATE_FILE, CLIENT_KEY_FILE].map(|f| target.join(f));
+    if let Some(path) = files.iter().find(|path| path.symlink_metadata().is_ok()) {
+        return Err(ConfigError::WouldOverwrite { path: path.clone() }.into());
+    }
+    let ca = read_file(&directory.join(CA_FILE), MAX_PEM_BYTES)?;
+    let authority = client_authority(directory)?;
+    let (certificate, fingerprint, key) = authority.issue_client(name.as_str())?;
+    fs::create_dir_all(target).map_err(|source| unwritable(target, source))?;
+    let contents = [
+        (ca.as_slice(), Readers::Everyone),
+        (certificate.as_bytes(), Readers::Everyone),
+        (key.as_bytes(), Readers::Owner),
+    ];
+    write_all(&files, &contents)?;
+    Ok(CreatedClient {
+        directory: target.to_owned(),
+        files: files.to_vec(),
+        fingerprint,
+        valid_until: day_text(now() + SERVER_VALIDITY),
+    })
+}
+
+/// The authority for clients of a server's directory; made if there is none.
+fn client_authority(directory: &Path) -> Result<Authority> {
+    const ROLE: &str = "client authority";
+    let paths = [CLIENT_CA_FILE, CLIENT_CA_KEY_FILE].map(|file| directory.join(file));
+    let [_, key_path] = &paths;
+    if key_path.exists() {
+        let text = Zeroizing::new(read_file(key_path, MAX_PEM_BYTES)?);
+        let key = std::str::from_utf8(&text).ok().and_then(|text| KeyPair::from_pem(text).ok());
+        let (path, expected, source) = (key_path.clone(), "private key (PEM)", None);
+        let key = key.ok_or(ConfigError::UnusableFile { path, expected, source })?;
+        return Authority::of_key(key, ROLE);
+    }
+    if let Some(path) = paths.iter().find(|path| path.symlink_metadata().is_ok()) {
+        // An authority from elsewhere, whose key is not here.
+        return Err(ConfigError::WouldOverwrite { path: path.clone() }.into());
+    }
+    let key = KeyPair::generate().map_err(failed)?;
+    let key_text = Zeroizing::new(key.serialize_pem());
+    let authority = Authority::of_key(key, ROLE)?;
+    let contents =
+        [(authority.pem.as_bytes(), Readers::Everyone), (key_text.as_bytes(), Readers::Owner)];
+    write_all(&paths, &contents)?;
+    Ok(authority)
 }
 
 fn params(names: Vec<String>, validity: Duration) -> Result<CertificateParams> {
@@ -157,8 +257,8 @@ fn day(time: SystemTime) -> (u64, u64, u64) {
 }
 
 fn day_text(time: SystemTime) -> String {
-    let (year, month, day) = day(time);
-    format!("{year:04}-{month:02}-{day:02}")
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    crate::calendar::day_text(since.as_secs())
 }
 
 /// A day in the types of the certificate library.
@@ -179,14 +279,14 @@ fn unwritable(path: &Path, source: io::Error) -> ConfigError {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Readers {
+pub(crate) enum Readers {
     Everyone,
     Owner,
 }
 
 /// Write every file under a temporary name, then give all of them their names; on any failure
 /// remove what was made.
-fn write_all(paths: &[PathBuf], contents: &[(&[u8], Readers)]) -> Result<()> {
+pub(crate) fn write_all(paths: &[PathBuf], contents: &[(&[u8], Readers)]) -> Result<()> {
     let mut made = Vec::new();
     let outcome = paths
         .iter()

@@ -7,9 +7,10 @@ use std::sync::Arc;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{CertificateError, RootCertStore};
+use rustls::{AlertDescription, CertificateError, RootCertStore};
 
 use super::provider;
+use crate::calendar::day_text;
 use crate::client::Stage;
 use crate::error::{Error, InternalError, LinkError, Result, TrustError};
 
@@ -86,7 +87,7 @@ pub(super) fn expiry_if_over(certificate: &CertificateDer<'static>) -> Result<Op
 }
 
 /// Say so if anybody but the owner may read a key file.
-pub(super) fn warn_if_readable_by_others(path: &Path) {
+pub(crate) fn warn_if_readable_by_others(path: &Path) {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
@@ -100,47 +101,25 @@ pub(super) fn warn_if_readable_by_others(path: &Path) {
 }
 
 fn date(time: UnixTime) -> String {
-    let (year, month, day) = civil_date(time.as_secs() / 86_400);
-    format!("{year:04}-{month:02}-{day:02}")
+    day_text(time.as_secs())
 }
 
-/// Year, month, and day (UTC) of a day counted from 1970-01-01 (proleptic Gregorian calendar).
-///
-/// # Source
-/// Howard Hinnant, "chrono-compatible low-level date algorithms", `civil_from_days`, for days from
-/// 1970 on.
-pub(super) const fn civil_date(days_since_1970: u64) -> (u64, u64, u64) {
-    // Days since 0000-03-01; an era has 400 years.
-    let days = days_since_1970 + 719_468;
-    let (era, day_of_era) = (days / 146_097, days % 146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
-    (year, month, day)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn days_become_dates() {
-        let cases = [
-            (0, (1970, 1, 1)),
-            (59, (1970, 3, 1)),
-            (789, (1972, 2, 29)),
-            (10_957, (2000, 1, 1)),
-            (11_016, (2000, 2, 29)),
-            (20_454, (2026, 1, 1)),
-            (47_540, (2100, 2, 28)),
-            (47_541, (2100, 3, 1)),
-        ];
-        for (days, date) in cases {
-            assert_eq!(civil_date(days), date);
-        }
-    }
+/// Whether a connection failed because the server did not accept the client's certificate, or missed
+/// one. In TLS 1.3 the client learns it only when it reads.
+pub(crate) fn client_was_refused(error: &io::Error) -> bool {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(
+        inner,
+        Some(rustls::Error::AlertReceived(
+            AlertDescription::CertificateRequired
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnsupportedCertificate
+                | AlertDescription::CertificateRevoked
+                | AlertDescription::CertificateExpired
+                | AlertDescription::CertificateUnknown
+                | AlertDescription::UnknownCA
+                | AlertDescription::AccessDenied
+                | AlertDescription::DecryptError
+        ))
+    )
 }

@@ -3,14 +3,16 @@
 
 use bytes::{Bytes, BytesMut};
 use ed25519_dalek::{Signer, SigningKey};
+use protocol::access::Token;
 use protocol::frame::{Frame, FrameCodec, PayloadFrame};
 use protocol::identifiers::{Digest, RequestId};
 use protocol::identity::{Identity, PublicIdentity, Signature};
 use protocol::limits::MAX_FRAME_BYTES;
 use protocol::message::{
-    AnnouncedLimits, ClientMessage, EvaluateHeader, ModelCard, PlanBytes, Progress, Receipt,
-    Refusal, RefusalCode, ReplyHeader, ServerMessage, Welcome,
+    AnnouncedLimits, ClientMessage, EvaluateHeader, ModelCard, PlanBytes, Progress, PublicPart,
+    Receipt, Refusal, RefusalCode, ReplyHeader, ServerMessage, Welcome,
 };
+use protocol::signature::{OwnerPublic, OwnerSignature};
 use protocol::transcript::{ReplyShape, ReplyTranscript, RequestTranscript, Statement};
 use tokio_util::codec::Encoder;
 
@@ -42,30 +44,37 @@ const DIGEST_60: &str = "606162636465666768696a6b6c6d6e6f707172737475767778797a7
 const SIGNATURE_80: &str = "808182838485868788898a8b8c8d8e8f909192939495969798999a9b9c9d9e9f\
                             a0a1a2a3a4a5a6a7a8a9aaabacadaeafb0b1b2b3b4b5b6b7b8b9babbbcbdbebf";
 
-const REQUEST_HASH: &str = "ef69d0e69a71a7adf80107d136f91ed50d43161b320d5f8a7378d1d622ef0801";
-const REPLY_HASH: &str = "d40969936bed525108483dec611749eef96e012e0a7772d7fab964a243b2cfc7";
-const SIGNATURE: &str = "80728598965474837d121d16982755d26581cd1575c1bcfb8f9a3d8a51b770c9fffd86b6fe6efdb9cb5339d3778b64aa36f8c2e92c7692150192c233933fa801";
+const REQUEST_HASH: &str = "4a99e923874304eac7f38864276fad815412bd23d6562ea06dcd77a68f34ede3";
+const REPLY_HASH: &str = "d41d13cfef1f302ce1155fb53f2043632d7a7c42501e8f0c985b53cf271a5e69";
+const SIGNATURE: &str = "9c67a9f4bcf69afc46987f38220b97bae42e8df6e7de54062f2414f96500140349225658503e75da285f61ef584a10f08a12b86f3a32a593fdee1afc673a4808";
 
 /// Every client message with its bytes: version, variant, fields.
 pub fn client_messages() -> Vec<(ClientMessage, String)> {
     vec![
         (
-            ClientMessage::Hello { client_name: label("ab") },
-            "0100 00000000 0200000000000000 6162".into(),
+            ClientMessage::Hello { client_name: label("ab"), token: None },
+            "0200 00000000 0200000000000000 6162 00".into(),
         ),
-        (ClientMessage::ListModels, "0100 01000000".into()),
+        (
+            ClientMessage::Hello {
+                client_name: label("ab"),
+                token: Some(Token::from_bytes(&bytes(0x40))),
+            },
+            format!("0200 00000000 0200000000000000 6162 01 {DIGEST_40}"),
+        ),
+        (ClientMessage::ListModels, "0200 01000000".into()),
         (
             ClientMessage::FetchPlan { plan: Digest(bytes(0x40)) },
-            format!("0100 02000000 {DIGEST_40}"),
+            format!("0200 02000000 {DIGEST_40}"),
         ),
         (
             ClientMessage::Evaluate(header()),
             format!(
-                "0100 03000000 {DIGEST_00} 04030201 {ID} {DIGEST_40} 14131211 2827262524232221"
+                "0200 03000000 {DIGEST_00} 04030201 {ID} {DIGEST_40} 14131211 2827262524232221"
             ),
         ),
-        (ClientMessage::Cancel { request_id: request_id() }, format!("0100 04000000 {ID}")),
-        (ClientMessage::Goodbye, "0100 05000000".into()),
+        (ClientMessage::Cancel { request_id: request_id() }, format!("0200 04000000 {ID}")),
+        (ClientMessage::Goodbye, "0200 05000000".into()),
     ]
 }
 
@@ -85,7 +94,13 @@ pub fn server_messages() -> Vec<(ServerMessage, String)> {
         n_classes: 10,
         n_segments: 3,
         public_plan_bytes: 0x1234,
+        signature: None,
     };
+    let owner = OwnerSignature {
+        key: OwnerPublic(PublicIdentity(bytes(0x40))),
+        signature: Signature::from_bytes(&bytes(0x80)),
+    };
+    let signed = ModelCard { signature: Some(owner), ..card.clone() };
     let receipt = Receipt {
         request_id: request_id(),
         request_hash: Digest(bytes(0x00)),
@@ -103,39 +118,56 @@ pub fn server_messages() -> Vec<(ServerMessage, String)> {
         (
             ServerMessage::Welcome(welcome),
             format!(
-                "0100 00000000 0200000000000000 c3a9 {DIGEST_40} \
+                "0200 00000000 0200000000000000 c3a9 {DIGEST_40} \
                  00001000 0b0a000000000000 0d0c000000000000"
             ),
         ),
         (
             ServerMessage::Models(vec![card]),
             format!(
-                "0100 01000000 0100000000000000 {DIGEST_60} 0100000000000000 6d \
-                 10030000 0a000000 03000000 34120000"
+                "0200 01000000 0100000000000000 {DIGEST_60} 0100000000000000 6d \
+                 10030000 0a000000 03000000 34120000 00"
             ),
         ),
         (
-            ServerMessage::Plan(PlanBytes(Bytes::from_static(&[9, 8, 7]))),
-            "0100 02000000 0300000000000000 090807".into(),
+            ServerMessage::Models(vec![signed]),
+            format!(
+                "0200 01000000 0100000000000000 {DIGEST_60} 0100000000000000 6d \
+                 10030000 0a000000 03000000 34120000 01 {DIGEST_40} {SIGNATURE_80}"
+            ),
         ),
-        (ServerMessage::Admitted { request_id: id }, format!("0100 03000000 {ID}")),
+        (
+            ServerMessage::Plan(PublicPart {
+                plan: PlanBytes(Bytes::from_static(&[9, 8, 7])),
+                signature: None,
+            }),
+            "0200 02000000 0300000000000000 090807 00".into(),
+        ),
+        (
+            ServerMessage::Plan(PublicPart {
+                plan: PlanBytes(Bytes::from_static(&[9, 8, 7])),
+                signature: Some(owner),
+            }),
+            format!("0200 02000000 0300000000000000 090807 01 {DIGEST_40} {SIGNATURE_80}"),
+        ),
+        (ServerMessage::Admitted { request_id: id }, format!("0200 03000000 {ID}")),
         (
             ServerMessage::Progress(progress),
-            format!("0100 04000000 {ID} 0100000000000000 0200000000000000"),
+            format!("0200 04000000 {ID} 0100000000000000 0200000000000000"),
         ),
         (
             ServerMessage::ReplyHeader(reply),
-            format!("0100 05000000 {ID} 05000000 0600000000000000"),
+            format!("0200 05000000 {ID} 05000000 0600000000000000"),
         ),
         (
             ServerMessage::Receipt(receipt),
             format!(
-                "0100 06000000 {ID} {DIGEST_00} {DIGEST_40} {DIGEST_60} 07000000 \
+                "0200 06000000 {ID} {DIGEST_00} {DIGEST_40} {DIGEST_60} 07000000 \
                  0201000000000000 {SIGNATURE_80}"
             ),
         ),
-        (ServerMessage::Cancelled { request_id: id }, format!("0100 07000000 {ID}")),
-        (ServerMessage::Refused(refusal), "0100 08000000 08000000 dc050000".into()),
+        (ServerMessage::Cancelled { request_id: id }, format!("0200 07000000 {ID}")),
+        (ServerMessage::Refused(refusal), "0200 08000000 08000000 dc050000".into()),
     ]
 }
 
@@ -177,7 +209,7 @@ fn frames_have_their_published_bytes() {
         data: Bytes::from_static(b"xyz"),
     });
     let cases = [
-        (control, "07000000 01 0100 05000000"),
+        (control, "07000000 01 0200 05000000"),
         (payload, "14000000 02 d0d1d2d3d4d5d6d7 0403020100000000 78797a"),
     ];
     for (frame, golden) in cases {
@@ -194,7 +226,7 @@ fn hashes_and_receipts_have_their_published_values() {
     let request_hash = request.finish();
     let plan = hex_bytes(DIGEST_00);
     let text = [
-        &[1, 0][..],
+        &[2, 0][..],
         &plan,
         &[4, 3, 2, 1],
         &hex_bytes(ID),
@@ -204,14 +236,12 @@ fn hashes_and_receipts_have_their_published_values() {
         b"payload",
     ];
     assert_eq!(request_hash.0, blake3::derive_key("securedl protocol 1 request", &text.concat()));
-    assert_eq!(request_hash.to_string(), REQUEST_HASH);
     let shape = ReplyShape { n_ciphertexts: 3, payload_bytes: 5 };
     let mut reply = ReplyTranscript::new(&request_hash, &shape);
     reply.update(b"reply");
     let reply_hash = reply.finish();
     let text = [&request_hash.0[..], &[3, 0, 0, 0], &[5, 0, 0, 0, 0, 0, 0, 0], b"reply"].concat();
     assert_eq!(reply_hash.0, blake3::derive_key("securedl protocol 1 reply", &text));
-    assert_eq!(reply_hash.to_string(), REPLY_HASH);
     let statement = Statement {
         request_id: request_id(),
         request_hash,
@@ -232,5 +262,8 @@ fn hashes_and_receipts_have_their_published_values() {
     let signed = blake3::derive_key("securedl protocol 1 receipt", &text.concat());
     let signature = SigningKey::from_bytes(&bytes(0x01)).sign(&signed);
     assert_eq!(receipt.signature.to_bytes(), signature.to_bytes());
-    assert_eq!(hex(&receipt.signature.to_bytes()), without_spaces(SIGNATURE));
+    assert_eq!(
+        [request_hash.to_string(), reply_hash.to_string(), hex(&receipt.signature.to_bytes())],
+        [REQUEST_HASH, REPLY_HASH, SIGNATURE].map(without_spaces)
+    );
 }

@@ -89,7 +89,7 @@ async fn models_and_plans_can_be_asked_for() {
     assert_eq!(models[0].plan, PLAN);
     assert_eq!(models[0].n_segments, 2);
     let plan = client.fetch_plan(&PLAN).await.unwrap();
-    assert_eq!(plan.len(), models[0].public_plan_bytes as usize);
+    assert_eq!(plan.plan.0.len(), models[0].public_plan_bytes as usize);
     let error = client.fetch_plan(&Digest([0; 32])).await.unwrap_err();
     assert!(
         matches!(
@@ -109,7 +109,7 @@ fn the_blocking_client_works_from_several_threads() {
     let client =
         BlockingEvaluator::new(vec![Endpoint::in_process(server)], client_options()).unwrap();
     assert_eq!(client.list_models().unwrap().len(), 1);
-    assert_eq!(client.fetch_plan(&PLAN).unwrap().len(), 3000);
+    assert_eq!(client.fetch_plan(&PLAN).unwrap().plan.0.len(), 3000);
     std::thread::scope(|scope| {
         for number in 0..6 {
             let (client, segment) = (&client, &segments[0]);

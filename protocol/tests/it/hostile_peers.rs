@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 use protocol::client::Connection;
 use protocol::error::{Error, LinkError, Malformed, PeerFault};
 use protocol::frame::{Frame, PayloadFrame};
-use protocol::limits::{ClientTimeouts, MAX_FRAME_BYTES};
+use protocol::limits::ClientTimeouts;
 use protocol::message::{ClientMessage, EvaluateHeader, Refusal, RefusalCode, ServerMessage};
 use protocol::server::{Server, ServerOptions};
-use protocol::transport::{BoxedStream, FrameReader, FrameWriter, pipe, split};
+use protocol::transport::pipe;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
+use crate::hand::Hand;
 use crate::support::{
     FakeSegment, Loopback, Mood, ignore, in_process, is_right, label, request_for, server_options,
     server_with,
@@ -25,49 +25,6 @@ fn impatient() -> ServerOptions {
     options.timeouts.idle = Duration::from_millis(250);
     options.timeouts.stall = Duration::from_millis(250);
     options
-}
-
-/// A client by hand.
-struct Hand {
-    reader: FrameReader,
-    writer: FrameWriter,
-}
-
-impl Hand {
-    fn of(stream: BoxedStream) -> Self {
-        let (reader, writer) = split(stream, MAX_FRAME_BYTES, Duration::from_secs(5));
-        Self { reader, writer }
-    }
-
-    async fn say(&mut self, message: &ClientMessage) {
-        self.writer.push(Frame::Control(message.encode().unwrap()));
-        self.writer.flush().await.unwrap();
-    }
-
-    async fn hear(&mut self) -> Option<ServerMessage> {
-        let frame = timeout(Duration::from_secs(5), self.reader.next()).await.expect("silence");
-        match frame {
-            Ok(Some(Frame::Control(bytes))) => Some(ServerMessage::decode(&bytes).unwrap()),
-            Ok(Some(Frame::Payload(_))) => panic!("unexpected payload"),
-            Ok(None) | Err(_) => None,
-        }
-    }
-
-    async fn greeted(server: &Server) -> Self {
-        let mut hand = Self::of(server.connect());
-        hand.say(&ClientMessage::Hello { client_name: label("hand") }).await;
-        assert!(matches!(hand.hear().await, Some(ServerMessage::Welcome(_))));
-        hand
-    }
-
-    async fn expect_refusal(&mut self, expected: RefusalCode) {
-        let heard = self.hear().await;
-        let Some(ServerMessage::Refused(Refusal { code, .. })) = heard else {
-            panic!("{heard:?}");
-        };
-        assert_eq!(code, expected);
-        assert_eq!(self.hear().await, None, "and the connection ends");
-    }
 }
 
 async fn still_serves(server: &Server, segment: &FakeSegment) {
@@ -90,7 +47,7 @@ async fn bytes_that_are_no_frames_end_the_connection_with_a_reason() {
         ("HTTP", b"GET / HTTP/1.1\r\n\r\n".to_vec(), RefusalCode::MalformedMessage),
         ("unknown kind", vec![1, 0, 0, 0, 7], RefusalCode::MalformedMessage),
         ("empty frame", vec![0, 0, 0, 0], RefusalCode::MalformedMessage),
-        ("version 2", vec![7, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0], RefusalCode::UnsupportedVersion),
+        ("version 1", vec![7, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0], RefusalCode::UnsupportedVersion),
     ];
     for (name, bytes, code) in cases {
         println!("{name}");
@@ -243,14 +200,14 @@ async fn the_client_names_what_a_strange_server_says() {
             matches!(e, Error::Malformed(Malformed::FrameTooLong { .. }))
         }),
         ("version 9", vec![7, 0, 0, 0, 1, 9, 0, 0, 0, 0, 0], |e| {
-            matches!(e, Error::Malformed(Malformed::Version { ours: 1, theirs: 9 }))
+            matches!(e, Error::Malformed(Malformed::Version { ours: 2, theirs: 9 }))
         }),
         ("payload", [vec![18, 0, 0, 0, 2], vec![0; 17]].concat(), |e| {
             matches!(e, Error::Peer(PeerFault::Unexpected { message: "payload", .. }))
         }),
         (
             "an answer to nothing",
-            vec![15, 0, 0, 0, 1, 1, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            vec![15, 0, 0, 0, 1, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             |e| matches!(e, Error::Peer(PeerFault::Unexpected { message: "Models", .. })),
         ),
     ];

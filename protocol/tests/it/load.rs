@@ -22,7 +22,7 @@ use crate::support::{
 
 fn one_job() -> ServerOptions {
     let mut options = server_options();
-    options.limits.max_jobs = 1;
+    options.limits.max_requests = 1;
     options
 }
 
@@ -92,7 +92,8 @@ async fn a_full_server_refuses_and_serves_later() {
 #[tokio::test]
 async fn memory_is_admitted_by_what_is_declared() {
     let segment = FakeSegment::new(2, 2, Mood::Needs(3 << 20));
-    let limits = ServerLimits { max_memory_bytes: 2 << 20, ..ServerLimits::default() };
+    let limits =
+        ServerLimits { max_connections: 4, max_memory_bytes: 2 << 20, ..ServerLimits::default() };
     let options = ServerOptions { limits, ..server_options() };
     let server = server_with(std::slice::from_ref(&segment), options);
     let error =
@@ -127,7 +128,11 @@ async fn what_a_host_keeps_is_not_given_to_requests_as_well() {
     for (megabytes, fits) in [(5, true), (7, false)] {
         let segment = FakeSegment::new(2, 2, Mood::Needs(megabytes << 20));
         let host = Arc::new(Hoarding(host(std::slice::from_ref(&segment))));
-        let limits = ServerLimits { max_memory_bytes: 8 << 20, ..server_options().limits };
+        let limits = ServerLimits {
+            max_connections: 4,
+            max_memory_bytes: 8 << 20,
+            ..server_options().limits
+        };
         let options = ServerOptions { limits, ..server_options() };
         let server = Server::new(host, Identity::from_seed(&[9; 32]), options).unwrap();
         let outcome = in_process(&server).evaluate(&request_for(&segment, 0, 1), &mut ignore).await;

@@ -12,12 +12,18 @@
     reason = "tests"
 )]
 
+mod access;
+mod admin;
+mod client_certificates;
+mod failover;
 mod golden_wire;
+mod hand;
 mod happy;
 mod hostile_bytes;
 mod hostile_peers;
 mod load;
 mod outages;
+mod pressure;
 mod streaming;
 mod support;
 mod trust;

@@ -65,13 +65,14 @@ fn client_of(server: Server, connect: impl FnOnce(Server) -> Endpoint) -> Remote
 #[tokio::test]
 async fn a_payload_may_grow_in_any_steps_while_it_is_sent() {
     let segment = FakeSegment::new(30, 20, Mood::Honest);
-    let client = in_process(&server_with(std::slice::from_ref(&segment), server_options()));
+    let server = server_with(std::slice::from_ref(&segment), server_options());
+    let client = in_process(&server);
     for (number, step) in [1, 4095, 4096, 4097, 10_000, 30_000].into_iter().enumerate() {
         let (request, mut writer, mut payload) = growing(&segment, number as u32);
         let (sink, stream) = reply_queue(2);
         let write = async {
             // The server has what exists before more of it does.
-            segment.until_running(1).await;
+            eventually(|| server.status().requests_admitted == 1).await;
             while !payload.is_empty() {
                 writer.append(payload.split_to(step.min(payload.len()))).unwrap();
                 tokio::task::yield_now().await;
@@ -88,12 +89,13 @@ async fn a_payload_may_grow_in_any_steps_while_it_is_sent() {
 #[tokio::test]
 async fn a_payload_that_ends_early_ends_the_request_for_both_sides() {
     let segment = FakeSegment::new(30, 20, Mood::Honest);
-    let client = in_process(&server_with(std::slice::from_ref(&segment), server_options()));
+    let server = server_with(std::slice::from_ref(&segment), server_options());
+    let client = in_process(&server);
     for n_bytes in [0, 100, 4096, 20_000, 29_999] {
         let (request, mut writer, payload) = growing(&segment, 1);
         let (sink, stream) = reply_queue(2);
         let fail = async {
-            segment.until_running(1).await;
+            eventually(|| server.status().requests_admitted == 1).await;
             writer.append(payload.slice(..n_bytes)).unwrap();
             drop(writer);
         };
@@ -105,7 +107,8 @@ async fn a_payload_that_ends_early_ends_the_request_for_both_sides() {
         };
         assert_eq!(available, n_bytes as u64);
         assert!(bytes.is_empty() && !is_verified);
-        segment.until_running(0).await;
+        eventually(|| server.status().requests_admitted == 0).await;
+        assert_eq!(segment.n_running(), 0);
     }
     let request = request_for(&segment, 0, 2);
     assert!(client.evaluate(&request, &mut ignore).await.is_ok(), "the client goes on");

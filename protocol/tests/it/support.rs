@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use protocol::access::AccessControl;
 use protocol::client::{
     ClientOptions, Connection, Endpoint, PreparedRequest, RemoteEvaluator, RequestProgress,
 };
@@ -119,6 +120,7 @@ impl PlanHost for FakeHost {
             n_classes: 10,
             n_segments: self.segments.len() as u32,
             public_plan_bytes: self.public_plan.len() as u32,
+            signature: None,
         }]
     }
 
@@ -263,6 +265,7 @@ pub fn server_options() -> ServerOptions {
             drain: Duration::from_secs(5),
             ..ServerTimeouts::default()
         },
+        access: AccessControl::open(),
         ..ServerOptions::new(label("test server"))
     }
 }

@@ -127,6 +127,7 @@ impl Pair {
                 ServerAction::SendChunk(frame) => self.to_client.push_back(Frame::Payload(frame)),
                 ServerAction::Admit(_) => self.serve(ServerEvent::Admitted(SHAPE)),
                 ServerAction::Stop => self.serve(ServerEvent::Stopped),
+                ServerAction::Enter(_) => self.serve(ServerEvent::Entered),
                 ServerAction::Absorb(_) => {}
                 ServerAction::Look(_) | ServerAction::Close => panic!("{action:?}"),
             }

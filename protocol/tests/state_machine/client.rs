@@ -118,6 +118,51 @@ fn every_bit_of_a_receipt_matters() {
     }
 }
 
+/// Frames that do nothing but show that the server is alive.
+fn essential(frames: &[Frame]) -> Vec<Frame> {
+    frames.iter().filter(|frame| !is_progress(frame)).cloned().collect()
+}
+
+#[test]
+fn every_frame_missing_repeated_early_or_cut_ends_without_another_reply() {
+    let honest = honest_reply();
+    let n = honest.len();
+    let mut streams = Vec::new();
+    for i in 0..n {
+        let mut missing = honest.clone();
+        missing.remove(i);
+        streams.push((format!("{i} is missing"), missing));
+        for at in 0..=n {
+            let mut repeated = honest.clone();
+            repeated.insert(at, honest[i].clone());
+            streams.push((format!("{i} is repeated at {at}"), repeated));
+        }
+        for j in 0..i {
+            let mut swapped = honest.clone();
+            swapped.swap(i, j);
+            streams.push((format!("{i} and {j} change places"), swapped));
+        }
+        let bytes = body(&honest[i]).freeze();
+        for end in 0..bytes.len() {
+            let Ok(frame) = Frame::from_body(bytes.slice(..end)) else { continue };
+            let mut cut = honest.clone();
+            cut[i] = frame;
+            streams.push((format!("{i} ends at {end}"), cut));
+        }
+        streams.push((format!("the stream ends at {i}"), honest[..i].to_vec()));
+    }
+    for (what, frames) in streams {
+        if frames.is_empty() {
+            continue;
+        }
+        // Only what comes too late, or says nothing, may be passed over.
+        if let Ok(Some(accepted)) = converse(frames.iter().cloned()) {
+            assert_eq!(accepted.bytes, reply(), "{what}");
+            assert!(essential(&frames).starts_with(&essential(&honest)), "{what}");
+        }
+    }
+}
+
 /// One thing a dishonest or broken server may do to its stream of frames.
 #[derive(Debug, Clone)]
 enum Alteration {
@@ -178,9 +223,6 @@ proptest! {
                 return Ok(());
             }
         }
-        let essential = |frames: &[Frame]| -> Vec<Frame> {
-            frames.iter().filter(|frame| !is_progress(frame)).cloned().collect()
-        };
         let outcome = converse(frames.iter().cloned());
         if let Ok(Some(accepted)) = &outcome {
             prop_assert_eq!(&accepted.bytes, &reply());

@@ -157,7 +157,7 @@ pub(crate) fn says(message: &ClientMessage) -> ServerEvent {
 }
 
 pub(crate) fn hello() -> ClientMessage {
-    ClientMessage::Hello { client_name: Label::new("test").unwrap() }
+    ClientMessage::Hello { client_name: Label::new("test").unwrap(), token: None }
 }
 
 /// The request's payload from `offset` on, in a frame.
@@ -170,23 +170,31 @@ pub(crate) fn upload(offset: usize, length: usize) -> ServerEvent {
 pub(crate) fn server_in(phase: Phase) -> ServerConnection {
     let path = match phase {
         Phase::Greeting => vec![],
-        Phase::Idle => vec![says(&hello())],
-        Phase::Answering => vec![says(&hello()), says(&ClientMessage::ListModels)],
-        Phase::Admitting => vec![says(&hello()), says(&ClientMessage::Evaluate(header()))],
+        Phase::Entering => vec![says(&hello())],
+        Phase::Idle => vec![says(&hello()), ServerEvent::Entered],
+        Phase::Answering => {
+            vec![says(&hello()), ServerEvent::Entered, says(&ClientMessage::ListModels)]
+        }
+        Phase::Admitting => {
+            vec![says(&hello()), ServerEvent::Entered, says(&ClientMessage::Evaluate(header()))]
+        }
         Phase::Receiving { .. } => vec![
             says(&hello()),
+            ServerEvent::Entered,
             says(&ClientMessage::Evaluate(header())),
             ServerEvent::Admitted(SHAPE),
             upload(0, 400),
         ],
         Phase::Evaluating => vec![
             says(&hello()),
+            ServerEvent::Entered,
             says(&ClientMessage::Evaluate(header())),
             ServerEvent::Admitted(SHAPE),
             upload(0, REQUEST_BYTES),
         ],
         Phase::Stopping => vec![
             says(&hello()),
+            ServerEvent::Entered,
             says(&ClientMessage::Evaluate(header())),
             ServerEvent::Admitted(SHAPE),
             says(&ClientMessage::Cancel { request_id: ID }),
@@ -203,8 +211,9 @@ pub(crate) fn server_in(phase: Phase) -> ServerConnection {
 
 pub(crate) const RECEIVING: Phase = Phase::Receiving { payload_bytes: REQUEST_BYTES as u64 };
 
-pub(crate) const PHASES: [Phase; 7] = [
+pub(crate) const PHASES: [Phase; 8] = [
     Phase::Greeting,
+    Phase::Entering,
     Phase::Idle,
     Phase::Answering,
     Phase::Admitting,

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use proptest::prelude::*;
+use protocol::access::Token;
 use protocol::frame::{Frame, PayloadFrame};
-use protocol::identifiers::{Digest, RequestId};
+use protocol::identifiers::{Digest, Label, RequestId};
 use protocol::message::{ClientMessage, Refusal, RefusalCode, ServerMessage};
 use protocol::server::event::{Answer, Phase, Question, ServerAction, ServerEvent};
 
@@ -43,10 +44,83 @@ fn every_message_in_every_wrong_phase_ends_the_connection() {
             );
             assert_eq!(actions.last(), Some(&ServerAction::Close));
             assert_eq!(server.phase(), Phase::Closed);
-            let worked = !matches!(phase, Phase::Greeting | Phase::Idle);
+            let worked = !matches!(phase, Phase::Greeting | Phase::Entering | Phase::Idle);
             assert_eq!(actions.contains(&ServerAction::Stop), worked, "{phase:?}");
         }
     }
+}
+
+#[test]
+fn every_message_altered_or_cut_in_every_phase_is_refused_or_another_message() {
+    let messages = [
+        hello(),
+        ClientMessage::ListModels,
+        ClientMessage::FetchPlan { plan: Digest([0; 32]) },
+        ClientMessage::Evaluate(header()),
+        ClientMessage::Cancel { request_id: ID },
+        ClientMessage::Goodbye,
+    ];
+    for phase in PHASES {
+        for message in &messages {
+            let bytes = message.encode().unwrap();
+            for end in 0..bytes.len() {
+                let mut server = server_in(phase);
+                let frame = Frame::Control(bytes.slice(..end));
+                let actions = server.handle(ServerEvent::Frame(frame));
+                let is_over =
+                    phase == Phase::Closed || actions.last() == Some(&ServerAction::Close);
+                assert!(is_over, "{phase:?}: {message:?} cut at {end}: {actions:?}");
+            }
+            for bit in 0..bytes.len() * 8 {
+                let mut altered = bytes.to_vec();
+                altered[bit / 8] ^= 1 << (bit % 8);
+                let decoded = ClientMessage::decode(&altered);
+                let frame = || ServerEvent::Frame(Frame::Control(Bytes::from(altered.clone())));
+                let actions = server_in(phase).handle(frame());
+                match decoded {
+                    // What still is a message is treated as the message that it is.
+                    Ok(other) => assert_eq!(actions, server_in(phase).handle(says(&other))),
+                    Err(_) => {
+                        let is_over =
+                            phase == Phase::Closed || actions.last() == Some(&ServerAction::Close);
+                        assert!(is_over, "{phase:?}: {message:?}, bit {bit}: {actions:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn nobody_is_welcomed_before_the_decision_or_against_it() {
+    let token = Token::from_bytes(&[7; 32]);
+    let hello = ClientMessage::Hello {
+        client_name: Label::new("test").unwrap(),
+        token: Some(token.clone()),
+    };
+    let mut machine = server();
+    assert_eq!(machine.handle(says(&hello)), [ServerAction::Enter(Some(token))]);
+    assert_eq!(machine.phase(), Phase::Entering);
+    let refusal = Refusal::new(RefusalCode::Unauthorized);
+    let actions = machine.handle(ServerEvent::Declined(refusal));
+    let expected = [ServerAction::Send(ServerMessage::Refused(refusal)), ServerAction::Close];
+    assert_eq!(actions, expected);
+    assert!(machine.handle(ServerEvent::Entered).is_empty(), "too late");
+    assert_eq!(machine.phase(), Phase::Closed);
+    // A decision that nobody asked for changes nothing.
+    for phase in PHASES.into_iter().filter(|&phase| phase != Phase::Entering) {
+        let mut machine = server_in(phase);
+        assert!(machine.handle(ServerEvent::Entered).is_empty(), "{phase:?}");
+        assert_eq!(machine.phase(), phase);
+    }
+    let mut machine = server_in(Phase::Entering);
+    assert!(machine.handle(ServerEvent::Drain).contains(&ServerAction::Close));
+    // A question that is refused leaves the connection as it was.
+    let mut machine = server_in(Phase::Answering);
+    let limited = Refusal::later(RefusalCode::RateLimited, Duration::from_secs(1));
+    let actions = machine.handle(ServerEvent::Declined(limited));
+    assert_eq!(actions, [ServerAction::Send(ServerMessage::Refused(limited))]);
+    assert_eq!(machine.phase(), Phase::Idle);
 }
 
 #[test]
@@ -198,7 +272,7 @@ impl Observer {
             ServerAction::Look(Question::Models | Question::PublicPlan(_)) => self.questions += 1,
             ServerAction::Stop => self.absorbed = None,
             ServerAction::Close => self.closed = true,
-            ServerAction::Send(_) | ServerAction::Admit(_) => {}
+            ServerAction::Send(_) | ServerAction::Admit(_) | ServerAction::Enter(_) => {}
         }
     }
 }
@@ -211,11 +285,42 @@ proptest! {
     fn the_server_keeps_its_promises(events in prop::collection::vec(any_event(), 0..40)) {
         let mut server = server();
         let mut observer = Observer::default();
-        for event in std::iter::once(says(&hello())).chain(events) {
+        for event in [says(&hello()), ServerEvent::Entered].into_iter().chain(events) {
             for action in server.handle(event) {
                 observer.see(&action);
             }
             prop_assert_eq!(server.phase() == Phase::Closed, observer.closed);
         }
+    }
+
+    /// Any events in any order, greetings with tokens among them: before a client was let in it gets
+    /// a refusal, and nothing is looked up, admitted or taken for it.
+    #[test]
+    fn nobody_gets_anything_before_entering(
+        events in prop::collection::vec(
+            prop_oneof![
+                4 => any_event(),
+                1 => any::<Option<[u8; 32]>>().prop_map(|token| says(&ClientMessage::Hello {
+                    client_name: Label::new("test").unwrap(),
+                    token: token.map(|bytes| Token::from_bytes(&bytes)),
+                })),
+            ],
+            0..20,
+        ),
+    ) {
+        let mut server = server();
+        for event in events {
+            for action in server.handle(event) {
+                let is_harmless = matches!(
+                    action,
+                    ServerAction::Enter(_)
+                        | ServerAction::Close
+                        | ServerAction::Stop
+                        | ServerAction::Send(ServerMessage::Refused(_))
+                );
+                prop_assert!(is_harmless, "{action:?}");
+            }
+        }
+        prop_assert!(matches!(server.phase(), Phase::Greeting | Phase::Entering | Phase::Closed));
     }
 }

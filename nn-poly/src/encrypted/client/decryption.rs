@@ -69,8 +69,7 @@ impl<'a> ReplyDecryption<'a> {
     ) -> core::result::Result<(), E> {
         let Self { context, decryptor, bytes: reply, rows, busy: total } = self;
         let size = context.reply_ciphertext_bytes();
-        let form = (context.reply_degree(), context.reply_moduli());
-        let window = context.window();
+        let (form, window) = (context.reply_form(), context.window());
         reply.push(bytes, |first, whole| {
             for (first, whole) in (first..).step_by(BATCH).zip(whole.chunks(BATCH * size)) {
                 let started = Instant::now();

@@ -68,6 +68,7 @@ pub(super) fn dense(n_in: usize, n_out: usize, squares: bool) -> StageStructure 
         activation: if squares { ActivationKind::Quadratic } else { ActivationKind::Identity },
         pool: None,
         refresh: Some(Refresh { multipliers: vec![1], shift: 20, min: -7, max: 7 }),
+        chain: None,
     }
 }
 
@@ -78,7 +79,12 @@ pub(super) fn weights_of(structure: &StageStructure, whole: &[i16]) -> StageWeig
     weights.resize(n, 1);
     let quadratic = structure.activation == ActivationKind::Quadratic;
     let quadratic = quadratic.then(Quadratic::square);
-    StageWeights { weights, bias: vec![0; structure.linear.n_channels()], quadratic }
+    StageWeights {
+        weights,
+        bias: vec![0; structure.linear.n_channels()],
+        quadratic,
+        chain: Vec::new(),
+    }
 }
 
 /// What a crop may cost.

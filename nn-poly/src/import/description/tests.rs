@@ -278,3 +278,33 @@ fn faults_are_named() {
     check("invalid shape", "[4, 5, 2]", "[4000000000, 4000000000, 2]");
     check("end with a dense layer", "[[layers]]\nkind = \"dense\"\nweights = \"d.w\"\n", "");
 }
+
+/// A depthwise convolution has as many weights as the file, not as a full one.
+#[test]
+fn groups_stay_groups() {
+    let folder = tempfile::tempdir().unwrap();
+    let arrays = arrays();
+    write_npz(&folder.path().join("n.npz"), &arrays.kernels, &arrays.matrix, &arrays);
+    let description = DESCRIPTION.replace("FILE", "n.npz").replace("ORDER", "channels-first");
+    let path = folder.path().join("n.toml");
+    std::fs::write(&path, description).unwrap();
+    let network = read_description(&path).unwrap().network;
+    let Layer::Conv2d(conv) = &network.layers()[0] else { panic!("a convolution comes first") };
+    assert_eq!((conv.groups, conv.weights.len()), (2, arrays.kernels.len()));
+}
+
+#[test]
+fn names_of_files_cannot_control_a_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("n.toml");
+    for name in ["\\u001b[31m.npz", "a\\u0000.npz"] {
+        let description = DESCRIPTION.replace("FILE", name).replace("ORDER", "channels-first");
+        std::fs::write(&path, description).unwrap();
+        let message = read_description(&path).unwrap_err().to_string();
+        assert!(!message.chars().any(char::is_control), "{message:?}");
+        assert!(message.contains(".npz"), "{message:?}");
+    }
+    let missing = Path::new("/no/\u{1b}[31m");
+    let message = artifact::read_file(missing, 1).unwrap_err().to_string();
+    assert!(!message.chars().any(char::is_control), "{message:?}");
+}

@@ -21,6 +21,8 @@ pub(super) struct Graph<'a> {
     /// The node that defines each name.
     producers: BTreeMap<&'a str, usize>,
     initializers: BTreeMap<&'a str, &'a TensorProto>,
+    /// Domain and name of the operators that the file defines itself.
+    functions: BTreeSet<(&'a str, &'a str)>,
 }
 
 /// The one input that is not a constant.
@@ -42,7 +44,7 @@ impl<'a> Graph<'a> {
         check_names(proto)?;
         let mut opsets = BTreeMap::new();
         for set in &model.opset_import {
-            let domain = if set.domain == "ai.onnx" { "" } else { set.domain.as_str() };
+            let domain = default_domain(&set.domain);
             let (min, max) = match domain {
                 "" => OPSETS,
                 ML_DOMAIN => ML_OPSETS,
@@ -62,8 +64,14 @@ impl<'a> Graph<'a> {
             let cause = "it names no version of the operator set `ai.onnx`".into();
             return Err(ImportError::NotOnnx { cause });
         }
-        let mut graph =
-            Self { proto, opsets, producers: BTreeMap::new(), initializers: BTreeMap::new() };
+        if !proto.sparse_initializer.is_empty() {
+            let what = "weights are stored as sparse tensors, which are not read";
+            return Err(ImportError::Unread { what, advice: "export them as dense ones" });
+        }
+        let functions = model.functions.iter();
+        let functions = functions.map(|f| (default_domain(&f.domain), f.name.as_str())).collect();
+        let (producers, initializers) = (BTreeMap::new(), BTreeMap::new());
+        let mut graph = Self { proto, opsets, producers, initializers, functions };
         graph.collect_names()?;
         Ok(graph)
     }
@@ -116,7 +124,7 @@ impl<'a> Graph<'a> {
 
     fn node(&self, idx: usize) -> Option<Node<'a>> {
         let proto = self.proto.node.get(idx)?;
-        let domain = if proto.domain == "ai.onnx" { "" } else { proto.domain.as_str() };
+        let domain = default_domain(&proto.domain);
         Some(Node { proto, opset: self.opsets.get(domain).copied().unwrap_or(0) })
     }
 
@@ -199,6 +207,17 @@ impl<'a> Graph<'a> {
         }
     }
 
+    /// Refuse a node whose operator the file defines itself, perhaps unlike the one of that name.
+    fn check_built_in(&self, node: Node<'_>) -> Outcome<()> {
+        let operator = (default_domain(&node.proto.domain), node.proto.op_type.as_str());
+        if self.functions.contains(&operator) {
+            let reason = "the file defines it by a function of its own";
+            let advice = "write its operations into the graph: onnx.inliner.inline_local_functions";
+            return Err(node.unsupported(reason, advice));
+        }
+        Ok(())
+    }
+
     /// The nodes on which `output` depends, each after those it reads.
     pub(super) fn order(&self, output: &str) -> Outcome<Vec<Node<'a>>> {
         #[derive(Clone, Copy, PartialEq)]
@@ -214,6 +233,7 @@ impl<'a> Graph<'a> {
             let (Some(node), Some(mark)) = (self.node(idx), marks.get_mut(idx)) else { break };
             if *mark != Mark::New {
                 if *mark == Mark::Open {
+                    self.check_built_in(node)?;
                     *mark = Mark::Done;
                     order.push(node);
                 }
@@ -232,6 +252,11 @@ impl<'a> Graph<'a> {
         }
         Ok(order)
     }
+}
+
+/// A domain, the empty string for the default one.
+fn default_domain(domain: &str) -> &str {
+    if domain == "ai.onnx" { "" } else { domain }
 }
 
 /// Longest name, in bytes.

@@ -7,10 +7,11 @@ use ndarray::{Array1, ArrayD};
 
 use super::super::assemble::{Budget, Link, Step, entry, single};
 use super::super::{Ending, ImportError, ImportedNode, Treatment};
-use super::graph::{Graph, GraphInput};
+use super::graph::Graph;
+use super::input::input_view;
 use super::node::Node;
 use super::tensor::{Store, is_integer};
-use super::value::{Flow, Order, Polynomial, Scores, Value, View};
+use super::value::{Flow, Gate, Order, Polynomial, Scores, VIEWED_INPUT, Value, View};
 use crate::error::{Error, Result};
 use crate::layer::{Activation, Fault, Layer, Padding};
 use crate::tensor::Shape;
@@ -26,7 +27,10 @@ pub(super) struct Importer<'a> {
     store: Store,
     /// Fixed length of the batch axis in the file.
     pub(super) batch: Option<i64>,
-    pub(super) input_shape: Shape,
+    /// Shape of the input as the file gives it.
+    input_shape: Shape,
+    /// The image as which a graph views an input that the file gives as a vector.
+    pub(super) viewed: Option<Shape>,
     values: BTreeMap<&'a str, Value>,
     /// Every step with the steps it reads (0 is the input).
     steps: Vec<Link>,
@@ -50,15 +54,15 @@ pub(super) struct Finished {
 }
 
 impl<'a> Importer<'a> {
-    /// Read the part of `graph` that leads to `output`.
+    /// Read the part of `graph` that leads to `output`, for samples of the shape `wanted`, if it is known.
     pub(super) fn run(
         graph: &'a Graph<'a>,
-        output: &'a str,
+        (output, wanted): (&'a str, Option<&Shape>),
         store: Store,
         budget: &'a mut Budget,
     ) -> Result<Finished> {
         let input = graph.input()?;
-        let (shape, view) = input_view(graph, &input)?;
+        let (shape, view) = input_view(graph, &input, wanted)?;
         let flow = Flow {
             base: 0,
             shape: shape.clone(),
@@ -72,6 +76,7 @@ impl<'a> Importer<'a> {
             store,
             batch: input.batch,
             input_shape: shape,
+            viewed: None,
             values: BTreeMap::from([(input.name, Value::Flow(flow))]),
             steps: Vec::new(),
             settled: BTreeMap::new(),
@@ -131,7 +136,8 @@ impl<'a> Importer<'a> {
         match self.value(node, index)? {
             Value::Flow(flow) => Ok(flow),
             Value::Scores(scores) => self.unfinished(node, &scores),
-            Value::Array(_) | Value::Integers(_) => Err(node
+            Value::Gate(gate) => Err(refuse_gate(&gate).into()),
+            Value::Array(_) | Value::Integers(_) | Value::Matrix(_) => Err(node
                 .bad_input(index, "computed from the network's input, not a constant")
                 .into()),
         }
@@ -142,9 +148,11 @@ impl<'a> Importer<'a> {
         const ADVICE: &str = "a constant: weights computed from the input have no layer";
         match self.value(node, index)? {
             Value::Array(array) => Ok(array),
-            Value::Flow(_) | Value::Scores(_) | Value::Integers(_) => {
-                Err(node.bad_input(index, ADVICE).into())
-            }
+            Value::Flow(_)
+            | Value::Scores(_)
+            | Value::Gate(_)
+            | Value::Integers(_)
+            | Value::Matrix(_) => Err(node.bad_input(index, ADVICE).into()),
         }
     }
 
@@ -155,7 +163,11 @@ impl<'a> Importer<'a> {
             Value::Integers(integers) => {
                 integers.iter().copied().collect::<Option<Vec<_>>>().ok_or_else(refuse)
             }
-            Value::Flow(_) | Value::Scores(_) | Value::Array(_) => Err(refuse()),
+            Value::Flow(_)
+            | Value::Scores(_)
+            | Value::Gate(_)
+            | Value::Array(_)
+            | Value::Matrix(_) => Err(refuse()),
         }
     }
 
@@ -260,7 +272,8 @@ impl<'a> Importer<'a> {
                 (scores.flow, Some(scores.ending))
             }
             Some(Value::Scores(_)) => return Err(not_scores("it is one minus a probability")),
-            Some(Value::Array(_) | Value::Integers(_)) | None => {
+            Some(Value::Gate(gate)) => return Err(refuse_gate(&gate).into()),
+            Some(Value::Array(_) | Value::Integers(_) | Value::Matrix(_)) | None => {
                 return Err(not_scores("it does not depend on the network's input"));
             }
         };
@@ -279,12 +292,16 @@ impl<'a> Importer<'a> {
         if is_binary && matches!(ending, Some(Ending::Softmax | Ending::LogSoftmax)) {
             return Err(not_scores("the softmax of a single score is always 1"));
         }
-        let (input_shape, nodes) = (self.input_shape.clone(), self.nodes.clone());
-        Ok(Finished { links: self.links(flow.base), input_shape, nodes, ending, is_binary })
+        let nodes = self.nodes.clone();
+        let (input_shape, links) = self.links(flow.base);
+        Ok(Finished { links, input_shape, nodes, ending, is_binary })
     }
 
-    /// The steps that lead to step `base`, in order.
-    fn links(self, base: usize) -> Vec<Link> {
+    /// The steps that lead to step `base`, in order, and the shape of the input they read.
+    ///
+    /// An input that is viewed as an image is one; what reads it as the vector of the file reads it
+    /// flattened.
+    fn links(self, base: usize) -> (Shape, Vec<Link>) {
         let mut is_needed = vec![false; self.steps.len() + 1];
         let mark = |marks: &mut [bool], value: usize| {
             if let Some(mark) = marks.get_mut(value) {
@@ -297,9 +314,16 @@ impl<'a> Importer<'a> {
                 link.sources.iter().for_each(|&source| mark(&mut is_needed, source));
             }
         }
+        let needed = self.steps.iter().zip(is_needed.iter().skip(1)).filter(|(_, is)| **is);
+        let reads = |wanted| needed.clone().any(|(link, _)| link.sources.contains(&wanted));
+        let viewed = self.viewed.filter(|_| reads(VIEWED_INPUT));
         // The new number of every value that is kept.
         let mut numbers = vec![0; self.steps.len() + 1];
         let mut links = Vec::new();
+        if viewed.is_some() && reads(0) {
+            links.push(Link { sources: vec![0], step: Step::Layer(Layer::Flatten) });
+            numbers.fill(1);
+        }
         for (idx, mut link) in self.steps.into_iter().enumerate() {
             if is_needed.get(idx + 1) != Some(&true) {
                 continue;
@@ -312,7 +336,7 @@ impl<'a> Importer<'a> {
                 *number = links.len();
             }
         }
-        links
+        (viewed.unwrap_or(self.input_shape), links)
     }
 
     /// Decide what an operator means. The order is that of the tables in [`super`].
@@ -329,6 +353,7 @@ impl<'a> Importer<'a> {
             "Relu" => self.relu(node),
             "Clip" => self.clip(node),
             "Tanh" | "Gelu" | "LeakyRelu" | "PRelu" | "Softplus" | "Abs" => self.function(node),
+            "Erf" => self.error_function(node),
             "Add" | "Sub" | "Mul" | "Div" => self.arithmetic(node),
             "Pow" => self.power(node),
             "Neg" => self.negate(node),
@@ -343,6 +368,7 @@ impl<'a> Importer<'a> {
             | "ai.onnx.ml.ZipMap"
             | "ai.onnx.ml.Normalizer" => self.ending(node),
             "Constant" => self.constant_operator(node),
+            "ConstantOfShape" => self.constant_of_shape(node),
             "Shape" | "Gather" | "Slice" => self.shape_arithmetic(node),
             "Concat" => self.concat(node),
             _ => Err(refuse(node).into()),
@@ -359,11 +385,20 @@ pub(super) fn refuse_scores(scores: &Scores) -> ImportError {
     }
 }
 
+/// An error function that is no part of GELU.
+pub(super) fn refuse_gate(gate: &Gate) -> ImportError {
+    ImportError::Unsupported {
+        site: gate.site.clone(),
+        reason: "no layer computes it outside of GELU, x · (1 + erf(x / √2)) / 2",
+        advice: USE_POLYNOMIAL,
+    }
+}
+
 /// Why an operator is not read, and what to do.
 fn refuse(node: Node<'_>) -> ImportError {
     let (reason, advice) = match node.operator().as_str() {
         "Elu" | "Selu" | "Celu" | "Softsign" | "HardSigmoid" | "HardSwish" | "Mish"
-        | "ThresholdedRelu" | "Erf" | "Exp" | "Sqrt" | "Swish" => {
+        | "ThresholdedRelu" | "Exp" | "Sqrt" | "Swish" => {
             ("no layer computes this function", USE_POLYNOMIAL)
         }
         "ConvTranspose" | "Resize" | "Upsample" => {
@@ -396,42 +431,6 @@ fn refuse(node: Node<'_>) -> ImportError {
         ),
     };
     node.unsupported(reason, advice)
-}
-
-/// How the graph sees its input. Images are channel-first unless the graph begins by making them so.
-fn input_view(graph: &Graph<'_>, input: &GraphInput<'_>) -> Result<(Shape, View)> {
-    Ok(match *input.dims {
-        [n] => (Shape::vector(n)?, View::Features(Order::Same)),
-        [height, width] => (Shape::image(height, width, 1)?, View::Plane),
-        [first, second, third] => {
-            if is_channels_last(graph, input.name) {
-                (Shape::image(first, second, third)?, View::ChannelsLast)
-            } else {
-                (Shape::image(second, third, first)?, View::ChannelsFirst)
-            }
-        }
-        _ => {
-            let mut dims = input.dims.clone();
-            dims.insert(0, input.batch.and_then(|n| usize::try_from(n).ok()).unwrap_or(0));
-            return Err(ImportError::InputRank { name: input.name.to_owned(), dims }.into());
-        }
-    })
-}
-
-/// Whether the first thing that moves the values of `name` is a transposition to channels first.
-fn is_channels_last(graph: &Graph<'_>, name: &str) -> bool {
-    let mut name = name;
-    for _ in 0..16 {
-        let Some(node) = graph.readers(name).next() else { return false };
-        match node.operator().as_str() {
-            "Transpose" => return node.ints("perm") == Some(&[0, 3, 1, 2]),
-            "Identity" | "Cast" | "Mul" | "Div" | "Add" | "Sub" => {}
-            _ => return false,
-        }
-        let Some(next) = node.proto.output.first() else { return false };
-        name = next;
-    }
-    false
 }
 
 /// The value and treatment of a node that only changes how values are seen.

@@ -1,6 +1,7 @@
 //! The operators, by kind.
 
 mod arithmetic;
+mod constants;
 mod ending;
 mod functions;
 mod joins;

@@ -1,8 +1,8 @@
 //! The part of the ONNX format that describes inference, as `prost` messages.
 //!
 //! Field numbers are those of `onnx.proto3` (ONNX 1.x, IR versions 3 to 12). Fields that are not
-//! declared here (nested graphs, functions, quantization notes, documentation) are skipped by the
-//! decoder. [`super::scan`] must have accepted the bytes first: decoding alone does not bound memory.
+//! declared here (nested graphs, bodies of functions, quantization notes, documentation) are skipped by
+//! the decoder. [`super::scan`] must have accepted the bytes first: decoding alone does not bound memory.
 
 use prost::Message;
 use prost::bytes::Bytes;
@@ -20,6 +20,17 @@ pub(super) struct ModelProto {
     pub(super) graph: Option<GraphProto>,
     #[prost(message, repeated, tag = "8")]
     pub(super) opset_import: Vec<OperatorSetIdProto>,
+    #[prost(message, repeated, tag = "25")]
+    pub(super) functions: Vec<FunctionProto>,
+}
+
+/// The name of an operator that the file defines itself.
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct FunctionProto {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(string, tag = "10")]
+    pub(super) domain: String,
 }
 
 /// A set of operators and its version.
@@ -40,6 +51,8 @@ pub(super) struct GraphProto {
     pub(super) name: String,
     #[prost(message, repeated, tag = "5")]
     pub(super) initializer: Vec<TensorProto>,
+    #[prost(bytes = "bytes", repeated, tag = "15")]
+    pub(super) sparse_initializer: Vec<Bytes>,
     #[prost(message, repeated, tag = "11")]
     pub(super) input: Vec<ValueInfoProto>,
     #[prost(message, repeated, tag = "12")]

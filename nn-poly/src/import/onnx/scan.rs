@@ -15,6 +15,7 @@ pub(super) const MAX_ELEMENTS: usize = 1 << 17;
 enum Message {
     Model,
     OperatorSet,
+    Function,
     Graph,
     Node,
     Attribute,
@@ -33,6 +34,7 @@ impl Message {
         Some(match (self, field) {
             (Self::Model, 7) => Self::Graph,
             (Self::Model, 8) => Self::OperatorSet,
+            (Self::Model, 25) => Self::Function,
             (Self::Graph, 1) => Self::Node,
             (Self::Graph, 5) | (Self::Attribute, 5) => Self::Tensor,
             (Self::Graph, 11 | 12) => Self::ValueInfo,

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ndarray::ArrayD;
+use ndarray::{Array2, ArrayD};
 
 use super::super::NodeSite;
 pub(super) use super::super::assemble::Order;
@@ -21,12 +21,20 @@ pub(super) enum Value {
     Array(Rc<ArrayD<f32>>),
     /// Whole numbers that describe a shape; `None` stands for the length of the batch.
     Integers(Rc<Vec<Option<i64>>>),
+    /// Whole numbers in rows: what exporters make of paddings before they flatten it again.
+    Matrix(Rc<Array2<i64>>),
+    /// An error function, on its way to a GELU.
+    Gate(Gate),
 }
+
+/// The base of flows that see an input which the file gives as a vector as an image.
+pub(super) const VIEWED_INPUT: usize = usize::MAX;
 
 /// Values that depend on the input: a polynomial, per channel, of what a step produces.
 #[derive(Clone, Debug)]
 pub(super) struct Flow {
-    /// The step that produces the base, counted from 1; 0 is the network's input.
+    /// The step that produces the base, counted from 1; 0 is the network's input, [`VIEWED_INPUT`] the
+    /// same as an image.
     pub(super) base: usize,
     /// Shape in this crate's order: channels last.
     pub(super) shape: Shape,
@@ -62,6 +70,14 @@ impl Flow {
         }
     }
 
+    /// Whether both are the same values, seen alike.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.base == other.base
+            && self.view == other.view
+            && self.shape == other.shape
+            && self.polynomial == other.polynomial
+    }
+
     /// Height, width and channels, if the graph sees an image with channels first.
     pub(super) fn as_channels_first(&self) -> Option<(usize, usize, usize)> {
         self.shape.as_image().filter(|_| self.view == View::ChannelsFirst)
@@ -89,6 +105,35 @@ impl Polynomial {
 
     pub(super) fn is_identity(&self) -> bool {
         self.as_affine().is_some_and(|affine| affine.is_identity())
+    }
+
+    /// Whether it is the same for all channels.
+    pub(super) fn is_uniform(&self) -> bool {
+        [&self.a, &self.b, &self.c].iter().all(|values| values.len() == 1)
+    }
+
+    /// The factor `k` for which this is `k · other` to within single precision, in every channel; a
+    /// number of few binary digits, so that constants which cancel do so exactly.
+    pub(super) fn ratio_to(&self, other: &Self) -> Option<f64> {
+        /// Relative error of what a few operations in single precision compute.
+        const TOLERANCE: f64 = 1e-5;
+        const DIGITS: f64 = 1_048_576.0;
+        let n = [self, other].iter().flat_map(|p| [p.a.len(), p.b.len(), p.c.len()]).max()?;
+        let terms = |p: &Self, i: usize| [entry(&p.a, i), entry(&p.b, i), entry(&p.c, i)];
+        let pairs: Vec<([f64; 3], [f64; 3])> =
+            (0..n).map(|i| (terms(self, i), terms(other, i))).collect();
+        let all = pairs.iter().flat_map(|(ours, theirs)| ours.iter().zip(theirs));
+        let (ours, theirs) = all.max_by(|a, b| a.1.abs().total_cmp(&b.1.abs()))?;
+        let ratio = ours / theirs;
+        let rounded = (ratio * DIGITS).round() / DIGITS;
+        let ratio =
+            if (rounded - ratio).abs() <= TOLERANCE * ratio.abs() { rounded } else { ratio };
+        let is_same = pairs.iter().all(|(ours, theirs)| {
+            let largest = ours.iter().fold(0.0_f64, |most, v| most.max(v.abs()));
+            let close = |(a, b): (&f64, &f64)| (a - ratio * b).abs() <= TOLERANCE * largest;
+            ours.iter().zip(theirs).all(close)
+        });
+        (ratio != 0.0 && ratio.is_finite() && is_same).then_some(ratio)
     }
 
     /// The map, if it has no square.
@@ -168,6 +213,21 @@ pub(super) struct Scores {
     pub(super) site: NodeSite,
     /// Whether this is one minus the probability.
     pub(super) is_complement: bool,
+    /// Whether these are two columns, one minus the probability and the probability, of one score.
+    pub(super) is_pair: bool,
+}
+
+/// `scale · erf(z) + offset`.
+#[derive(Clone, Debug)]
+pub(super) struct Gate {
+    /// The values `z`.
+    pub(super) flow: Flow,
+    /// Factor.
+    pub(super) scale: f64,
+    /// What is added.
+    pub(super) offset: f64,
+    /// The node that computes the error function.
+    pub(super) site: NodeSite,
 }
 
 #[cfg(test)]

@@ -47,8 +47,12 @@ pub(super) fn new_client_bytes(
     let value_bytes = if stage.refresh.is_some() { VALUE_BYTES } else { SCORE_BYTES };
     let values = (2 * wide(stage.n_outputs()) * value_bytes).saturating_mul(n_samples);
     let reply = segment.reply_bytes();
-    let reply = if segment.evaluates_activation { reply.min(WAITING_BYTES) } else { reply };
+    let reply = if segment.n_squares() > 0 { reply.min(WAITING_BYTES) } else { reply };
     let block = segment.request_bytes() + reply;
+    // Residues of the whole batch wait until all have come.
+    let residues = segment.chain.as_ref().map_or(0, |part| u64::from(part.n_residues));
+    let residues = residues * u64::from(segment.n_outputs) * SCORE_BYTES;
+    let values = values.saturating_add(residues.saturating_mul(n_samples));
     Ok(values.saturating_add(block.saturating_mul(in_flight(blocks))))
 }
 

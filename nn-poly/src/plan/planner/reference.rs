@@ -2,7 +2,7 @@
 
 use super::cost::{BlockSeconds, ByteSeconds, CostSource};
 use crate::error::Result;
-use crate::integer::{IntegerNetwork, LinearGeometry};
+use crate::integer::{IntegerNetwork, LinearGeometry, StageOutput, StageStructure};
 use crate::plan::{Packing, Segment};
 
 /// Rates of one core of the machine of `docs/performance.md` (AVX-512), times a number of cores.
@@ -70,34 +70,24 @@ impl CostSource for ReferenceRates {
         let residues = degree * segment.ring.moduli.len() as f64;
         let kept = degree * f64::from(segment.ring.reply_moduli);
         let (n_in, n_out) = (f64::from(segment.n_inputs), f64::from(segment.n_outputs));
-        let linear = &stage.linear;
-        let n_linear = linear.n_outputs() as f64;
-        let Shape { products, gathers } = Shape::of(linear);
-        let multiply: f64 = segment
-            .ring
-            .moduli_bits()
-            .map(|bits| if bits > 31 { ns::MULTIPLY_WIDE } else { ns::MULTIPLY_NARROW })
-            .map(|each| each * 2.0 * degree * products)
-            .sum();
         let words = 2.0 * residues;
+        // Products of all linear maps, those of a chain included.
+        let products = stage.n_products() as f64;
         let mut seconds = BlockSeconds {
             encrypt: n_in * residues * ns::ENCRYPT,
             receive: n_in * residues * ns::RECEIVE,
-            evaluate: multiply
-                + words * (gathers * ns::GATHER + n_linear * ns::REDUCE)
-                + n_out * f64::from(segment.reply_degree() + 1) * kept * ns::WRITE,
+            evaluate: evaluate_nanoseconds(stage, segment),
             check: 0.0,
             decrypt: n_out * (kept * ns::DECRYPT + segment.capacity() as f64 * ns::REFRESH),
         };
-        if segment.evaluates_activation {
-            seconds.evaluate += residues * (n_linear * ns::SQUARE + n_out * ns::SWITCH);
+        if segment.n_squares() > 0 {
             seconds.encrypt += 2.0 * products;
         } else {
             let moduli = segment.ring.moduli.len() as f64;
             seconds.encrypt += n_in * residues * ns::CHECK + moduli * products * ns::CHECK_WEIGHT;
             seconds.check = n_out * words * ns::CHECK;
         }
-        if segment.packing == Packing::Slots && !segment.evaluates_activation {
+        if segment.packing == Packing::Slots && segment.n_squares() == 0 {
             seconds.decrypt += n_out * degree;
         }
         let scale = 1e-9 / self.cores;
@@ -115,6 +105,46 @@ impl CostSource for ReferenceRates {
         let (payload, memory) = (nanoseconds::BYTE * scale, nanoseconds::MEMORY * scale);
         Ok(ByteSeconds { payload, memory })
     }
+}
+
+/// Nanoseconds of one core that evaluating a block takes, from the linear map to the packed reply.
+#[expect(clippy::cast_precision_loss, reason = "a forecast of seconds")]
+pub(crate) fn evaluate_nanoseconds(stage: &StageStructure, segment: &Segment) -> f64 {
+    use nanoseconds as ns;
+    let steps = stage.chain.as_ref().map_or(&[][..], |chain| &chain.steps);
+    let left = segment.chain.as_ref().map_or(&[][..], |part| &part.step_moduli);
+    let before = steps.iter().map(|step| (&step.linear, step.n_outputs(), true));
+    let n_out = stage.n_outputs_at(if segment.evaluates_activation {
+        StageOutput::Pooled
+    } else {
+        StageOutput::Linear
+    });
+    let last = (&stage.linear, n_out, segment.evaluates_activation);
+    let degree = f64::from(segment.ring.ring_degree);
+    let (mut total, mut polynomials, mut n_moduli) = (0.0, 2.0, segment.ring.moduli.len());
+    for (position, (linear, n_out, squares)) in before.chain(std::iter::once(last)).enumerate() {
+        let residues = degree * n_moduli as f64;
+        let Shape { products, gathers } = Shape::of(linear);
+        let (n_linear, n_out) = (linear.n_outputs() as f64, n_out as f64);
+        let multiply: f64 = segment
+            .ring
+            .moduli_bits()
+            .take(n_moduli)
+            .map(|bits| if bits > 31 { ns::MULTIPLY_WIDE } else { ns::MULTIPLY_NARROW })
+            .map(|each| each * polynomials * degree * products)
+            .sum();
+        let words = polynomials * residues;
+        total += multiply + words * (gathers * ns::GATHER + n_linear * ns::REDUCE);
+        if squares {
+            // The rates are those of a square of two polynomials, and of a reply of three.
+            total += residues * n_linear * ns::SQUARE * polynomials * (polynomials + 1.0) / 6.0;
+            polynomials = 2.0 * polynomials - 1.0;
+            total += residues * n_out * ns::SWITCH * polynomials / 3.0;
+        }
+        n_moduli = left.get(position).map_or(n_moduli, |&left| left as usize);
+    }
+    let kept = degree * f64::from(segment.ring.reply_moduli);
+    total + f64::from(segment.n_outputs) * polynomials * kept * ns::WRITE
 }
 
 /// What a linear map does per word of a ciphertext.

@@ -3,10 +3,11 @@
 use super::alternative::{Alternative, best_of_each_kind};
 use super::candidate::{CostedSegment, Pick, bytes_up};
 use super::cost::{RoundCost, round_time};
-use super::{BlockSeconds, CostSource, PlanGoal, Subject, TimeForecast, memory};
+use super::{BlockSeconds, CostSource, Link, PlanGoal, Subject, TimeForecast, memory};
 use crate::encrypted::parameters;
 use crate::error::{Error, Result};
 use crate::integer::Refresher;
+use crate::plan::chained::plan_chain;
 use crate::plan::check::arrivals;
 use crate::plan::compile::{assemble, demands};
 use crate::plan::forecast::{of_batches, samples_per_batch, samples_per_block};
@@ -67,7 +68,15 @@ impl SideSearch<'_> {
     fn stages(&self, batch: u64) -> Result<(Vec<Vec<CostedSegment>>, Fit)> {
         let mut fit = Fit::All;
         let mut stages = Vec::new();
-        for idx in 0..self.subject.network.structure().len() {
+        for (idx, stage) in self.subject.network.structure().iter().enumerate() {
+            if stage.chain.is_some() {
+                // What is chosen for one residue is chosen for all.
+                for costed in self.residues(idx, batch)? {
+                    fit = if self.fits(&costed) { fit } else { Fit::Not };
+                    stages.push(vec![costed]);
+                }
+                continue;
+            }
             let mut candidates = self.candidates(idx, batch)?;
             let n_fitting = candidates.iter().filter(|costed| self.fits(costed)).count();
             if n_fitting == 0 {
@@ -86,6 +95,17 @@ impl SideSearch<'_> {
         costed.client_memory <= most && costed.server_memory <= most
     }
 
+    /// The segments of a stage with a chain.
+    fn residues(&self, idx: usize, batch: u64) -> Result<Vec<CostedSegment>> {
+        let Subject { network, observed } = *self.subject;
+        let (segments, security_bits) =
+            plan_chain(network, idx, observed.get(idx), &self.options(batch))?;
+        let (stage, weights) = network.stage(idx)?;
+        let arrivals = arrivals(stage, &segments)?;
+        Refresher::check(idx, stage, weights.quadratic.as_ref(), arrivals)?;
+        segments.into_iter().map(|segment| self.weighed(segment, security_bits, batch)).collect()
+    }
+
     /// The candidates of one segment, with memory and bytes but no times yet.
     fn candidates(&self, idx: usize, batch: u64) -> Result<Vec<CostedSegment>> {
         let Subject { network, observed } = *self.subject;
@@ -99,10 +119,9 @@ impl SideSearch<'_> {
                         let (segment, security_bits) = assemble(network, idx, &demand, chosen)?;
                         let (stage, weights) = network.stage(idx)?;
                         let quadratic = weights.quadratic.as_ref();
-                        match Refresher::check(idx, stage, quadratic, arrivals(&segment)) {
-                            Ok(_) => {
-                                found.push(self.weighed(idx, segment, security_bits, batch)?)
-                            }
+                        let arrivals = arrivals(stage, std::slice::from_ref(&segment))?;
+                        match Refresher::check(idx, stage, quadratic, arrivals) {
+                            Ok(_) => found.push(self.weighed(segment, security_bits, batch)?),
                             Err(error) => refused = Some(error),
                         }
                     }
@@ -124,12 +143,11 @@ impl SideSearch<'_> {
 
     pub(super) fn weighed(
         &self,
-        idx: usize,
         segment: Segment,
         security_bits: u32,
         batch: u64,
     ) -> Result<CostedSegment> {
-        let network = self.subject.network;
+        let (network, idx) = (self.subject.network, segment.stage as usize);
         let blocks = batch.div_ceil(samples_per_block(idx, &segment, &self.goal.size)?);
         let samples = batch.min(self.goal.size.n_samples);
         Ok(CostedSegment {
@@ -150,11 +168,9 @@ impl SideSearch<'_> {
         mut stages: Vec<Vec<CostedSegment>>,
         costs: &mut dyn CostSource,
     ) -> Result<Vec<Alternative>> {
-        for (idx, candidates) in stages.iter_mut().enumerate() {
-            for costed in candidates {
-                costed.seconds = self.block_seconds(&costed.segment, costs)?;
-                costed.time = self.round(idx, costed, batch, costs)?.total;
-            }
+        for costed in stages.iter_mut().flatten() {
+            costed.seconds = self.block_seconds(&costed.segment, costs)?;
+            costed.time = self.round(costed, batch, costs)?.total;
         }
         let mut found: Vec<Alternative> = Vec::new();
         for pick in Pick::ALL {
@@ -187,12 +203,12 @@ impl SideSearch<'_> {
     #[expect(clippy::cast_precision_loss, reason = "a forecast of seconds")]
     fn round(
         &self,
-        idx: usize,
         costed: &CostedSegment,
         n_samples: u64,
         costs: &mut dyn CostSource,
     ) -> Result<TimeForecast> {
         let (segment, network) = (&costed.segment, self.subject.network);
+        let idx = segment.stage as usize;
         let blocks = n_samples.div_ceil(samples_per_block(idx, segment, &self.goal.size)?);
         let of_client = memory::new_client_bytes(network, idx, segment, n_samples, blocks)?;
         let of_server = memory::server_bytes(network, segment, blocks)?;
@@ -202,11 +218,18 @@ impl SideSearch<'_> {
             seconds: costed.seconds,
             bytes_up: bytes_up(segment),
             bytes_down: segment.reply_bytes(),
-            is_linear: !segment.evaluates_activation,
+            is_linear: segment.n_squares() == 0,
             client_memory: of_client as f64 * each.memory,
             server_memory: of_server as f64 * each.memory / self.goal.server_speed,
         };
-        Ok(round_time(&round, self.goal.link, each.payload))
+        let link = match self.goal.link {
+            // Residues travel in one round: only the first one waits for a round trip.
+            Link::Network { bits_per_second, .. } if !segment.begins_round() => {
+                Link::Network { bits_per_second, round_trip_seconds: 0.0 }
+            }
+            link @ (Link::SameMachine | Link::Network { .. }) => link,
+        };
+        Ok(round_time(&round, link, each.payload))
     }
 
     #[expect(clippy::cast_precision_loss, reason = "a forecast of seconds")]
@@ -222,18 +245,18 @@ impl SideSearch<'_> {
         let security = chosen.iter().map(|costed| costed.security_bits).min().unwrap_or(0);
         let mut time = TimeForecast::default();
         let (full, rest) = (size.n_samples / per_batch, size.n_samples % per_batch);
-        for (idx, costed) in chosen.iter().enumerate() {
+        for costed in chosen {
             if full > 0 {
-                time.add(&self.round(idx, costed, per_batch, costs)?, full as f64);
+                time.add(&self.round(costed, per_batch, costs)?, full as f64);
             }
             if rest > 0 {
-                time.add(&self.round(idx, costed, rest, costs)?, 1.0);
+                time.add(&self.round(costed, rest, costs)?, 1.0);
             }
         }
         let (mut client_memory_bytes, mut server_memory_bytes) = (0, 0);
-        for (idx, costed) in chosen.iter().enumerate() {
+        for costed in chosen {
             let samples = per_batch.min(size.n_samples);
-            let costed = self.weighed(idx, costed.segment.clone(), security, samples)?;
+            let costed = self.weighed(costed.segment.clone(), security, samples)?;
             client_memory_bytes = client_memory_bytes.max(costed.client_memory);
             server_memory_bytes = server_memory_bytes.max(costed.server_memory);
         }

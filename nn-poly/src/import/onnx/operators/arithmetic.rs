@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use ndarray::{ArrayD, IxDyn, Zip};
 
-use super::super::importer::{Importer, Read, USE_POLYNOMIAL};
+use super::super::importer::{Importer, Read, USE_POLYNOMIAL, refuse_gate};
 use super::super::node::Node;
 use super::super::value::{Flow, Polynomial, Value, View};
 use super::spatial::total;
@@ -24,6 +24,10 @@ impl<'a> Importer<'a> {
             && let Some(read) = self.gated(node, flow, scores)?
         {
             return Ok(read);
+        }
+        if let (Value::Gate(gate), other) | (other, Value::Gate(gate)) = (&left, &right) {
+            let is_first = matches!(left, Value::Gate(_));
+            return self.gate_arithmetic(node, gate, other, is_first);
         }
         self.combine(node, left, right)
     }
@@ -58,21 +62,25 @@ impl<'a> Importer<'a> {
             (Value::Flow(left), Value::Flow(right)) => self.both(node, left, &right),
             (Value::Array(array), Value::Scores(mut scores))
                 if node.operator() == "Sub"
+                    && array.len() == 1
                     && array.iter().all(|&v| v == 1.0)
-                    && !scores.is_complement =>
+                    && !scores.is_complement
+                    && !scores.is_pair =>
             {
                 scores.is_complement = true;
                 Ok((Value::Scores(scores), Treatment::Dropped))
             }
             (left @ Value::Scores(_), right) | (left, right @ Value::Scores(_)) => {
-                let finished = |importer: &mut Self, value| match value {
-                    Value::Scores(scores) => importer.unfinished(node, &scores).map(Value::Flow),
-                    value @ (Value::Flow(_) | Value::Array(_) | Value::Integers(_)) => Ok(value),
+                let finished = |importer: &mut Self, value| {
+                    let Value::Scores(scores) = value else { return Ok(value) };
+                    importer.unfinished(node, &scores).map(Value::Flow)
                 };
                 let (left, right) = (finished(self, left)?, finished(self, right)?);
                 self.combine(node, left, right)
             }
-            (Value::Integers(_), _) | (_, Value::Integers(_)) => {
+            (Value::Gate(gate), _) | (_, Value::Gate(gate)) => Err(refuse_gate(&gate).into()),
+            (Value::Integers(_) | Value::Matrix(_), _)
+            | (_, Value::Integers(_) | Value::Matrix(_)) => {
                 let advice = "export with fixed shapes (only the batch may vary)";
                 Err(node.unsupported("it computes a shape", advice).into())
             }
@@ -138,7 +146,11 @@ impl<'a> Importer<'a> {
                 [Some(2)] => Some(2.0),
                 _ => None,
             },
-            Value::Array(_) | Value::Flow(_) | Value::Scores(_) => None,
+            Value::Array(_)
+            | Value::Flow(_)
+            | Value::Scores(_)
+            | Value::Gate(_)
+            | Value::Matrix(_) => None,
         };
         if exponent == Some(1.0) {
             return Ok((Value::Flow(flow), Treatment::Dropped));

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use ndarray::{Array1, Array2, Array4, ArrayD, Ix2, Ix4};
+use ndarray::{Array1, Array2, Array4, ArrayD, ArrayView2, Ix2, Ix4};
 
 use super::super::importer::{Importer, Read};
 use super::super::node::{Node, Outcome};
@@ -25,12 +25,14 @@ impl<'a> Importer<'a> {
             return Err(node.unsupported("its kernels are not two-dimensional", advice).into());
         };
         let (maps, per_group, kernel_h, kernel_w) = kernels.dim();
-        let [groups] = [node.int("group", 1)].map(|g| usize::try_from(g).unwrap_or(0));
-        if groups == 0 || per_group.checked_mul(groups) != Some(channels) || maps % groups != 0 {
-            let dims = kernels.shape();
-            return Err(node
-                .bad_axes("kernel", &[maps, channels, kernel_h, kernel_w], dims)
-                .into());
+        let groups = usize::try_from(node.int("group", 1)).unwrap_or(0);
+        if groups == 0 || maps % groups != 0 || channels % groups != 0 {
+            let requirement = "a divisor of the channels and of the kernels";
+            return Err(node.bad_attribute("group", requirement).into());
+        }
+        let expected = [maps, channels / groups, kernel_h, kernel_w];
+        if kernels.shape() != expected {
+            return Err(node.bad_axes("kernel", &expected, kernels.shape()).into());
         }
         let windows = Windows::read(node, [kernel_h, kernel_w], 1)?;
         let [extent_h, extent_w] = windows.extents(node)?;
@@ -122,14 +124,17 @@ impl<'a> Importer<'a> {
         bias: Array1<f32>,
         alpha: f32,
     ) -> Read {
-        let View::Features(order) = flow.view else {
-            let (reason, advice) = ("it does not read vectors", "put Flatten before it");
-            return Err(node.unsupported(reason, advice).into());
-        };
         let matrix = matrix.view().into_dimensionality::<Ix2>();
         let matrix = matrix.map_err(|_| node.bad_input(1, "a matrix"))?;
         let matrix = if by_columns { matrix.reversed_axes() } else { matrix };
         let (n_out, n_in) = matrix.dim();
+        if flow.view == View::ChannelsLast && node.operator() == "MatMul" {
+            return self.pointwise(node, flow, matrix);
+        }
+        let View::Features(order) = flow.view else {
+            let (reason, advice) = ("it does not read vectors", "put Flatten before it");
+            return Err(node.unsupported(reason, advice).into());
+        };
         if n_in != flow.shape.len() || n_out == 0 {
             return Err(node.bad_axes("matrix", &[n_out, flow.shape.len()], &[n_out, n_in]).into());
         }
@@ -140,6 +145,21 @@ impl<'a> Importer<'a> {
         let flow = self.apply(node, flow, Layer::Dense(Dense::new(weights, bias)))?;
         let flow = Flow { view: View::Features(Order::Same), ..flow };
         Ok((Value::Flow(flow), Treatment::Layer("dense")))
+    }
+
+    /// `MatMul` of channel-last images: the same dense layer at every position, a 1×1 convolution.
+    fn pointwise(&mut self, node: Node<'a>, flow: &Flow, matrix: ArrayView2<'_, f32>) -> Read {
+        let (n_out, n_in) = matrix.dim();
+        if n_in != flow.shape.channels() || n_out == 0 {
+            let expected = [n_out, flow.shape.channels()];
+            return Err(node.bad_axes("matrix", &expected, &[n_out, n_in]).into());
+        }
+        self.budget.take(|| node.site().to_string(), matrix.len())?;
+        let weight = |(map, _, _, channel)| matrix.get((map, channel)).copied().unwrap_or(0.0);
+        let weights = Array4::from_shape_fn((n_out, 1, 1, n_in), weight);
+        let conv = Conv2d::new(weights, Array1::zeros(n_out), (1, 1), Padding::NONE);
+        let flow = self.apply(node, flow, Layer::Conv2d(conv))?;
+        Ok((Value::Flow(flow), Treatment::Layer("conv2d")))
     }
 
     /// `BatchNormalization` with its running statistics.
@@ -254,6 +274,11 @@ impl<'a> Importer<'a> {
         if n_out * n_in != coefficients.len() || coefficients.iter().any(|w| !w.is_finite()) {
             return Err(refuse().into());
         }
+        if n_out == 1 && ending != Some(Ending::Sigmoid) {
+            // Runtimes make a second column of it, by rules that depend on the signs of the weights.
+            let requirement = "LOGISTIC for a single score: without, its threshold is open";
+            return Err(node.bad_attribute("post_transform", requirement).into());
+        }
         self.budget.take(|| node.site().to_string(), coefficients.len())?;
         let intercepts = node.floats("intercepts").unwrap_or_default();
         let bias = match intercepts.len() {
@@ -266,7 +291,9 @@ impl<'a> Importer<'a> {
         let (value, treatment) = self.dense(node, &flow, (&matrix, false), bias, 1.0)?;
         Ok(match (value, ending) {
             (Value::Flow(flow), Some(ending)) => {
-                let scores = Scores { flow, ending, site: node.site(), is_complement: false };
+                // Of a single score, the classifier makes two columns.
+                let (site, is_pair) = (node.site(), n_out == 1);
+                let scores = Scores { flow, ending, site, is_complement: false, is_pair };
                 (Value::Scores(scores), treatment)
             }
             (value, _) => (value, treatment),

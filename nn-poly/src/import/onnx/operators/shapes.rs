@@ -1,27 +1,31 @@
-//! What moves or renames axes, and the arithmetic of shapes that exporters leave in a graph.
+//! What moves or renames axes.
 
 use std::rc::Rc;
 
 use ndarray::{ArrayD, IxDyn};
 
-use super::super::importer::{Importer, Read, layout};
+use super::super::importer::{Importer, Read, layout, refuse_gate};
 use super::super::node::Node;
 use super::super::proto::element;
-use super::super::value::{Flow, Order, Value, View};
+use super::super::value::{Flow, Order, Scores, VIEWED_INPUT, Value, View};
 use super::spatial::total;
 use crate::error::Result;
 use crate::import::Treatment;
 use crate::tensor::Shape;
 
-const FIXED_SHAPES: &str = "export with fixed shapes (only the batch may vary)";
+pub(super) const FIXED_SHAPES: &str = "export with fixed shapes (only the batch may vary)";
 
 impl<'a> Importer<'a> {
     /// `Flatten` along axis 1.
     pub(in super::super) fn flatten_operator(&mut self, node: Node<'a>) -> Read {
-        let flow = self.flow(node, 0)?;
         if node.int("axis", 1) != 1 {
             return Err(node.bad_attribute("axis", "1: the batch stays as it is").into());
         }
+        if let Value::Scores(mut scores) = self.value(node, 0)? {
+            scores.flow = self.flatten(node, &scores.flow)?;
+            return Ok((Value::Scores(scores), Treatment::Layout));
+        }
+        let flow = self.flow(node, 0)?;
         Ok(layout(self.flatten(node, &flow)?))
     }
 
@@ -32,13 +36,18 @@ impl<'a> Importer<'a> {
                 let dims = self.target(node, &flow)?;
                 Ok(layout(self.view_as(node, &flow, &dims)?))
             }
+            Value::Scores(scores) if scores.is_pair => {
+                let advice = "choose the output of the operation before: --output NAME";
+                Err(node.unsupported("it moves pairs of probabilities", advice).into())
+            }
             Value::Scores(mut scores) => {
                 let dims = self.target(node, &scores.flow)?;
                 scores.flow = self.view_as(node, &scores.flow, &dims)?;
                 Ok((Value::Scores(scores), Treatment::Layout))
             }
-            // Shapes are kept without their rank, which is 0 or 1.
-            Value::Integers(integers) => Ok((Value::Integers(integers), Treatment::Constant)),
+            Value::Gate(gate) => Err(refuse_gate(&gate).into()),
+            Value::Integers(integers) => self.integers_in_rows(node, integers),
+            Value::Matrix(matrix) => self.rows_as_list(node, &matrix),
             Value::Array(array) => {
                 let dims = self.constant_target(node, &array)?;
                 self.budget.take(|| node.site().to_string(), array.len())?;
@@ -196,7 +205,7 @@ impl<'a> Importer<'a> {
             }
             // An input given as a vector that is an image of one channel.
             (&[1, height, width] | &[height, width, 1] | &[height, width], None)
-                if flow.base == 0 && flow.polynomial.is_identity() =>
+                if flow.base == 0 && flow.polynomial.is_uniform() =>
             {
                 let view = match dims {
                     [_, _] => View::Plane,
@@ -204,8 +213,13 @@ impl<'a> Importer<'a> {
                     _ => View::ChannelsLast,
                 };
                 let shape = Shape::image(height, width, 1)?;
-                self.input_shape = shape.clone();
-                Ok(Flow { shape, view, ..flow.clone() })
+                if self.viewed.as_ref().is_some_and(|viewed| *viewed != shape) {
+                    let reason = "another reshape makes an image of other axes of the same input";
+                    let advice = "read the input as images of one shape";
+                    return Err(node.unsupported(reason, advice).into());
+                }
+                self.viewed = Some(shape.clone());
+                Ok(Flow { base: VIEWED_INPUT, shape, view, ..flow.clone() })
             }
             _ => {
                 let reason = "it makes an image of other axes";
@@ -218,10 +232,10 @@ impl<'a> Importer<'a> {
     /// `Transpose` between channel-first and channel-last images, or of constants.
     pub(in super::super) fn transpose(&mut self, node: Node<'a>) -> Read {
         let permutation = node.ints("perm");
-        let value = match self.value(node, 0)? {
-            Value::Scores(scores) => Value::Flow(self.unfinished(node, &scores)?),
-            value @ (Value::Flow(_) | Value::Array(_) | Value::Integers(_)) => value,
-        };
+        let mut value = self.value(node, 0)?;
+        if let Value::Scores(scores) = &value {
+            value = Value::Flow(self.unfinished(node, scores)?);
+        }
         match value {
             Value::Array(array) => {
                 let rank = array.ndim();
@@ -255,7 +269,12 @@ impl<'a> Importer<'a> {
                 };
                 Ok(layout(Flow { view, ..flow }))
             }
-            Value::Integers(_) | Value::Scores(_) => {
+            Value::Matrix(matrix) if matches!(permutation, None | Some([1, 0])) => {
+                let matrix = matrix.t().as_standard_layout().into_owned();
+                Ok((Value::Matrix(Rc::new(matrix)), Treatment::Constant))
+            }
+            Value::Gate(gate) => Err(refuse_gate(&gate).into()),
+            Value::Integers(_) | Value::Matrix(_) | Value::Scores(_) => {
                 Err(node.bad_input(0, "floating-point numbers").into())
             }
         }
@@ -272,7 +291,7 @@ impl<'a> Importer<'a> {
         }
         if node.operator() == "CastLike" {
             let target = self.value(node, 1)?;
-            let is_integer = |value: &Value| matches!(value, Value::Integers(_));
+            let is_integer = |v: &Value| matches!(v, Value::Integers(_) | Value::Matrix(_));
             if is_integer(&value) != is_integer(&target) {
                 return Err(node
                     .bad_input(1, "of a type that keeps the values as they are")
@@ -284,8 +303,8 @@ impl<'a> Importer<'a> {
             let is_integer = matches!(target, element::INT32 | element::INT64);
             let is_float = matches!(target, element::FLOAT | element::DOUBLE);
             let fits = match &value {
-                Value::Integers(_) => is_integer,
-                Value::Flow(_) | Value::Scores(_) | Value::Array(_) => is_float,
+                Value::Integers(_) | Value::Matrix(_) => is_integer,
+                Value::Flow(_) | Value::Scores(_) | Value::Gate(_) | Value::Array(_) => is_float,
             };
             if !fits {
                 let requirement = "a type that keeps the values as they are";
@@ -293,66 +312,6 @@ impl<'a> Importer<'a> {
             }
         }
         Ok((value, Treatment::Dropped))
-    }
-
-    /// `Constant`.
-    pub(in super::super) fn constant_operator(&mut self, node: Node<'a>) -> Read {
-        let name = node.proto.output.first().map_or("", String::as_str);
-        let array = |values: Vec<f32>, dims: &[usize]| {
-            let array = ArrayD::from_shape_vec(IxDyn(dims), values);
-            array.map(|array| Value::Array(Rc::new(array)))
-        };
-        let refuse = || node.bad_attribute("value", "a tensor, or numbers that are finite");
-        let integers =
-            |values: &[i64]| Value::Integers(Rc::new(values.iter().copied().map(Some).collect()));
-        let value = if let Some(tensor) = node.tensor("value") {
-            self.constant(name, tensor)?
-        } else if node.has("value_float") {
-            array(vec![node.float("value_float", 0.0)], &[]).map_err(|_| refuse())?
-        } else if let Some(values) = node.floats("value_floats") {
-            array(values.to_vec(), &[values.len()]).map_err(|_| refuse())?
-        } else if node.has("value_int") {
-            integers(&[node.int("value_int", 0)])
-        } else if let Some(values) = node.ints("value_ints") {
-            integers(values)
-        } else {
-            return Err(refuse().into());
-        };
-        if matches!(&value, Value::Array(array) if array.iter().any(|v| !v.is_finite())) {
-            return Err(refuse().into());
-        }
-        Ok((value, Treatment::Constant))
-    }
-
-    /// `Shape` of values, and `Gather` and `Slice` of shapes.
-    pub(in super::super) fn shape_arithmetic(&mut self, node: Node<'a>) -> Read {
-        let refuse = || node.unsupported("it picks values apart", FIXED_SHAPES);
-        let result: Vec<Option<i64>> = match (node.operator().as_str(), self.value(node, 0)?) {
-            ("Shape", Value::Flow(flow)) if !node.has("start") && !node.has("end") => {
-                let dims = flow.dims().into_iter().map(|dim| i64::try_from(dim).ok());
-                std::iter::once(None).chain(dims).collect()
-            }
-            ("Gather", Value::Integers(shape)) => {
-                let indices = self.integers(node, 1)?;
-                self.budget.take(|| node.site().to_string(), 4 * indices.len())?;
-                let pick = |&idx: &i64| shape.get(wrap(idx, shape.len())?).copied();
-                indices.iter().map(pick).collect::<Option<Vec<_>>>().ok_or_else(refuse)?
-            }
-            ("Slice", Value::Integers(shape)) => {
-                let [start, end] = [self.integers(node, 1)?, self.integers(node, 2)?];
-                let is_plain = node.input(4).is_none();
-                let (&[start], &[end]) = (start.as_slice(), end.as_slice()) else {
-                    return Err(refuse().into());
-                };
-                let clip = |idx: i64| wrap(idx, shape.len()).unwrap_or(shape.len());
-                let range = shape.get(clip(start)..clip(end)).filter(|_| is_plain);
-                let range = range.ok_or_else(refuse)?;
-                self.budget.take(|| node.site().to_string(), 4 * range.len())?;
-                range.to_vec()
-            }
-            _ => return Err(refuse().into()),
-        };
-        Ok((Value::Integers(Rc::new(result)), Treatment::Constant))
     }
 
     /// `Concat` of shapes, or of a probability with its complement.
@@ -363,12 +322,17 @@ impl<'a> Importer<'a> {
         if let [Value::Scores(first), Value::Scores(second)] = values.as_slice() {
             let is_pair = first.is_complement
                 && !second.is_complement
-                && first.flow.base == second.flow.base
+                && first.ending == second.ending
+                && first.flow.is_same(&second.flow)
                 && second.flow.shape.len() == 1
-                && second.flow.view == View::Features(Order::Same);
-            if is_pair {
-                return Ok((Value::Scores(second.clone()), Treatment::Dropped));
+                && second.flow.view == View::Features(Order::Same)
+                && matches!(node.int("axis", i64::MIN), 1 | -1);
+            if !is_pair {
+                let reason = "its columns are not one minus a probability and that probability";
+                let advice = "choose the output that holds the scores: --output NAME";
+                return Err(node.unsupported(reason, advice).into());
             }
+            return Ok((Value::Scores(Scores { is_pair, ..second.clone() }), Treatment::Dropped));
         }
         let mut shape = Vec::new();
         for value in values {
@@ -380,11 +344,4 @@ impl<'a> Importer<'a> {
         }
         Ok((Value::Integers(Rc::new(shape)), Treatment::Constant))
     }
-}
-
-/// Index `idx` of a list of `n`, negative ones counted from the end.
-fn wrap(idx: i64, n: usize) -> Option<usize> {
-    let n = i64::try_from(n).ok()?;
-    let idx = if idx < 0 { idx.checked_add(n)? } else { idx };
-    usize::try_from(idx).ok().filter(|_| idx < n)
 }

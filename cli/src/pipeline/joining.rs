@@ -1,0 +1,189 @@
+//! Networks that take fewer rounds: stages joined without a refresh in between.
+
+use anyhow::Result;
+use ndarray::{Array2, Axis};
+use nn_poly::Error;
+use nn_poly::integer::StageOutput;
+use nn_poly::model::{LayerBits, Model};
+use nn_poly::network::predictions;
+use nn_poly::plan::ActivationSide;
+use nn_poly::quantize::{joinable, quantize_joined, unrounded};
+
+use super::compiling::Prepared;
+use nn_poly::plan::ModelFacts;
+
+/// Ways of joining that are compared for one number of rounds, at most.
+const MOST_WAYS: usize = 4;
+/// Ways that agree with the network before rounding on so much smaller a share of the samples than the
+/// best one are left out, however fast they are.
+const WORSE_AGREEMENT: f64 = 0.02;
+/// Samples on which a joined network is watched, at most: its integers take 128 bits.
+const WATCHED_SAMPLES: usize = 2048;
+
+/// How the stages of a model may be joined.
+#[derive(Debug)]
+pub(crate) struct Joining<'a> {
+    model: &'a Model,
+    bits: &'a LayerBits,
+    features: &'a Array2<f32>,
+    /// Which stages may run into the next one.
+    joinable: Vec<bool>,
+    /// Who may evaluate the activations.
+    sides: Vec<ActivationSide>,
+}
+
+impl<'a> Joining<'a> {
+    /// Look at a model.
+    ///
+    /// # Errors
+    /// A network without an integer form.
+    pub(crate) fn new(
+        model: &'a Model,
+        bits: &'a LayerBits,
+        features: &'a Array2<f32>,
+        side: Option<ActivationSide>,
+    ) -> Result<Self> {
+        let sides = match side {
+            Some(side) => vec![side],
+            None if model.network().needs_client() => vec![ActivationSide::Client],
+            None => vec![ActivationSide::Server, ActivationSide::Client],
+        };
+        Ok(Self { model, bits, features, joinable: joinable(model.network())?, sides })
+    }
+
+    /// Rounds without any joining: one per stage.
+    pub(crate) fn most_rounds(&self) -> usize {
+        self.joinable.len()
+    }
+
+    /// Rounds when everything is joined that may be.
+    pub(crate) fn fewest_rounds(&self) -> usize {
+        let n_joined = self.joinable.iter().filter(|joinable| **joinable).count();
+        (self.joinable.len() - n_joined).max(1)
+    }
+
+    /// The networks that take exactly `rounds` rounds, none if no numbers of 120 bits hold them; without
+    /// those that answer clearly worse than the best one.
+    ///
+    /// # Errors
+    /// Features of another shape.
+    pub(crate) fn prepare(&self, rounds: usize) -> Result<Vec<Prepared>> {
+        // Evenly over the data, which may be in the order of their classes.
+        let n_samples = self.features.nrows();
+        let step = n_samples.div_ceil(WATCHED_SAMPLES).max(1);
+        let rows: Vec<usize> = (0..n_samples).step_by(step).collect();
+        let features = self.features.select(Axis(0), &rows);
+        let inputs = self.model.spec().preprocessing.apply(&features)?;
+        let answers = predictions(&unrounded(self.model.network())?.outputs(&inputs)?);
+        let watched = Watched { inputs, answers };
+        let mut prepared = Vec::new();
+        for joins in ways(&self.joinable, rounds) {
+            for &side in &self.sides {
+                prepared.extend(self.joined(&joins, side, &watched)?);
+            }
+        }
+        let best = prepared.iter().filter_map(|of| of.agreement).fold(0.0, f64::max);
+        let is_worse = |agreement: f64| agreement < best - WORSE_AGREEMENT;
+        prepared.retain(|of| !of.agreement.is_some_and(is_worse));
+        Ok(prepared)
+    }
+
+    fn joined(
+        &self,
+        joins: &[bool],
+        side: ActivationSide,
+        watched: &Watched,
+    ) -> Result<Option<Prepared>> {
+        let ends = match side {
+            ActivationSide::Server => StageOutput::Pooled,
+            ActivationSide::Client => StageOutput::Linear,
+        };
+        let spec = self.model.spec();
+        let (network, preprocessing) = (self.model.network(), &spec.preprocessing);
+        let quantized = match quantize_joined(
+            network,
+            preprocessing,
+            &watched.inputs,
+            self.bits,
+            joins,
+            ends,
+        ) {
+            Ok(quantized) => quantized,
+            // A stage that ends before its activation cannot end after it.
+            Err(
+                Error::ChainTooWide { .. }
+                | Error::Accumulator { .. }
+                | Error::NotAtServer { .. }
+                | Error::OutOfRange { .. },
+            ) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let inputs = quantized.network.input().quantize(watched.inputs.view())?;
+        let observed = quantized.network.evaluate(&inputs)?;
+        let facts = ModelFacts::of(self.model, quantized.score_step);
+        let agreement = Some(watched.agreement(&observed.predictions()));
+        Ok(Some(Prepared { network: quantized.network, observed, facts, agreement }))
+    }
+}
+
+/// What joined networks are fitted to and compared on.
+struct Watched {
+    inputs: Array2<f32>,
+    /// What the network before rounding says.
+    answers: Vec<usize>,
+}
+
+impl Watched {
+    #[expect(clippy::cast_precision_loss, reason = "at most a few thousand samples")]
+    fn agreement(&self, answers: &[usize]) -> f64 {
+        let n_equal = self.answers.iter().zip(answers).filter(|(a, b)| a == b).count();
+        n_equal as f64 / self.answers.len().max(1) as f64
+    }
+}
+
+/// Ways to leave out refreshes so that `rounds` stages remain; those that leave out early ones first,
+/// whose values are still small.
+fn ways(joinable: &[bool], rounds: usize) -> Vec<Vec<bool>> {
+    let places: Vec<usize> =
+        joinable.iter().enumerate().filter(|(_, may)| **may).map(|(idx, _)| idx).collect();
+    let Some(n_joined) = joinable.len().checked_sub(rounds) else { return Vec::new() };
+    let mut found = Vec::new();
+    choose(&places, n_joined, &mut Vec::new(), &mut found);
+    let marked = |chosen: Vec<usize>| (0..joinable.len()).map(|i| chosen.contains(&i)).collect();
+    found.into_iter().map(marked).collect()
+}
+
+/// The first [`MOST_WAYS`] choices of `n` of the places.
+fn choose(places: &[usize], n: usize, chosen: &mut Vec<usize>, found: &mut Vec<Vec<usize>>) {
+    if found.len() == MOST_WAYS || places.len() < n {
+        return;
+    }
+    if n == 0 {
+        found.push(chosen.clone());
+        return;
+    }
+    if let Some((&first, rest)) = places.split_first() {
+        chosen.push(first);
+        choose(rest, n - 1, chosen, found);
+        chosen.pop();
+        choose(rest, n, chosen, found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_way_leaves_the_rounds_asked_for() {
+        let joinable = [true, true, false, true, false];
+        let count = |rounds| ways(&joinable, rounds).len();
+        assert_eq!([1, 2, 3, 4, 5, 6].map(count), [0, 1, 3, 3, 1, 0]);
+        for way in ways(&joinable, 3) {
+            assert_eq!(way.iter().filter(|join| **join).count(), 2);
+            assert!(way.iter().zip(joinable).all(|(join, may)| may || !join));
+        }
+        assert_eq!(ways(&[true; 9], 5).len(), MOST_WAYS);
+        assert_eq!(ways(&joinable, 4).first(), Some(&vec![true, false, false, false, false]));
+    }
+}

@@ -1,0 +1,294 @@
+//! Canaries for a client that has no weights: inputs, and the scores an honest masked run may give.
+//!
+//! A data owner under the trust setting `masked` cannot evaluate the network, and even an honest run is
+//! exact up to one unit per refreshed value only. The model's owner therefore prepares a pack: inputs
+//! with a range for each score, so wide that an honest run leaves it except with a stated probability
+//! ([`nn_poly::integer::IntegerNetwork::masked_scores`]). They ride in secret slots through the whole
+//! network, and only their final scores are compared.
+//!
+//! ```text
+//!  owner   Plan + samples ─ CanaryPack::make ─► file ─► data owner, beside the public part of the plan
+//!  client  CanaryPack::inputs ─► secret slots ─► … ─► scores ─ is_tolerated ─► judge_masked
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+use nn_poly::artifact::{self, Magic};
+use nn_poly::integer::{IntegerMatrix, Interval, TOLERANCE_BITS};
+use nn_poly::plan::{Digest, Plan, PublicPlan, Trust};
+
+use crate::error::{Error, Result};
+use crate::statistics::Hypergeometric;
+
+/// First bytes of a pack.
+pub const PACK_MAGIC: Magic = *b"SDLCNPCK";
+/// Format version written and read by this build.
+pub const PACK_VERSION: u32 = 1;
+/// Largest pack: 256 MiB.
+pub const MAX_PACK_BYTES: usize = 1 << 28;
+/// Most canaries of a pack.
+pub const MAX_PACK_CANARIES: usize = 1 << 12;
+
+/// Canaries with tolerated scores, bound to a masked plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CanaryPack(Content);
+
+/// What the file holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Content {
+    plan: Digest,
+    public: Digest,
+    private: Digest,
+    n_inputs: u32,
+    n_scores: u32,
+    n_bounds: u64,
+    /// Canary after canary.
+    inputs: Vec<i32>,
+    /// `(low, high)` of every score, canary after canary.
+    ranges: Vec<(i64, i64)>,
+}
+
+/// How sharp the tolerance of a pack is.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Sharpness {
+    /// Mean width of a score's range, as a share of how far the middles of a canary's ranges lie
+    /// apart: above 1, a wrong score mostly looks like an honest one.
+    pub width_share: f64,
+    /// Canaries whose best class is the same for all tolerated scores.
+    pub n_decided: usize,
+}
+
+impl CanaryPack {
+    /// Compute what honest masked runs of these inputs (one per column) may give.
+    ///
+    /// Cost: the network once for each input, in intervals.
+    ///
+    /// # Errors
+    /// - [`Error::CountOutOfRange`] for no inputs, or too many.
+    /// - [`Error::Network`] unless the plan is masked and the inputs are of its grid.
+    pub fn make(plan: &Plan, inputs: &IntegerMatrix) -> Result<Self> {
+        plan.public().expect_trust(Trust::Masked, "a pack of canaries")?;
+        check_count("canaries", inputs.ncols(), MAX_PACK_CANARIES)?;
+        let scores = plan.network().masked_scores(inputs)?;
+        let narrow = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let content = Content {
+            plan: plan.digest(),
+            public: plan.public_digest(),
+            private: plan.private_digest(),
+            n_inputs: narrow(inputs.nrows()),
+            n_scores: narrow(scores.ranges.nrows()),
+            n_bounds: scores.n_bounds,
+            inputs: inputs.t().iter().copied().collect(),
+            ranges: scores.ranges.t().iter().map(|range| (range.low, range.high)).collect(),
+        };
+        content.check()?;
+        Ok(Self(content))
+    }
+
+    /// Check that the pack is of this plan: of its public part, which with the private part's digest gives
+    /// the plan's.
+    ///
+    /// # Errors
+    /// [`Error::OtherPlan`] otherwise.
+    pub fn check_plan(&self, public: &PublicPlan) -> Result<()> {
+        let Content { plan, public: own, private, n_inputs, n_scores, .. } = self.0;
+        let n_expected = (public.input_shape.len(), public.class_names.len());
+        let fits = own == public.digest()
+            && plan == Plan::digest_of_parts(own, private)
+            && (n_inputs as usize, n_scores as usize) == n_expected
+            && self.0.inputs.iter().all(|&x| public.input.interval().contains(x.into()));
+        if fits { Ok(()) } else { Err(Error::OtherPlan) }
+    }
+
+    /// The plan whose server is asked.
+    #[must_use]
+    pub fn plan(&self) -> Digest {
+        self.0.plan
+    }
+
+    /// Number of canaries, at least one.
+    #[must_use]
+    pub fn n_canaries(&self) -> usize {
+        self.0.inputs.len() / (self.0.n_inputs as usize).max(1)
+    }
+
+    /// The inputs of canary `canary`, on the plan's grid; empty if there is none.
+    #[must_use]
+    pub fn inputs(&self, canary: usize) -> &[i32] {
+        let n = self.0.n_inputs as usize;
+        self.0.inputs.get(canary * n..(canary + 1) * n).unwrap_or_default()
+    }
+
+    /// The ranges of the scores of canary `canary`.
+    pub fn ranges(&self, canary: usize) -> impl Iterator<Item = Interval> + '_ {
+        let n = self.0.n_scores as usize;
+        let ranges = self.0.ranges.get(canary * n..(canary + 1) * n).unwrap_or_default();
+        ranges.iter().map(|&(low, high)| Interval { low, high })
+    }
+
+    /// Whether an honest run may give these scores for canary `canary`.
+    #[must_use]
+    pub fn is_tolerated(&self, canary: usize, scores: &[i128]) -> bool {
+        scores.len() == self.0.n_scores as usize
+            && self.ranges(canary).zip(scores).all(|(range, &score)| {
+                (i128::from(range.low)..=i128::from(range.high)).contains(&score)
+            })
+    }
+
+    /// `−log2` of the probability that an honest run of all canaries leaves a range.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a logarithm of a count")]
+    pub fn false_alarm_bits(&self) -> f64 {
+        f64::from(TOLERANCE_BITS) - (self.0.n_bounds.max(1) as f64).log2()
+    }
+
+    /// How much the tolerance leaves to be seen.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a share for people")]
+    pub fn sharpness(&self) -> Sharpness {
+        let (mut shares, mut n_decided) = (0.0, 0);
+        for canary in 0..self.n_canaries() {
+            let middle = |range: Interval| (range.low as f64 + range.high as f64) / 2.0;
+            let middles: Vec<f64> = self.ranges(canary).map(middle).collect();
+            let highest = middles.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let lowest = middles.iter().copied().fold(f64::INFINITY, f64::min);
+            let width: f64 = self.ranges(canary).map(|range| range.width() as f64).sum();
+            shares += width / middles.len().max(1) as f64 / (highest - lowest).max(1.0);
+            let best = self.ranges(canary).max_by_key(|range| range.low);
+            let best = best.map_or(i64::MIN, |range| range.low);
+            let n_rivals = self.ranges(canary).filter(|range| range.high >= best).count();
+            n_decided += usize::from(n_rivals == 1);
+        }
+        Sharpness { width_share: shares / self.n_canaries().max(1) as f64, n_decided }
+    }
+
+    /// The file.
+    ///
+    /// # Errors
+    /// [`Error::Network`] never for a checked pack.
+    pub fn to_bytes(&self) -> Result<Vec<u8>> {
+        Ok(artifact::encode(PACK_MAGIC, PACK_VERSION, &self.0)?)
+    }
+
+    /// Decode and check bytes from anywhere. Memory: proportional to the bytes.
+    ///
+    /// # Errors
+    /// - [`Error::Network`] around what is wrong with the file: too long, of another kind or version,
+    ///   damaged.
+    /// - [`Error::CountOutOfRange`], [`Error::LengthMismatch`] or [`Error::MalformedPack`] if its parts
+    ///   do not fit together.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let content: Content = artifact::decode(PACK_MAGIC, PACK_VERSION, bytes, MAX_PACK_BYTES)?;
+        content.check()?;
+        Ok(Self(content))
+    }
+}
+
+impl Content {
+    fn check(&self) -> Result<()> {
+        let (n_inputs, n_scores) = (self.n_inputs as usize, self.n_scores as usize);
+        check_count("inputs of a canary", n_inputs, 1 << 22)?;
+        check_count("scores of a canary", n_scores, 1 << 16)?;
+        let n_canaries = self.inputs.len() / n_inputs;
+        check_count("canaries", n_canaries, MAX_PACK_CANARIES)?;
+        let of = |what, expected: usize, actual: usize| {
+            let wrong = Error::LengthMismatch { what, expected, actual };
+            if expected == actual { Ok(()) } else { Err(wrong) }
+        };
+        of("inputs of the canaries", n_canaries * n_inputs, self.inputs.len())?;
+        of("tolerated scores", n_canaries * n_scores, self.ranges.len())?;
+        if self.ranges.iter().any(|(low, high)| low > high) || self.n_bounds > 1 << 50 {
+            return Err(Error::MalformedPack);
+        }
+        Ok(())
+    }
+}
+
+fn check_count(name: &'static str, actual: usize, max: usize) -> Result<()> {
+    if (1..=max).contains(&actual) {
+        return Ok(());
+    }
+    let [actual, max] = [actual as u64, max as u64];
+    Err(Error::CountOutOfRange { name, actual, min: 1, max })
+}
+
+/// What canaries within their tolerance are worth: `−log2` of the chance that gross cheating stays
+/// unnoticed. What moves no canary's score beyond its tolerance is *not* noticed, whatever the bits.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct MaskedSoundness {
+    /// Canaries of each block.
+    pub n_canaries: usize,
+    /// The server replaces the results of at least one percent of a block's samples by others beyond
+    /// tolerance, the same way in whatever slots it picks.
+    pub one_percent_bits: f64,
+    /// As that, of one sample.
+    pub one_sample_bits: f64,
+    /// An honest server is accused with at most `2^-false_alarm_bits`, per run with all canaries.
+    pub false_alarm_bits: f64,
+}
+
+impl MaskedSoundness {
+    /// For blocks of at most `n_samples` samples with `n_canaries` canaries.
+    ///
+    /// A server that alters `a` slots which carry samples or canaries, chosen without knowing which,
+    /// misses all `k` canaries with probability `C(n, a)/C(n + k, a)`.
+    #[must_use]
+    pub fn new(n_samples: usize, n_canaries: usize, false_alarm_bits: f64) -> Self {
+        let (n, k) = (n_samples as u64, n_canaries as u64);
+        let bits = |altered: u64| {
+            let draw = Hypergeometric::new(n + k, k, altered.clamp(1, n.max(1)));
+            draw.map_or(0.0, |draw| -draw.ln_none() / core::f64::consts::LN_2).clamp(0.0, 128.0)
+        };
+        Self {
+            n_canaries,
+            one_percent_bits: bits(n.div_ceil(100)),
+            one_sample_bits: bits(1),
+            false_alarm_bits,
+        }
+    }
+
+    /// The weaker of both.
+    #[must_use]
+    pub fn weaker(self, other: Self) -> Self {
+        Self {
+            n_canaries: self.n_canaries.min(other.n_canaries),
+            one_percent_bits: self.one_percent_bits.min(other.one_percent_bits),
+            one_sample_bits: self.one_sample_bits.min(other.one_sample_bits),
+            false_alarm_bits: self.false_alarm_bits.min(other.false_alarm_bits),
+        }
+    }
+}
+
+/// What a client without weights may believe about a run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum MaskedVerdict {
+    /// Every canary's scores are what an honest run may give.
+    Tolerated {
+        /// What that is worth.
+        soundness: MaskedSoundness,
+    },
+    /// Some are not: something else was computed.
+    Refuted {
+        /// Blocks with such a canary, ascending.
+        blocks: Vec<u32>,
+        /// Canaries whose scores are out of range, over all blocks.
+        n_failed: u64,
+        /// Canaries in all blocks.
+        n_canaries: u64,
+    },
+}
+
+/// One verdict over all blocks of a run: for each, how many canaries it carried, and how many failed.
+#[must_use]
+pub fn judge_masked(blocks: &[(u64, u64)], soundness: MaskedSoundness) -> MaskedVerdict {
+    let failed = (0..).zip(blocks).filter(|(_, (_, failed))| *failed > 0);
+    let failed: Vec<u32> = failed.map(|(block, _)| block).collect();
+    if failed.is_empty() {
+        return MaskedVerdict::Tolerated { soundness };
+    }
+    MaskedVerdict::Refuted {
+        blocks: failed,
+        n_failed: blocks.iter().map(|(_, failed)| failed).sum(),
+        n_canaries: blocks.iter().map(|(carried, _)| carried).sum(),
+    }
+}

@@ -1,0 +1,104 @@
+//! Batches on several servers, and the client behind one call.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ndarray::Array2;
+use nn_poly::plan::{ActivationSide, Plan};
+use protocol::client::endpoint::{Connect, Connecting};
+use protocol::client::{BlockingClassifier, Classifier, Endpoint, RemoteEvaluator};
+use protocol::error::LinkError;
+use protocol::runner::{RunOptions, RunOutcome, RunProgress, Silent, run};
+use protocol::server::Server;
+use protocol::transport::pipe;
+use securedl_tests::loopback::{impatient, patient, runtime, server, shelf};
+use securedl_tests::models::{TinyModel, client_plan, samples, session_options};
+use tokio::io::AsyncReadExt;
+
+/// A server that dies for good after so many bytes of replies, over all connections.
+struct Dying {
+    server: Server,
+    left: AtomicUsize,
+}
+
+impl Connect for Dying {
+    fn connect(&self) -> Connecting<'_> {
+        Box::pin(async {
+            // What a connection may carry is taken from what is left of the server's life.
+            let left = self.left.swap(0, Ordering::SeqCst);
+            if left == 0 {
+                let stage = protocol::client::Stage::Connecting;
+                return Err(LinkError::Lost { stage, source: None }.into());
+            }
+            let (theirs, ours) = pipe();
+            let server = self.server.connect();
+            tokio::spawn(async move {
+                let (mut from_client, mut to_client) = tokio::io::split(ours);
+                let (from_server, mut to_server) = tokio::io::split(server);
+                let mut from_server = from_server.take(left as u64);
+                tokio::select! {
+                    _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+                    _ = tokio::io::copy(&mut from_server, &mut to_client) => {}
+                }
+            });
+            Ok(theirs)
+        })
+    }
+}
+
+#[test]
+fn a_batch_whose_servers_die_one_after_the_other_ends_as_if_nothing_had_happened() {
+    for side in [ActivationSide::Server, ActivationSide::Client] {
+        let plan = TinyModel::dense_quadratic().plan(side, 100);
+        let owner = client_plan(&plan, session_options(3, 1));
+        let inputs = samples(&plan, 5000, 9);
+        let silent: Arc<dyn RunProgress> = Arc::new(Silent);
+        let options = RunOptions { samples_per_batch: 1500, connections: 3, batches_in_flight: 2 };
+        let outcome = runtime().block_on(async {
+            let mut endpoints: Vec<Endpoint> = [200, 9_000, 150_000, 900_000]
+                .into_iter()
+                .map(|bytes| {
+                    let (server, left) = (server(shelf(&plan)), AtomicUsize::new(bytes));
+                    Endpoint::custom_named(Arc::new(Dying { server, left }), "dying")
+                })
+                .collect();
+            endpoints.push(Endpoint::in_process(server(shelf(&plan))));
+            let remote = Arc::new(RemoteEvaluator::new(endpoints, patient()).unwrap());
+            run(&owner, &inputs, &remote, &options, &silent).await.unwrap()
+        });
+        let RunOutcome::Verified(result) = outcome else { panic!("{outcome:?}") };
+        let simulated = plan.simulate(&inputs).unwrap();
+        assert_eq!(result.scores, simulated.scores);
+        assert_eq!(result.out_of_calibration, simulated.out_of_range);
+    }
+}
+
+/// Raw features that the plan's quantization gives these integers for.
+fn features(plan: &Plan, n: usize) -> Array2<f32> {
+    let width = plan.network().n_inputs();
+    Array2::from_shape_fn((n, width), |(i, j)| (((i * 7 + j * 3) % 11) as f32) / 10.0)
+}
+
+#[test]
+fn a_classifier_gives_the_integer_networks_scores_in_both_forms() {
+    let plan = TinyModel::dense_quadratic().plan(ActivationSide::Server, 100);
+    let samples = features(&plan, 70);
+    let expected = plan.simulate(&plan.public().quantize(&samples).unwrap()).unwrap().scores;
+    let servers = || vec![Endpoint::in_process(server(shelf(&plan)))];
+    let scores = |outcome| match outcome {
+        RunOutcome::Verified(result) => result.scores,
+        RunOutcome::Rejected { verdict, .. } => panic!("{verdict}"),
+    };
+    let asynchronous = runtime().block_on(async {
+        let classifier = Classifier::new(plan.clone(), &samples, servers(), impatient()).unwrap();
+        let outcome = classifier.classify(&samples).await.unwrap();
+        classifier.close().await;
+        outcome
+    });
+    assert_eq!(scores(asynchronous), expected);
+    let classifier =
+        BlockingClassifier::new(plan.clone(), &samples, servers(), impatient()).unwrap();
+    assert_eq!(scores(classifier.classify(&samples).unwrap()), expected);
+    let narrow = Array2::zeros((3, 1));
+    assert!(classifier.classify(&narrow).is_err(), "samples of another model");
+}
