@@ -12,8 +12,8 @@
 
 #[path = "generators/random_chain.rs"]
 mod random_chain;
-
-use std::ops::ControlFlow;
+#[path = "support/segments.rs"]
+mod segments;
 
 use ndarray::Array2;
 use nn_poly::encrypted::{
@@ -34,6 +34,7 @@ use nn_poly::{Error as PlanError, Shape};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use random_chain::{ChainSketch, chain_sketches};
+use segments::{evaluate, rows_of};
 
 fn facts(network: &IntegerNetwork) -> ModelFacts {
     ModelFacts {
@@ -176,12 +177,7 @@ fn check(plan: &Plan, n_samples: usize, seed: u64) {
             assert_eq!(server.memory_bytes(), request_memory_bytes(segment, structure));
             let client = SegmentContext::new(index, segment).unwrap();
             let key = client.generate_key(&mut rng);
-            let fill = |input: usize, row: &mut [i64]| -> Result<(), Error> {
-                for (slot, &value) in row.iter_mut().zip(stage_inputs.row(input)) {
-                    *slot = i64::from(value);
-                }
-                Ok(())
-            };
+            let fill = rows_of(&stage_inputs);
             let request = encrypt_block(&client, &key, None, fill, &mut rng).unwrap();
             assert_eq!(request.payload.len() as u64, segment.request_bytes());
             let reply = evaluate(&server, request.seed, &request.payload);
@@ -217,19 +213,6 @@ fn check(plan: &Plan, n_samples: usize, seed: u64) {
             assert_eq!(refresher.finish_scores().unwrap().scores, trace.scores);
         }
     }
-}
-
-fn evaluate(server: &SegmentEvaluator, seed: [u8; 32], payload: &[u8]) -> Vec<u8> {
-    let mut receiver = server.receive(seed).unwrap();
-    receiver.push(payload).unwrap();
-    let block = receiver.finish().unwrap();
-    let mut reply = Vec::new();
-    let mut sink = |bytes: Vec<u8>| {
-        reply.extend(bytes);
-        ControlFlow::Continue(())
-    };
-    assert!(server.evaluate(&block, &mut sink).unwrap().is_continue());
-    reply
 }
 
 fn sketch(ends: StageOutput) -> ChainSketch {

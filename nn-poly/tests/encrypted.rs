@@ -10,10 +10,10 @@
 
 #[path = "generators/random_network.rs"]
 mod random_network;
+#[path = "support/segments.rs"]
+mod segments;
 #[path = "encrypted/streams.rs"]
 mod streams;
-
-use std::ops::ControlFlow;
 
 use ndarray::Array2;
 use nn_poly::encrypted::{
@@ -35,6 +35,7 @@ use nn_poly::{Shape, encrypted};
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use random_network::{Choices, random_network};
+use segments::{evaluate, rows_of};
 
 /// A network of one convolution (optionally depthwise, padded, strided, pooled) and a dense layer.
 #[derive(Debug, Clone)]
@@ -179,12 +180,7 @@ fn check(plan: &Plan, n_samples: usize, seed: u64) {
         let key = client.generate_key(&mut rng);
         let map = linear_map(&client, structure, weights).unwrap();
         let check = client.is_linear().then_some((&map, 2));
-        let fill = |input: usize, row: &mut [i64]| -> Result<(), Error> {
-            for (slot, &value) in row.iter_mut().zip(stage_inputs.row(input)) {
-                *slot = i64::from(value);
-            }
-            Ok(())
-        };
+        let fill = rows_of(&stage_inputs);
         let request = encrypt_block(&client, &key, check, fill, &mut rng).unwrap();
         assert_eq!(request.payload.len() as u64, segment.request_bytes());
 
@@ -203,22 +199,6 @@ fn check(plan: &Plan, n_samples: usize, seed: u64) {
         })
         .unwrap();
     }
-}
-
-/// Sends a payload in uneven pieces and collects the reply.
-fn evaluate(server: &SegmentEvaluator, seed: [u8; 32], payload: &[u8]) -> Vec<u8> {
-    let mut receiver = server.receive(seed).unwrap();
-    for piece in payload.chunks(100_003) {
-        receiver.push(piece).unwrap();
-    }
-    let block = receiver.finish().unwrap();
-    let mut reply = Vec::new();
-    let mut sink = |bytes: Vec<u8>| {
-        reply.extend(bytes);
-        ControlFlow::Continue(())
-    };
-    assert!(server.evaluate(&block, &mut sink).unwrap().is_continue());
-    reply
 }
 
 /// A table that rises and falls, for all channels.

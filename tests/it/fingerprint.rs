@@ -4,8 +4,7 @@ use std::sync::Arc;
 
 use fingerprint::endpoint::{Endpoint as _, EndpointError, IntegerEndpoint};
 use fingerprint::{
-    AuditError, AuditOutcome, ComparisonRule, Error, Fingerprint, FingerprintParts, GeneratorKind,
-    InputGrid, Repetition, SampleBag, SampleInfo, SelectionRule, Verdict, audit,
+    AuditError, AuditOutcome, ComparisonRule, Error, Fingerprint, Repetition, Verdict, audit,
 };
 use ndarray::Axis;
 use nn_poly::integer::IntegerMatrix;
@@ -18,6 +17,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use securedl_tests::batch::{self, Outcome};
 use securedl_tests::dishonest::{Cheat, DishonestHost, Victims};
+use securedl_tests::fingerprints::fingerprint_of;
 use securedl_tests::loopback::{impatient, server, shelf};
 use securedl_tests::models::{TinyModel, samples, session_options};
 
@@ -26,39 +26,6 @@ use crate::kernels::passes_under_all;
 /// A fingerprint of random samples.
 fn fingerprint(plan: &Plan, n: usize, seed: u64) -> Fingerprint {
     fingerprint_of(plan, &samples(plan, n, seed), seed)
-}
-
-/// A fingerprint of samples as columns of the plan's integers.
-fn fingerprint_of(plan: &Plan, integers: &IntegerMatrix, seed: u64) -> Fingerprint {
-    let grid = InputGrid::of_integer(&plan.public().input).unwrap();
-    let lowest = plan.public().input.min();
-    let levels = integers.t().mapv(|x| (x - lowest) as u32);
-    let info = |label: usize| SampleInfo {
-        source: None,
-        label: label as u32,
-        margin: 1.0,
-        log_sensitivity: 0.0,
-        tied: vec![],
-    };
-    let labels = plan.simulate(integers).unwrap().predictions();
-    let bag = SampleBag {
-        inputs: grid.values(levels.view()),
-        generator: GeneratorKind::Random,
-        seed,
-        samples: labels.into_iter().map(info).collect(),
-    };
-    let parts = FingerprintParts {
-        bag: &bag,
-        grid: &grid,
-        originals: None,
-        selection: SelectionRule::Random,
-        rule: ComparisonRule::Exact,
-        margin: 0.0,
-    };
-    let made = Fingerprint::of_plan(plan, &parts).unwrap();
-    let read = Fingerprint::from_bytes(&made.to_bytes().unwrap()).unwrap();
-    assert_eq!(made, read);
-    read
 }
 
 /// Canaries read from a file are those an evaluation of the network would give.

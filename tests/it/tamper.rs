@@ -423,7 +423,7 @@ fn what_may_stay_unnoticed_is_what_the_verdict_says() {
 }
 
 #[test]
-fn with_batches_side_by_side_the_first_bad_one_is_reported() {
+fn with_batches_side_by_side_the_one_judged_first_is_reported() {
     for side in [ActivationSide::Server, ActivationSide::Client] {
         let setting = Setting::new(&TinyModel::dense_quadratic(), side, 1, 3000);
         let cheat = Cheat::Bias { channel: 0, by: 1 };
@@ -439,8 +439,10 @@ fn with_batches_side_by_side_the_first_bad_one_is_reported() {
                 panic!("{outcome:?}")
             };
             assert!(!verdict.is_intact());
-            // Of the others nothing is counted, however far they were.
-            assert_eq!((batch, tally.rounds), (0, 2));
+            // Side by side, any of those in flight may be judged first; of the others nothing is
+            // counted, however far they were.
+            assert!(batch < batches_in_flight, "{batch}");
+            assert_eq!(tally.rounds, 2);
         }
     }
 }

@@ -42,7 +42,7 @@ const IMPORT: usize = 128 << 20;
 /// All decoders.
 #[must_use]
 pub fn decoders() -> Vec<Decoder> {
-    let plain = |name, make_corpus, decode, memory_bytes| Decoder {
+    let plain = |name, make_corpus, decode: fn(&[u8]), memory_bytes| Decoder {
         name,
         make_corpus,
         decode,
@@ -50,12 +50,11 @@ pub fn decoders() -> Vec<Decoder> {
         memory_bytes,
     };
     let sealed = |name, make_corpus, decode, seal: fn(&mut [u8])| Decoder {
-        name,
-        make_corpus,
-        decode,
         seal: Some(seal),
-        memory_bytes: MEDIUM,
+        ..plain(name, make_corpus, decode, MEDIUM)
     };
+    let artifact =
+        |name, make_corpus, decode| sealed(name, make_corpus, decode, corpus::seal_artifact);
     vec![
         plain("frames", corpus::frames, corpus::decode_frames, SMALL),
         plain("client_message", corpus::client_messages, corpus::decode_client_message, SMALL),
@@ -64,26 +63,11 @@ pub fn decoders() -> Vec<Decoder> {
         plain("reply_ciphertexts", corpus::replies, corpus::decode_reply, MEDIUM),
         plain("public_key", corpus::public_keys, corpus::decode_public_key, MEDIUM),
         plain("evaluation_keys", corpus::evaluation_keys, corpus::decode_evaluation_keys, MEDIUM),
-        sealed("plan", corpus::plans, corpus::decode_plan, corpus::seal_artifact),
-        sealed(
-            "public_plan",
-            corpus::public_plans,
-            corpus::decode_public_plan,
-            corpus::seal_artifact,
-        ),
-        sealed("model", corpus::models, corpus::decode_model, corpus::seal_artifact),
-        sealed(
-            "fingerprint",
-            corpus::fingerprints,
-            corpus::decode_fingerprint,
-            corpus::seal_artifact,
-        ),
-        sealed(
-            "canary_pack",
-            corpus::canary_packs,
-            corpus::decode_canary_pack,
-            corpus::seal_artifact,
-        ),
+        artifact("plan", corpus::plans, corpus::decode_plan),
+        artifact("public_plan", corpus::public_plans, corpus::decode_public_plan),
+        artifact("model", corpus::models, corpus::decode_model),
+        artifact("fingerprint", corpus::fingerprints, corpus::decode_fingerprint),
+        artifact("canary_pack", corpus::canary_packs, corpus::decode_canary_pack),
         plain("signature", corpus::signatures, corpus::decode_signature, SMALL),
         plain("access_list", corpus::access_lists, corpus::decode_access_list, SMALL),
         plain("token", corpus::tokens, corpus::decode_token, SMALL),

@@ -9,6 +9,7 @@
 //! | [`chains`] | a plan with steps joined without a refresh |
 //! | [`decoders`], [`mutation`] | every decoder with samples of its bytes; bytes nobody honest wrote |
 //! | [`dishonest`] | every kind of cheating server, behind the honest protocol |
+//! | [`fingerprints`] | fingerprints of plans without a search |
 //! | [`http`] | a small HTTP server that answers as a closure says |
 //! | [`relay`] | a man in the middle who may alter, drop, repeat and reorder messages |
 //! | [`oracle`] | big integers and schoolbook loops: what everything else must equal |
@@ -35,6 +36,7 @@ pub mod batch;
 pub mod chains;
 pub mod decoders;
 pub mod dishonest;
+pub mod fingerprints;
 pub mod http;
 pub mod loopback;
 pub mod models;

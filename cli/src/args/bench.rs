@@ -37,24 +37,17 @@ pub(crate) struct LoadArguments {
     /// How long to begin new batches.
     #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u16).range(1..=3600))]
     pub(crate) seconds: u16,
-    /// Samples of a batch.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub(crate) samples: u32,
+    #[command(flatten)]
+    pub(crate) batch: BatchArguments,
     /// The server's memory limit; its program and plan count as well here.
     #[arg(long, value_name = "SIZE", default_value = "1GiB")]
     pub(crate) memory: String,
     /// Milliseconds within which 99 of 100 questions for health must be answered.
     #[arg(long, value_name = "MS", default_value_t = 100)]
     pub(crate) health_ms: u32,
-    /// Which network, with random weights.
-    #[arg(long, value_enum, value_name = "NAME", default_value_t = NetworkName::Mlp)]
-    pub(crate) network: NetworkName,
     /// Who evaluates the activations.
     #[arg(long, value_enum, value_name = "SIDE", default_value_t = SideName::Client)]
     pub(crate) activation: SideName,
-    /// Seed of weights and digits.
-    #[arg(long, value_name = "S", default_value_t = 0)]
-    pub(crate) seed: u64,
     #[command(flatten)]
     pub(crate) figures: FiguresArguments,
 }
@@ -77,6 +70,15 @@ pub(crate) struct FaultsArguments {
     /// Faults, spread over the batches; one of each batch's is above TLS.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=50_000))]
     pub(crate) faults: u16,
+    #[command(flatten)]
+    pub(crate) batch: BatchArguments,
+    #[command(flatten)]
+    pub(crate) figures: FiguresArguments,
+}
+
+/// The batches that a server process gets.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BatchArguments {
     /// Samples of a batch.
     #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(crate) samples: u32,
@@ -86,8 +88,17 @@ pub(crate) struct FaultsArguments {
     /// Seed of weights, digits, and faults.
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
-    #[command(flatten)]
-    pub(crate) figures: FiguresArguments,
+}
+
+/// A batch that is measured more than once.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RepeatedArguments {
+    /// Samples in the batch.
+    #[arg(long, value_name = "N", default_value_t = 8000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) samples: u32,
+    /// How often to repeat the batch; figures are medians.
+    #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) repeat: u16,
 }
 
 /// Where the figures go, besides the terminal.
@@ -151,18 +162,14 @@ pub(crate) struct NetworkArguments {
     /// Who evaluates the activations.
     #[arg(long, value_enum, value_name = "SIDE", default_value_t = SideName::Server)]
     pub(crate) activation: SideName,
-    /// Samples in the batch.
-    #[arg(long, value_name = "N", default_value_t = 8000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub(crate) samples: u32,
+    #[command(flatten)]
+    pub(crate) batch: RepeatedArguments,
     /// Threads that compute, client and server together [default: one per core].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub(crate) threads: Option<u16>,
     /// How client and server talk.
     #[arg(long, value_enum, value_name = "NAME", default_value_t = TransportName::Pipe)]
     pub(crate) transport: TransportName,
-    /// How often to repeat the batch; figures are medians.
-    #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub(crate) repeat: u16,
     /// Seed of weights and digits.
     #[arg(long, value_name = "S", default_value_t = 0)]
     pub(crate) seed: u64,
@@ -185,12 +192,9 @@ pub(crate) struct PeersArguments {
     /// Outputs of each layer that the peer computes; the rest is scaled.
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub(crate) part: u16,
-    /// Samples of our batch; the peer fills its slots.
-    #[arg(long, value_name = "N", default_value_t = 8000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
-    pub(crate) samples: u32,
-    /// How often to repeat our batch; figures are medians.
-    #[arg(long, value_name = "R", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub(crate) repeat: u16,
+    // Ours; the peer fills its slots.
+    #[command(flatten)]
+    pub(crate) batch: RepeatedArguments,
     #[command(flatten)]
     pub(crate) figures: FiguresArguments,
 }

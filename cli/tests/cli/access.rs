@@ -1,10 +1,10 @@
 //! Tokens, signatures and the audit log, as an operator and a client use them.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::process::Stdio;
 
-use super::fixture::{Served, fixture, folder, run, securedl, succeed, text};
+use super::fixture::{
+    Served, fixture, folder, infer, run, securedl, serve, succeed, text, token, wait,
+};
 
 #[test]
 fn a_token_opens_the_server_and_signatures_are_checked_on_both_sides() {
@@ -16,8 +16,7 @@ fn a_token_opens_the_server_and_signatures_are_checked_on_both_sides() {
     let refused = run(&add);
     assert!(refused.stderr.contains("--plan"), "{}", refused.stderr);
     let added = succeed(&[&add[..], &["--plan", "*", "--expires", "2999-01-01"]].concat());
-    let token =
-        added.stdout.split_whitespace().find(|word| word.starts_with("sdltoken1_")).unwrap();
+    let token = token(&added);
     assert!(!fs::read_to_string(&access).unwrap().contains(&token[10..]), "only its hash is kept");
     fs::write(path("token"), token).unwrap();
     succeed(&add);
@@ -32,54 +31,20 @@ fn a_token_opens_the_server_and_signatures_are_checked_on_both_sides() {
     let plan = plans.join("a.plan");
     fs::copy(&fixture.linear, &plan).unwrap();
     let audit = path("audit.jsonl");
-    let serve = [
-        "serve",
-        "--plans",
-        text(&plans),
-        "--listen",
-        "127.0.0.1:0",
-        "--tls",
-        text(&fixture.tls),
-        "--access",
-        text(&access),
-        "--audit",
-        text(&audit),
-        "--owner",
-        text(&owner),
-    ];
+    let files = ["--access", text(&access), "--audit", text(&audit), "--owner", text(&owner)];
+    let serve = serve(&plans, &fixture.tls, &files);
     let unsigned = run(&serve);
     assert_eq!(unsigned.code, Some(2));
     assert!(unsigned.stderr.contains("there is no signature"), "{}", unsigned.stderr);
     succeed(&["sign", text(&plan), "--key", text(&key)]);
 
-    let mut child = securedl(&serve).stderr(Stdio::null()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let line =
-        lines.find(|line| line.as_ref().is_ok_and(|line| line.contains("Listening"))).unwrap();
-    let port = line.unwrap().rsplit(':').next().unwrap().trim().to_owned();
-    std::thread::spawn(move || lines.for_each(drop));
-    let address = format!("127.0.0.1:{port}");
+    let server = Served::with(&serve);
     let out = path("predictions.csv");
-    let infer = [
-        "infer",
-        "--plan",
-        text(&plan),
-        "--data",
-        text(&fixture.data),
-        "--server",
-        &address,
-        "--tls",
-        text(&fixture.tls),
-        "--owner",
-        text(&owner),
-        "--out",
-        text(&out),
-    ];
+    let infer = infer(&plan, &server.address, &["--owner", text(&owner), "--out", text(&out)]);
     let stranger = run(&infer);
     let token_file = path("token");
     let known = run(&[&infer[..], &["--token-file", text(&token_file)]].concat());
-    child.kill().unwrap();
-    child.wait().unwrap();
+    server.kill();
     assert_eq!(stranger.code, Some(2));
     assert!(stranger.stderr.contains("does not let us in"), "{}", stranger.stderr);
     assert_eq!(known.code, Some(0), "{}", known.stderr);
@@ -103,19 +68,8 @@ fn a_client_is_named_by_its_certificate_and_may_be_demanded_to_have_one() {
     succeed(&[&add[..], &["--certificate", text(&certificate)]].concat());
     let digits = made.stdout.split_whitespace().find(|word| word.len() == 64).unwrap();
     assert!(fs::read_to_string(&access).unwrap().contains(digits), "the printed fingerprint");
-    let server = Served::with(&[
-        "serve",
-        "--plans",
-        text(&fixture.plans),
-        "--listen",
-        "127.0.0.1:0",
-        "--tls",
-        text(&tls),
-        "--access",
-        text(&access),
-        "--client-certificates",
-        "required",
-    ]);
+    let entrance = ["--access", text(&access), "--client-certificates", "required"];
+    let server = Served::with(&serve(&fixture.plans, &tls, &entrance));
     let infer = |more: &[&str]| {
         let base = ["infer", "--plan", text(&fixture.linear), "--data", text(&fixture.data)];
         let server = ["--server", &server.address, "--tls", text(&tls)];
@@ -148,42 +102,20 @@ fn a_token_comes_from_a_file_or_the_environment_and_never_from_the_command_line(
     let (fixture, folder) = (fixture(), folder("tokens"));
     let access = folder.join("access.toml");
     let added = succeed(&["access", "add", "a", "--file", text(&access), "--plan", "blobs-mlp"]);
-    let token = added.stdout.split_whitespace().find(|word| word.starts_with("sdltoken1_"));
-    let token = token.unwrap().to_owned();
-    let server = Served::with(&[
-        "serve",
-        "--plans",
-        text(&fixture.plans),
-        "--listen",
-        "127.0.0.1:0",
-        "--tls",
-        text(&fixture.tls),
-        "--access",
-        text(&access),
-    ]);
-    let infer = [
-        "infer",
-        "--plan",
-        text(&fixture.linear),
-        "--data",
-        text(&fixture.data),
-        "--server",
-        &server.address,
-        "--tls",
-        text(&fixture.tls),
-    ];
-    let with = |token: &str| {
-        super::fixture::wait(securedl(&infer).env("SECUREDL_TOKEN", token).spawn().unwrap())
-    };
+    let token = token(&added);
+    let entrance = ["--access", text(&access)];
+    let server = Served::with(&serve(&fixture.plans, &fixture.tls, &entrance));
+    let infer = infer(&fixture.linear, &server.address, &[]);
+    let with = |token: &str| wait(securedl(&infer).env("SECUREDL_TOKEN", token).spawn().unwrap());
     // Let in, but not to this plan: it looks as if it were not there.
-    let hidden = with(&token);
+    let hidden = with(token);
     assert_eq!(hidden.code, Some(2));
     assert!(hidden.stderr.contains("its plans: none"), "{}", hidden.stderr);
     let wrong = with("hunter2");
     assert_eq!(wrong.code, Some(2));
     assert!(wrong.stderr.contains("SECUREDL_TOKEN"), "{}", wrong.stderr);
     assert!(!wrong.stderr.contains("hunter2"), "a secret is not shown: {}", wrong.stderr);
-    let argument = run(&[&infer[..], &["--token", &token]].concat());
+    let argument = run(&[&infer[..], &["--token", token]].concat());
     assert_eq!(argument.code, Some(2));
     assert!(argument.stderr.contains("--token"), "{}", argument.stderr);
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::fixture::{Fixture, Served, blobs, fixture, folder, run, succeed, text};
+use super::fixture::{Fixture, Served, blobs, fixture, folder, infer, run, succeed, text};
 
 /// A command that must fail, and what its error must say.
 struct Case {
@@ -322,9 +322,7 @@ fn servers_that_cannot_be_trusted_are_refused_and_survive() {
 
 /// The same server serves the next client.
 fn good_run(fixture: &Fixture, address: &str) {
-    let tls = ["--server", address, "--tls", text(&fixture.tls)];
-    let common = ["infer", "--plan", text(&fixture.linear), "--data", text(&fixture.data)];
-    succeed(&[&common[..], &tls].concat());
+    succeed(&infer(&fixture.linear, address, &[]));
 }
 
 /// A folder with the certificate of an authority whose time is over.

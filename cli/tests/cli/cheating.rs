@@ -16,7 +16,7 @@ use protocol::tls::ServerTls;
 use serde_json::Value;
 use tokio::runtime::Runtime;
 
-use super::fixture::{fixture, folder, run, text};
+use super::fixture::{fixture, folder, infer, run, text};
 
 /// `plan` with one weight of its second segment one unit nearer to zero.
 pub(crate) fn tampered(plan: &Plan) -> Plan {
@@ -111,22 +111,8 @@ fn one_weight_off_by_one_is_named_and_releases_nothing() {
         let plan = Plan::load(path).unwrap();
         let address = serve(&runtime, &plan, &tampered(&plan), &fixture.tls).to_string();
         let [out, report] = ["csv", "json"].map(|kind| folder.join(format!("{name}.{kind}")));
-        let finished = run(&[
-            "infer",
-            "--plan",
-            text(path),
-            "--data",
-            text(&fixture.data),
-            "--server",
-            &address,
-            "--tls",
-            text(&fixture.tls),
-            "--accept-unverified",
-            "--out",
-            text(&out),
-            "--json",
-            text(&report),
-        ]);
+        let results = ["--accept-unverified", "--out", text(&out), "--json", text(&report)];
+        let finished = run(&infer(path, &address, &results));
         assert_eq!(finished.code, Some(1), "{name}: {}", finished.stderr);
         for expected in ["✗ ModelModified", "segment 1", "not written"] {
             assert!(finished.stdout.contains(expected), "{name}: {}", finished.stdout);

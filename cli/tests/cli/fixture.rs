@@ -133,6 +133,25 @@ pub(crate) fn fixture() -> &'static Fixture {
     })
 }
 
+/// Arguments of `serve` on a free port.
+pub(crate) fn serve<'a>(plans: &'a Path, tls: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
+    let files = ["serve", "--plans", text(plans), "--tls", text(tls)];
+    [&files[..], &["--listen", "127.0.0.1:0"], more].concat()
+}
+
+/// Arguments of `infer` for the fixture's data at a server with the fixture's certificates.
+pub(crate) fn infer<'a>(plan: &'a Path, server: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+    let fixture = fixture();
+    let files = ["infer", "--plan", text(plan), "--data", text(&fixture.data)];
+    [&files[..], &["--server", server, "--tls", text(&fixture.tls)], more].concat()
+}
+
+/// The token that `access add` printed.
+pub(crate) fn token(added: &Finished) -> &str {
+    let mut words = added.stdout.split_whitespace();
+    words.find(|word| word.starts_with("sdltoken1_")).expect("a token is printed")
+}
+
 /// A table of `n` samples around three points in the plane, by a small congruential generator.
 pub(crate) fn blobs(n: usize) -> String {
     let mut state = 12345_u64;
@@ -161,16 +180,8 @@ pub(crate) struct Served {
 
 impl Served {
     pub(crate) fn start(plans: &Path, tls: &Path, listen: &str) -> Self {
-        Self::with(&[
-            "serve",
-            "--plans",
-            text(plans),
-            "--listen",
-            listen,
-            "--tls",
-            text(tls),
-            "--open",
-        ])
+        let files = ["serve", "--plans", text(plans), "--tls", text(tls)];
+        Self::with(&[&files[..], &["--listen", listen, "--open"]].concat())
     }
 
     /// Start with all of these arguments.

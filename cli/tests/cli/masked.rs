@@ -44,18 +44,8 @@ fn compile(folder: &Path) -> Masked {
 }
 
 fn serve(masked: &Masked, key: &Path) -> Served {
-    Served::with(&[
-        "serve",
-        "--plans",
-        text(&masked.plans),
-        "--listen",
-        "127.0.0.1:0",
-        "--tls",
-        text(&fixture().tls),
-        "--mask-key",
-        text(key),
-        "--open",
-    ])
+    let more = ["--mask-key", text(key), "--open"];
+    Served::with(&super::fixture::serve(&masked.plans, &fixture().tls, &more))
 }
 
 #[test]
@@ -110,16 +100,7 @@ fn masked_plans_need_a_key_and_take_no_other_settings() {
     let fixture = fixture();
     let folder = folder("masked-refused");
     let masked = compile(&folder);
-    let finished = run(&[
-        "serve",
-        "--plans",
-        text(&masked.plans),
-        "--listen",
-        "127.0.0.1:0",
-        "--tls",
-        text(&fixture.tls),
-        "--open",
-    ]);
+    let finished = run(&super::fixture::serve(&masked.plans, &fixture.tls, &["--open"]));
     assert_eq!(finished.code, Some(2));
     assert!(finished.stderr.contains("--mask-key"), "{}", finished.stderr);
     let (model, data) = (text(&fixture.model), text(&fixture.data));

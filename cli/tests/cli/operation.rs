@@ -53,9 +53,7 @@ fn configured(folder: &Path) -> (PathBuf, PathBuf) {
 }
 
 fn infer(address: &str, plan: &Path) -> super::fixture::Finished {
-    let fixture = fixture();
-    let (plan, data, tls) = (text(plan), text(&fixture.data), text(&fixture.tls));
-    run(&["infer", "--plan", plan, "--data", data, "--server", address, "--tls", tls])
+    run(&super::fixture::infer(plan, address, &[]))
 }
 
 #[test]

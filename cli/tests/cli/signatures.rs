@@ -80,19 +80,8 @@ fn a_server_announces_the_signature_for_clients_that_have_none() {
     succeed(&["sign", text(&hosted), "--key", text(&key)]);
     let server = Served::start(&plans, &fixture.tls, "127.0.0.1:0");
     let infer = |owner: &Path| {
-        run(&[
-            "infer",
-            "--plan",
-            text(&fixture.linear),
-            "--data",
-            text(&fixture.data),
-            "--server",
-            &server.address,
-            "--tls",
-            text(&fixture.tls),
-            "--owner",
-            text(owner),
-        ])
+        let owner = ["--owner", text(owner)];
+        run(&super::fixture::infer(&fixture.linear, &server.address, &owner))
     };
     let finished = infer(&owner);
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);

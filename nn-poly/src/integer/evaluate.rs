@@ -7,15 +7,18 @@
 
 #![expect(clippy::indexing_slicing, reason = "indices come from checked geometry")]
 
+mod meter;
+
 use ndarray::{Array2, ArrayView2, Axis, CowArray};
 use rayon::prelude::*;
 
+use self::meter::Meter;
 use super::chain::Chain;
 use super::check::require;
 use super::crt::CrtWindow;
 use super::interval::Interval;
 use super::linear::{Exact, PreparedWeights, apply};
-use super::refresher::{Arrivals, Finish, flag_outside};
+use super::refresher::{Arrivals, Finish};
 use super::structure::ValueRef;
 use super::tail::Tail;
 use super::window::Window;
@@ -482,43 +485,6 @@ impl Chunk {
         self.scores = outcome.scores;
         self.counts.push(outcome.counts);
         self.observed.push(outcome.observed);
-    }
-}
-
-/// Applies a rule at one place of a stage and keeps account.
-struct Meter<'a> {
-    rule: Option<&'a StageRule>,
-    seen: Interval,
-    n_wrapped: u64,
-    reduced: Vec<i64>,
-}
-
-impl<'a> Meter<'a> {
-    fn new(rule: Option<&'a StageRule>, place: StageOutput, n_samples: usize) -> Self {
-        let rule = rule.filter(|rule| rule.arrivals.takes == place);
-        Self { rule, seen: Interval::EMPTY, n_wrapped: 0, reduced: vec![0; n_samples] }
-    }
-
-    /// Reduce a row if the rule applies here, flag its samples, and return it.
-    fn pass<'row>(&'row mut self, values: &'row [i64], flags: &mut [bool]) -> &'row [i64] {
-        let range = Interval::of(values);
-        let Some(rule) = self.rule else {
-            self.seen = self.seen.hull(range);
-            return values;
-        };
-        let values = if rule.window.covers(range.low, range.high) {
-            self.seen = self.seen.hull(range);
-            values
-        } else {
-            for (reduced, &v) in self.reduced.iter_mut().zip(values) {
-                *reduced = rule.window.reduce(v);
-                self.n_wrapped += u64::from(*reduced != v);
-            }
-            self.seen = self.seen.hull(Interval::of(&self.reduced));
-            &self.reduced
-        };
-        flag_outside(rule.arrivals.expected, values, flags);
-        values
     }
 }
 

@@ -1,6 +1,9 @@
 //! Segments of stages with a chain: what they ask of the parameters, and what they become.
 
-use super::compile::{CALIBRATION_MARGIN, PlanOptions, RangePolicy, count, pooled_square};
+use super::compile::{
+    CALIBRATION_MARGIN, PlanOptions, RangePolicy, StageSegments, cheapest, count, no_parameters,
+    pooled_square,
+};
 use super::segment::{
     ChainDemand, ChainPart, ChosenResidue, Evidence, NoiseForecast, Packing, PooledSquare, Segment,
     StepDemand, ValueRange,
@@ -13,11 +16,7 @@ use crate::integer::{
     max_l1,
 };
 
-/// Segments of one stage, and the security of their weakest ring, bits.
-pub(super) type StageSegments = (Vec<Segment>, u32);
-
-/// The segments of a stage with a chain: proven range first, calibrated range if that fails, or the
-/// cheaper of the two.
+/// The segments of a stage with a chain, see [`cheapest`].
 ///
 /// # Errors
 /// - [`Error::NoSegmentParameters`] if no parameters hold the chain.
@@ -27,31 +26,11 @@ pub(super) fn plan_chain(
     observed: Option<&StageObservation>,
     options: &PlanOptions,
 ) -> Result<StageSegments> {
-    let mut found: Vec<StageSegments> = Vec::new();
-    let mut refused = None;
-    for (range, demand) in demands(network, idx, observed, options)? {
-        match parameters::choose_chain(&demand) {
-            Ok(chosen) => found.push(assemble(network, idx, range, &demand, chosen)?),
-            Err(error) => {
-                let (evidence, cause) = (demand.evidence, Box::new(error));
-                refused = Some(Error::NoSegmentParameters { segment: idx, evidence, cause });
-            }
-        }
-        if !found.is_empty() && options.ranges != RangePolicy::Cheapest {
-            break;
-        }
-    }
-    let bytes = |(segments, _): &StageSegments| {
-        let of_one = |segment: &Segment| {
-            let blocks = options.expected_samples.max(1).div_ceil(segment.capacity().max(1));
-            blocks.saturating_mul(segment.request_bytes() + segment.reply_bytes())
-        };
-        segments.iter().map(of_one).sum::<u64>()
-    };
-    match found.into_iter().min_by_key(bytes) {
-        Some(found) => Ok(found),
-        None => Err(refused.expect("invariant: the proven range was tried")),
-    }
+    cheapest(demands(network, idx, observed, options)?, options, |(range, demand)| {
+        let chosen = parameters::choose_chain(&demand)
+            .map_err(|error| no_parameters(idx, demand.evidence, error))?;
+        assemble(network, idx, range, &demand, chosen)
+    })
 }
 
 /// The ranges a stage with a chain may claim, after the division, and what each asks for.

@@ -134,8 +134,7 @@ pub fn compile_with<E: std::error::Error + Send + Sync + 'static>(
         let (of_stage, security) = if stage.chain.is_some() {
             plan_chain(network, idx, observed, options)?
         } else {
-            let (segment, security) = plan_segment(network, idx, observed, options, &choose)?;
-            (vec![segment], security)
+            plan_segment(network, idx, observed, options, &choose)?
         };
         segments.extend(of_stage);
         security_bits = security_bits.min(security);
@@ -173,37 +172,67 @@ pub(super) fn finish(
     Plan::new(public, network.weights().to_vec())
 }
 
-/// Choose the parameters of one segment: proven range first, calibrated range if that fails, or the
-/// cheaper of the two.
+/// Choose the parameters of a stage that is one segment, see [`cheapest`].
 fn plan_segment<E: std::error::Error + Send + Sync + 'static>(
     network: &IntegerNetwork,
     idx: usize,
     observed: Option<&StageObservation>,
     options: &PlanOptions,
     choose: &impl Fn(&SegmentDemand) -> std::result::Result<ChosenParameters, E>,
-) -> Result<(Segment, u32)> {
-    let mut found: Vec<(Segment, u32)> = Vec::new();
+) -> Result<StageSegments> {
+    cheapest(demands(network, idx, observed, options)?, options, |demand| {
+        let chosen = choose(&demand).map_err(|error| no_parameters(idx, demand.evidence, error))?;
+        let (segment, security) = assemble(network, idx, &demand, chosen)?;
+        Ok((vec![segment], security))
+    })
+}
+
+/// Segments of one stage, and the security of their weakest ring, bits.
+pub(super) type StageSegments = (Vec<Segment>, u32);
+
+/// What becomes of a stage's demands: the first that parameters hold (the proven range comes first), or
+/// the one with the fewest bytes if the policy is [`RangePolicy::Cheapest`].
+///
+/// # Errors
+/// - [`Error::NoSegmentParameters`], the last one that `plan` gave, if no parameters hold any.
+/// - Any other error of `plan`.
+pub(super) fn cheapest<D>(
+    demands: Vec<D>,
+    options: &PlanOptions,
+    mut plan: impl FnMut(D) -> Result<StageSegments>,
+) -> Result<StageSegments> {
+    let mut found: Vec<StageSegments> = Vec::new();
     let mut refused = None;
-    for demand in demands(network, idx, observed, options)? {
-        match choose(&demand) {
-            Ok(chosen) => found.push(assemble(network, idx, &demand, chosen)?),
-            Err(error) => {
-                let (evidence, cause) = (demand.evidence, Box::new(error));
-                refused = Some(Error::NoSegmentParameters { segment: idx, evidence, cause });
-            }
+    for demand in demands {
+        match plan(demand) {
+            Ok(segments) => found.push(segments),
+            Err(error @ Error::NoSegmentParameters { .. }) => refused = Some(error),
+            Err(error) => return Err(error),
         }
         if !found.is_empty() && options.ranges != RangePolicy::Cheapest {
             break;
         }
     }
-    let bytes = |segment: &Segment| {
-        let blocks = options.expected_samples.max(1).div_ceil(segment.capacity().max(1));
-        blocks.saturating_mul(segment.request_bytes() + segment.reply_bytes())
+    let bytes = |(segments, _): &StageSegments| {
+        let of_one = |segment: &Segment| {
+            let blocks = options.expected_samples.max(1).div_ceil(segment.capacity().max(1));
+            blocks.saturating_mul(segment.request_bytes() + segment.reply_bytes())
+        };
+        segments.iter().map(of_one).sum::<u64>()
     };
-    match found.into_iter().min_by_key(|(segment, _)| bytes(segment)) {
+    match found.into_iter().min_by_key(bytes) {
         Some(found) => Ok(found),
         None => Err(refused.expect("invariant: the proven range was tried")),
     }
+}
+
+/// No parameters hold a stage with this claim about its range.
+pub(super) fn no_parameters(
+    segment: usize,
+    evidence: Evidence,
+    cause: impl std::error::Error + Send + Sync + 'static,
+) -> Error {
+    Error::NoSegmentParameters { segment, evidence, cause: Box::new(cause) }
 }
 
 /// What a segment may ask for: with its proven range, then with its calibrated one if that is allowed

@@ -1,21 +1,27 @@
 //! From a network with quantizers to integers.
 
+mod channel;
+mod sum;
+
 use ndarray::Array1;
 
+use self::channel::{
+    ACTIVATED_BITS, Channel, DIVIDED_BITS, excess_bits, lower_channel, numbers,
+    refine_linear_channels,
+};
+use self::sum::{align, geometry};
 use super::blocks::{Block, Blocks, Ready};
-use super::common_unit::common_unit;
-use super::quadratic::{IntegerQuadratic, chained_quadratic, integer_quadratic};
+use super::quadratic::{IntegerQuadratic, chained_quadratic};
 use super::refuse;
 use super::tabulate::{Preactivation, Tabulated, Target, Window, tabulate};
-use super::terms::{Term, terms};
+use super::terms::terms;
 use super::weight_scales::pool_divisor;
 use crate::approximate::Function;
-use crate::error::{Error, Result};
-use crate::integer::chain::{Chain, ChainStep, Exponents, MAX_WIDE_MAGNITUDE, StepWeights};
+use crate::error::Result;
+use crate::integer::chain::{Chain, ChainStep, StepWeights};
 use crate::integer::{
-    ActivationKind, InputGrid, IntegerNetwork, LinearGeometry, MAX_BIAS, MAX_MULTIPLIER,
-    MAX_REFRESHED, MAX_SHIFT, MAX_WEIGHT, Pool, Quadratic, Reduction, Refresh, StageOutput,
-    StageStructure, StageWeights, SumGeometry, SumTerm, ValueRef,
+    ActivationKind, InputGrid, IntegerNetwork, LinearGeometry, MAX_MULTIPLIER, MAX_REFRESHED,
+    MAX_SHIFT, Pool, Reduction, Refresh, StageOutput, StageStructure, StageWeights, ValueRef,
 };
 use crate::layer::{Activation, Pool2d, PoolKind, Quantize, round_half_up};
 use crate::network::Network;
@@ -378,211 +384,6 @@ fn table(
     });
     let target = Target { step: grid.step, min: grid.min, max: grid.max, sum };
     tabulate(function, &channels.collect::<Vec<_>>(), &target)
-}
-
-/// One channel of a stage: all terms in one unit.
-struct AlignedRow {
-    weights: Vec<i16>,
-    /// What one unit of the sum stands for.
-    unit: f64,
-    /// By what the weights of each term were multiplied.
-    multiples: Vec<i32>,
-}
-
-/// Multiply the integers of every term by what its unit is of the common one, channel by channel.
-fn align(block: &Block<'_>, terms: &[Term]) -> Result<Vec<AlignedRow>> {
-    const APART: &str =
-        "the values that meet here have no common unit; calibrate and prepare the network again";
-    const WIDE: &str = "the values that meet here differ too much in size for 16-bit multipliers";
-    let refused = |reason| refuse(block.first_idx, "addition", reason);
-    let n_channels = terms.first().map_or(0, |term| term.rows.len());
-    (0..n_channels)
-        .map(|channel| {
-            let units: Vec<f64> = terms.iter().map(|term| term.unit(channel)).collect();
-            let unit = match units.as_slice() {
-                &[single] => single,
-                several => common_unit(several).ok_or_else(|| refused(APART))?,
-            };
-            let mut row = AlignedRow { weights: Vec::new(), unit, multiples: Vec::new() };
-            for (term, own) in terms.iter().zip(&units) {
-                let multiple = (own / unit).round();
-                if multiple > f64::from(MAX_WEIGHT) {
-                    return Err(refused(WIDE));
-                }
-                #[expect(clippy::cast_possible_truncation, reason = "1 ..= 2^15")]
-                let multiple = multiple as i32;
-                for &w in term.rows.get(channel).map_or(&[][..], Vec::as_slice) {
-                    let product = i32::from(w) * multiple;
-                    let weight = i16::try_from(product).ok().filter(|w| *w != i16::MIN);
-                    row.weights.push(weight.ok_or_else(|| refused(WIDE))?);
-                }
-                row.multiples.push(multiple);
-            }
-            Ok(row)
-        })
-        .collect()
-}
-
-/// What a stage of these terms reads, and its linear map.
-fn geometry(terms: &[Term], grids: &[Grid]) -> (Vec<ValueRef>, LinearGeometry) {
-    let mut read: Vec<(Ready, usize)> = Vec::new();
-    let mut n_in = 0;
-    let mut placed = Vec::with_capacity(terms.len());
-    for term in terms {
-        let first_input = match read.iter().find(|(ready, _)| *ready == term.ready) {
-            Some(&(_, first)) => first,
-            None => {
-                read.push((term.ready, n_in));
-                n_in += term.conv.input.len();
-                n_in - term.conv.input.len()
-            }
-        };
-        placed.push(SumTerm { first_input, conv: term.conv });
-    }
-    let source = |&(ready, _): &(Ready, usize)| match ready {
-        Ready::Input => ValueRef::Input,
-        Ready::Block(_) => {
-            ValueRef::Stage(u32::try_from(grid_of(grids, ready).stage).unwrap_or(u32::MAX))
-        }
-    };
-    let linear = match placed.as_slice() {
-        [SumTerm { conv, .. }] if terms.iter().any(|term| term.is_dense) => {
-            LinearGeometry::Dense { n_in, n_out: conv.out_channels }
-        }
-        [SumTerm { conv, .. }] => LinearGeometry::Conv2d(*conv),
-        _ => LinearGeometry::Sum(SumGeometry { n_in, terms: placed }),
-    };
-    (read.iter().map(source).collect(), linear)
-}
-
-/// Activation coefficients and unit of one channel, as whole numbers, and what its bias needs.
-#[derive(Clone, Copy)]
-struct Channel {
-    bias: f64,
-    a: i32,
-    b: f64,
-    c: f64,
-    unit: f64,
-}
-
-/// Let channels without a square count units of the others': all lose the same low bits where the chain
-/// ends.
-fn refine_linear_channels(channels: &mut [Channel]) {
-    let squares = channels.iter().filter(|channel| channel.a != 0);
-    let finest = squares.map(|channel| channel.unit).fold(f64::INFINITY, f64::min);
-    for channel in channels.iter_mut().filter(|channel| channel.a == 0) {
-        let ratio = (channel.unit / finest).round();
-        if finest.is_finite() && ratio > 1.0 {
-            channel.b *= ratio;
-            channel.c *= ratio;
-            channel.unit /= ratio;
-        }
-    }
-}
-
-impl Channel {
-    /// Largest magnitude of a value when products add up to `products` at most.
-    fn reach(&self, products: f64) -> f64 {
-        let z = products + self.bias.abs() + 1.0;
-        f64::from(self.a.abs()) * z * z + self.b.abs() * z + self.c.abs()
-    }
-}
-
-/// The activation of a channel whose linear outputs count `unit`; `bias` is what it adds to them.
-fn lower_channel(
-    block: &Block<'_>,
-    channel: usize,
-    unit: f64,
-    (z_max, resolution): (f64, f64),
-) -> Result<Channel> {
-    match block.activation {
-        Some(Activation::Square) => {
-            Ok(Channel { bias: 0.0, a: 1, b: 0.0, c: 0.0, unit: unit * unit })
-        }
-        Some(Activation::Polynomial { .. }) => {
-            let IntegerQuadratic { offset, a, b, c, unit } =
-                integer_quadratic(coefficients(block, channel), unit, z_max, resolution);
-            Ok(Channel { bias: offset, a, b, c, unit })
-        }
-        Some(Activation::Blend(_)) => Err(refuse(block.value_idx, "blend", BLENDED)),
-        Some(Activation::Relu | Activation::Function(_)) | None => {
-            Ok(Channel { bias: 0.0, a: 0, b: 0.0, c: 0.0, unit })
-        }
-    }
-}
-
-/// Whole biases and quadratics of a stage.
-struct Numbers {
-    bias: Vec<i64>,
-    quadratic: Quadratic,
-}
-
-/// Round biases and coefficients; in a chain those that outgrow 56 bits get an exponent.
-fn numbers(
-    block: &Block<'_>,
-    channels: &[Channel],
-    is_chained: bool,
-) -> Result<(Exponents, Numbers)> {
-    const TOO_LARGE: &str = "a bias or coefficient is too large for the scale of its weights";
-    let exponent = |of: fn(&Channel) -> f64| {
-        let largest = channels.iter().map(|channel| of(channel).abs()).fold(0.0, f64::max);
-        if is_chained { bits_beyond(largest, MAX_CONSTANT_BITS) } else { 0 }
-    };
-    let exponents = Exponents {
-        bias: exponent(|channel| channel.bias),
-        constant: exponent(|channel| channel.c),
-    };
-    let rounded = |v: f64, exponent: u32| {
-        let v = v / f64::from(exponent).exp2();
-        whole(v).ok_or_else(|| refuse(block.first_idx, "linear layer", TOO_LARGE))
-    };
-    let each =
-        |of: &dyn Fn(&Channel) -> Result<i64>| channels.iter().map(of).collect::<Result<_>>();
-    let quadratic = Quadratic {
-        a: channels.iter().map(|channel| channel.a).collect(),
-        b: each(&|channel| rounded(channel.b, 0))?,
-        c: each(&|channel| rounded(channel.c, exponents.constant))?,
-    };
-    let quadratic = if quadratic.is_square() { Quadratic::square() } else { quadratic };
-    let bias = each(&|channel| rounded(channel.bias, exponents.bias))?;
-    Ok((exponents, Numbers { bias, quadratic }))
-}
-
-/// Bits of the largest constant that is given without an exponent.
-const MAX_CONSTANT_BITS: f64 = 55.0;
-/// Bits of values after the division that ends a chain. Proven ranges exceed what occurs by many bits,
-/// and channels may differ by many more.
-const DIVIDED_BITS: f64 = 54.0;
-
-/// The same of values that the key holder squares and sums over a pool, or looks up.
-const ACTIVATED_BITS: f64 = 26.0;
-
-/// By how many bits a chain's values outgrow the `kept` ones.
-///
-/// # Errors
-/// - [`Error::ChainTooWide`] for values that outgrow the chain's arithmetic.
-fn excess_bits(stage: usize, largest: f64, kept: f64) -> Result<u32> {
-    if bits_beyond(largest, 0.0) > MAX_WIDE_MAGNITUDE.ilog2() {
-        let step = "sum of products and squares of a chain";
-        return Err(Error::ChainTooWide { stage, step, magnitude: i128::MAX });
-    }
-    Ok(bits_beyond(largest, kept))
-}
-
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to a few hundred")]
-fn bits_beyond(largest: f64, bits: f64) -> u32 {
-    if largest <= 1.0 { 0 } else { (largest.log2().ceil() - bits).clamp(0.0, 1e3) as u32 }
-}
-
-/// The nearest whole number, halves upward, if it is an allowed bias.
-#[expect(
-    clippy::cast_possible_truncation,
-    clippy::cast_precision_loss,
-    reason = "the magnitude is checked against 2^56 first"
-)]
-fn whole(v: f64) -> Option<i64> {
-    let nearest = (v + 0.5).floor();
-    (nearest.abs() <= MAX_BIAS as f64).then_some(nearest as i64)
 }
 
 /// The refresh that divides values in `units` by `step`, with one multiplier per channel.

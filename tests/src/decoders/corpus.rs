@@ -3,10 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use bytes::{Bytes, BytesMut};
-use fingerprint::{
-    CanaryPack, ComparisonRule, Fingerprint, FingerprintParts, GeneratorKind, InputGrid, SampleBag,
-    SampleInfo, SelectionRule,
-};
+use fingerprint::{CanaryPack, Fingerprint};
 use he_core::{CiphertextBlock, EvaluationKeys, KeySet, Params, ParamsSpec, PublicKey, SecretKey};
 use nn_poly::model::Model;
 use nn_poly::plan::{ActivationSide, Plan, PublicPlan};
@@ -27,6 +24,7 @@ use rand_chacha::ChaCha20Rng;
 use tokio_util::codec::{Decoder as _, Encoder as _};
 
 use crate::batch::{answer, seeded_session};
+use crate::fingerprints::fingerprint_of;
 use crate::loopback::shelf;
 use crate::models::{TinyModel, client_plan, samples, session_options};
 
@@ -310,33 +308,7 @@ pub(super) fn decode_model(bytes: &[u8]) {
 }
 
 pub(super) fn fingerprints() -> Vec<Vec<u8>> {
-    let integers = samples(&PLAN, 6, 2);
-    let grid = InputGrid::of_integer(&PLAN.public().input).expect("a grid");
-    let lowest = PLAN.public().input.min();
-    let levels = integers.t().mapv(|x| (x - lowest) as u32);
-    let info = |label: usize| SampleInfo {
-        source: None,
-        label: label as u32,
-        margin: 1.0,
-        log_sensitivity: 0.0,
-        tied: vec![],
-    };
-    let labels = PLAN.simulate(&integers).expect("inputs of the plan").predictions();
-    let bag = SampleBag {
-        inputs: grid.values(levels.view()),
-        generator: GeneratorKind::Random,
-        seed: 1,
-        samples: labels.into_iter().map(info).collect(),
-    };
-    let parts = FingerprintParts {
-        bag: &bag,
-        grid: &grid,
-        originals: None,
-        selection: SelectionRule::Random,
-        rule: ComparisonRule::Exact,
-        margin: 0.0,
-    };
-    let made = Fingerprint::of_plan(&PLAN, &parts).expect("a fingerprint");
+    let made = fingerprint_of(&PLAN, &samples(&PLAN, 6, 2), 1);
     vec![made.to_bytes().expect("it encodes")]
 }
 

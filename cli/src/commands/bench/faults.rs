@@ -56,10 +56,15 @@ const BATCH_LIMIT: Duration = Duration::from_secs(300);
 pub(super) fn run(arguments: &FaultsArguments) -> Result<Outcome> {
     let output = Output::new(&arguments.figures)?;
     let bar = output.console.progress.spinner("network, plan, server");
-    let samples = arguments.samples as usize;
+    let samples = arguments.batch.samples as usize;
     // Activation at the client: every word of a reply is checked, so that altering one is found.
     let side = nn_poly::plan::ActivationSide::Client;
-    let subject = Arc::new(Subject::new(arguments.network.into(), side, samples, arguments.seed)?);
+    let subject = Arc::new(Subject::new(
+        arguments.batch.network.into(),
+        side,
+        samples,
+        arguments.batch.seed,
+    )?);
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let server = ServerProcess::start(&subject, any, &settings())?;
     drop(bar);
@@ -77,7 +82,7 @@ pub(super) fn run(arguments: &FaultsArguments) -> Result<Outcome> {
             subject: &subject,
             proxy: &proxy,
             direct: subject.endpoint(&address.to_string())?,
-            rng: ChaCha20Rng::seed_from_u64(arguments.seed),
+            rng: ChaCha20Rng::seed_from_u64(arguments.batch.seed),
             figures: FaultFigures::new(&subject.description, subject.n_samples()),
         };
         trial.run(arguments, &output).await?;

@@ -57,10 +57,10 @@ pub(super) fn run(arguments: &LoadArguments) -> Result<Outcome> {
         .hint(|| "or measure with fewer --connections")?;
     let bar = output.console.progress.spinner("network, plan, server");
     let subject = Arc::new(Subject::new(
-        arguments.network.into(),
+        arguments.batch.network.into(),
         arguments.activation.into(),
-        arguments.samples as usize,
-        arguments.seed,
+        arguments.batch.samples as usize,
+        arguments.batch.seed,
     )?);
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let mut server = ServerProcess::start(&subject, any, &settings(arguments))?;

@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &NetworkArguments) -> Result<Outcome> {
     if let Some(threads) = arguments.threads {
         limit_threads(threads.into())?;
     }
-    let samples = arguments.samples as usize;
+    let samples = arguments.batch.samples as usize;
     let bar = output.console.progress.spinner("network and samples");
     let workload = match (&arguments.model, &arguments.data, arguments.network) {
         (Some(model), Some(data), _) => {
@@ -55,7 +55,7 @@ pub(super) fn run(arguments: &NetworkArguments) -> Result<Outcome> {
     let case = Case {
         side: arguments.activation.into(),
         transport: arguments.transport,
-        repeat: arguments.repeat.into(),
+        repeat: arguments.batch.repeat.into(),
     };
     let figures = case.measure(&workload, &output.console.progress)?;
     figures.print(screen, output.style);

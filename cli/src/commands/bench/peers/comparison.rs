@@ -71,11 +71,11 @@ pub(super) fn run(arguments: &PeersArguments) -> Result<Outcome> {
     screen.fact("Machine", machine.summary());
     screen.fact("Network", "cryptonets, 4-bit inputs and weights, on one core");
     let peer = measure_peer(arguments.part.into(), progress)?;
-    let workload = Workload::random(NetworkKind::Cryptonets, arguments.samples as usize, 0)?;
+    let workload = Workload::random(NetworkKind::Cryptonets, arguments.batch.samples as usize, 0)?;
     let ours = [ActivationSide::Client, ActivationSide::Server]
         .into_iter()
         .map(|side| {
-            let repeat = arguments.repeat.into();
+            let repeat = arguments.batch.repeat.into();
             let case = Case { side, transport: TransportName::Pipe, repeat };
             case.measure(&workload, progress)
         })
