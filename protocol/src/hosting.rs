@@ -88,13 +88,6 @@ pub enum HostingError {
     },
 }
 
-impl HostingError {
-    /// Whether the plan itself may be fine, and what vouches for it is missing or wrong.
-    const fn is_of_signature(&self) -> bool {
-        matches!(self, Self::Signature { .. } | Self::SignatureFile { .. })
-    }
-}
-
 /// A set of plans, addressed by digest.
 ///
 /// Every request uses all cores for one piece of its payload or of its reply at a time and then lets

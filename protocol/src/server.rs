@@ -398,7 +398,8 @@ impl Server {
     fn seat_of(&self, peer: SocketAddr) -> Option<Seat> {
         let Some(from) = self.shared.addresses.enter(peer.ip()) else {
             self.metrics().connection("dropped by address");
-            info!(%peer, "too many connections from this address; dropped");
+            // Counted, and not logged by default: whoever does this does it often.
+            debug!(%peer, "too many connections from this address; dropped");
             return None;
         };
         let seat = self.seat();

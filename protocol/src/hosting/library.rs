@@ -139,7 +139,7 @@ impl PlanLibrary {
                 }
                 Err(problem) => {
                     entry.is_broken = true;
-                    if !self.owners.is_empty() && problem.is_of_signature() {
+                    if !self.owners.is_empty() && is_of_signature(&problem) {
                         entry.plan = None;
                     }
                     changes.problems.push(problem);
@@ -210,6 +210,11 @@ impl Entry {
         }
         is_due
     }
+}
+
+/// Whether the plan itself may be fine, and what vouches for it is missing or wrong.
+const fn is_of_signature(problem: &HostingError) -> bool {
+    matches!(problem, HostingError::Signature { .. } | HostingError::SignatureFile { .. })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -279,9 +279,10 @@ impl Driver {
             | ServerMessage::Cancelled { .. } => {}
         }
         self.visit.answered(message);
-        let encoded = match message {
-            ServerMessage::Plan(part) => self.shared.plan_messages.encode(part),
-            other => other.encode(),
+        let encoded = if let ServerMessage::Plan(part) = message {
+            self.shared.plan_messages.encode(part)
+        } else {
+            message.encode()
         };
         let encoded = encoded.or_else(|error| {
             warn!(%error, "a message could not be sent");
