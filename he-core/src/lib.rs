@@ -111,7 +111,7 @@ pub use encryption::BlockEncryptor;
 pub use error::{Error, Result};
 pub use evaluator::Quadratic;
 pub use keys::{EvaluationKeys, KeySet, PublicKey, SecretKey};
-pub use linear::{Group, LinearMap, PADDING, Placement, PooledQuadratic};
+pub use linear::{Group, LinearMap, PADDING, Placement, PooledQuadratic, Wanted};
 pub use params::{MAX_MODULUS, Params, ParamsSpec};
 pub use request::RequestDecoder;
 pub use sampling::PublicSeed;

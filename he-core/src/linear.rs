@@ -5,7 +5,7 @@ mod pooled;
 mod unit;
 mod work;
 
-use core::ops::Range;
+use core::ops::{ControlFlow, Range};
 
 use zeroize::Zeroizing;
 
@@ -13,7 +13,7 @@ use crate::{
     CiphertextBlock, Error, Plaintext, Result,
     correction::divide_centred,
     ring::Ring,
-    simd::{self, Packed},
+    simd::{self, Packed, SlabRows},
 };
 
 use compiled::CompiledGroup;
@@ -23,6 +23,9 @@ use work::Work;
 
 /// Input index that stands for a ciphertext of zero (zero padding): never stored or sent.
 pub const PADDING: u32 = u32::MAX;
+
+/// Asked between two parts of a computation whether the rest is wanted. `Break`: stop.
+pub type Wanted<'a> = dyn FnMut() -> ControlFlow<()> + 'a;
 
 /// Largest weight magnitude: a weight is one signed 16-bit factor of the kernels.
 const MAX_WEIGHT: i64 = 32_767;
@@ -247,6 +250,32 @@ impl LinearMap {
         outputs: Range<usize>,
         out: &mut CiphertextBlock,
     ) -> Result<()> {
+        // Nobody is asked, so nobody says `Break`.
+        self.apply_asking(input, outputs, out, None).map(|_| ())
+    }
+
+    /// As [`LinearMap::apply_range_into`], and asks every fraction of a second or so whether the rest is
+    /// wanted. After `Break`, `out` holds nothing of use.
+    ///
+    /// # Errors
+    /// As [`LinearMap::apply_range`].
+    pub fn apply_range_while(
+        &self,
+        input: &CiphertextBlock,
+        outputs: Range<usize>,
+        out: &mut CiphertextBlock,
+        wanted: &mut Wanted<'_>,
+    ) -> Result<ControlFlow<()>> {
+        self.apply_asking(input, outputs, out, Some(wanted))
+    }
+
+    fn apply_asking(
+        &self,
+        input: &CiphertextBlock,
+        outputs: Range<usize>,
+        out: &mut CiphertextBlock,
+        mut wanted: Option<&mut Wanted<'_>>,
+    ) -> Result<ControlFlow<()>> {
         check_length("ciphertexts in the block", self.n_inputs, input.count())?;
         if outputs.start > outputs.end || outputs.end > self.n_outputs {
             return Err(Error::Index { what: "output", index: outputs.end, count: self.n_outputs });
@@ -264,26 +293,25 @@ impl LinearMap {
             let words = input.limb(limb);
             let width = work.slab_width(ring, n, row_len);
             let residues: Vec<u64> = bias.iter().map(|&b| ring.residue_vartime(b)).collect();
-            simd::for_each_slab(
-                out.limb_mut(limb),
-                row_len,
-                width,
-                Packed::default,
-                |packed, mut slab| {
-                    work.pack(packed, words, row_len, ring, &slab);
-                    for tile in &work.tiles {
-                        simd::multiply(backend, tile, packed, ring.reducer(), &mut slab);
+            let compute = |packed: &mut Packed, mut slab: SlabRows<'_>| {
+                work.pack(packed, words, row_len, ring, &slab);
+                for tile in &work.tiles {
+                    simd::multiply(backend, tile, packed, ring.reducer(), &mut slab);
+                }
+                if slab.start() < n {
+                    let start = slab.start();
+                    for (row, &bias) in residues.iter().enumerate() {
+                        self.unit.add(bias, limb, ring, start, slab.row_mut(row));
                     }
-                    if slab.start() < n {
-                        let start = slab.start();
-                        for (row, &bias) in residues.iter().enumerate() {
-                            self.unit.add(bias, limb, ring, start, slab.row_mut(row));
-                        }
-                    }
-                },
-            );
+                }
+            };
+            let rows = out.limb_mut(limb);
+            let flow = slabs(rows, row_len, width, Packed::default, compute, &mut wanted);
+            if flow.is_break() {
+                return Ok(flow);
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 
     /// Combines the rows with secret random factors modulo one prime: `(rᵀW, rᵀb)`.
@@ -316,6 +344,24 @@ const MAX_COMBINED_ROWS: usize = 1 << 20;
 /// Adds `Σ_row factor·weights[row]` of one placement to its inputs' columns.
 ///
 /// Factors are split into 24-bit halves so that products of 32-bit numbers do the work.
+/// All slabs at once, or in groups between which somebody is asked.
+fn slabs<S: Send>(
+    matrix: &mut [u64],
+    row_len: usize,
+    width: usize,
+    scratch: impl Fn() -> S + Sync + Send,
+    work: impl Fn(&mut S, SlabRows<'_>) + Sync + Send,
+    wanted: &mut Option<&mut Wanted<'_>>,
+) -> ControlFlow<()> {
+    match wanted {
+        Some(wanted) => simd::for_each_slab_while(matrix, row_len, width, scratch, work, wanted),
+        None => {
+            simd::for_each_slab(matrix, row_len, width, scratch, work);
+            ControlFlow::Continue(())
+        }
+    }
+}
+
 fn combine_placement(
     group: &Group,
     placement: &Placement,

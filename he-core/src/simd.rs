@@ -51,7 +51,7 @@ pub(crate) use ceilings::{products_per_round, run_products};
 pub(crate) use packed::{GROUP, Packed};
 pub(crate) use products::sum_products;
 pub(crate) use reduction::{Factor, Reducer};
-pub(crate) use slabs::{SlabRows, for_each_slab};
+pub(crate) use slabs::{SlabRows, for_each_slab, for_each_slab_while};
 pub(crate) use squares::{ARRAYS as SQUARE_SUMS, TERMS_BEFORE_CARRY, add_squares, carry};
 pub(crate) use tile::{Tile, pack_weights, row_blocks};
 

@@ -15,6 +15,8 @@ mod random_chain;
 #[path = "support/segments.rs"]
 mod segments;
 
+use std::ops::ControlFlow;
+
 use ndarray::Array2;
 use nn_poly::encrypted::{
     ClientTimes, Error, SegmentContext, SegmentEvaluator, decrypt_reply, encrypt_block,
@@ -212,6 +214,39 @@ fn check(plan: &Plan, n_samples: usize, seed: u64) {
         } else {
             assert_eq!(refresher.finish_scores().unwrap().scores, trace.scores);
         }
+    }
+}
+
+/// Nothing of a reply exists before the last step; until then whoever wants it is asked.
+#[test]
+fn a_chain_asks_within_every_step_and_stops_where_it_is_told() {
+    let plan = plan(&sketch(StageOutput::Pooled));
+    let segment = &plan.public().segments[0];
+    let (structure, weights) = plan.network().stage(segment.stage as usize).unwrap();
+    let n_steps = structure.chain.as_ref().unwrap().steps.len();
+    let server = SegmentEvaluator::new(0, segment, structure, weights).unwrap();
+    let n_bytes = usize::try_from(server.context().request_bytes()).unwrap();
+    // Whether it was evaluated to its end, the questions asked, and the bytes that came.
+    let run = |limit: usize| {
+        let mut receiver = server.receive([1; 32]).unwrap();
+        receiver.push(&vec![0; n_bytes]).unwrap();
+        let block = receiver.finish().unwrap();
+        let (mut n_asked, mut n_bytes) = (0, 0);
+        let mut sink = |piece: Vec<u8>| {
+            n_bytes += piece.len();
+            n_asked += usize::from(piece.is_empty());
+            if n_asked < limit { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let flow = server.evaluate(&block, &mut sink).unwrap();
+        (flow.is_continue(), n_asked, n_bytes)
+    };
+    let (is_complete, n_questions, n_reply) = run(usize::MAX);
+    assert!(is_complete && n_reply as u64 == server.context().reply_bytes());
+    let n_moduli = segment.ring.moduli.len();
+    assert!(n_questions >= n_moduli + 2 * n_steps, "{n_questions} questions");
+    for limit in (1..=n_questions).step_by(n_questions.div_ceil(8)) {
+        let (is_complete, n_asked, n_bytes) = run(limit);
+        assert!(!is_complete && n_asked == limit && n_bytes < n_reply, "told at question {limit}");
     }
 }
 

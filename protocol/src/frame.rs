@@ -18,6 +18,10 @@ use crate::limits::{FRAME_PREFIX_BYTES, MAX_FRAME_BYTES, PAYLOAD_HEADER_BYTES};
 const CONTROL: u8 = 1;
 const PAYLOAD: u8 = 2;
 
+/// Control messages up to this length are copied behind their head, to be written at once; longer ones
+/// (public plans, which connections share) are not.
+const COPIED_MESSAGE_BYTES: usize = 4 << 10;
+
 /// One frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
@@ -93,8 +97,8 @@ impl Frame {
         }
     }
 
-    /// The frame on the wire in two parts: everything before the data of a payload, and the data
-    /// itself, which is not copied. Control messages are in the first part.
+    /// The frame on the wire in two parts: everything before the data, and the data itself, which is
+    /// not copied. Short control messages are in the first part.
     ///
     /// # Errors
     /// [`Malformed::FrameTooLong`]: longer than a frame may be.
@@ -106,11 +110,16 @@ impl Frame {
         };
         Ok(match self {
             Self::Control(message) => {
-                let mut head = BytesMut::with_capacity(FRAME_PREFIX_BYTES + length);
+                let is_short = message.len() <= COPIED_MESSAGE_BYTES;
+                let data = if is_short { Bytes::new() } else { message.clone() };
+                let copied = message.len() - data.len();
+                let mut head = BytesMut::with_capacity(FRAME_PREFIX_BYTES + 1 + copied);
                 head.put_u32_le(prefix);
                 head.put_u8(CONTROL);
-                head.extend_from_slice(&message);
-                (head.freeze(), Bytes::new())
+                if is_short {
+                    head.extend_from_slice(&message);
+                }
+                (head.freeze(), data)
             }
             Self::Payload(payload) => {
                 let mut head = BytesMut::with_capacity(FRAME_PREFIX_BYTES + PAYLOAD_HEADER_BYTES);

@@ -62,5 +62,6 @@ pub mod transcript;
 pub mod transport;
 
 mod calendar;
+mod socket;
 
 pub use error::{Error, Result};

@@ -58,15 +58,23 @@ pub const CONNECTION_BYTES: u64 = 64 << 10;
 pub struct ServerLimits {
     /// Connections held at the same time. Default 256.
     pub max_connections: usize,
+    /// Connections of one address at the same time; of an IPv6 address the first 64 bits count. Further
+    /// ones are closed before the TLS handshake. Clients behind one proxy or router share an address.
+    /// Default 64.
+    pub max_connections_per_address: usize,
     /// Requests admitted at the same time, whatever their size (uploading, waiting for the processors,
     /// evaluating, or replying). Default 1,024.
     pub max_requests: usize,
     /// Requests that wait for memory at the same time; further ones are refused as busy at once.
     /// Default 256.
     pub max_waiting: usize,
-    /// Evaluations begun and not finished at the same time; each has two threads. They take turns on
-    /// the processors, so that more of them are not faster: the others bridge the pauses in which a
-    /// client is slow to take its reply. Default 16, at most [`MAX_EVALUATIONS`].
+    /// How many of these may be of one client of the access list, or of one address of anonymous ones.
+    /// Default 64.
+    pub max_waiting_per_client: usize,
+    /// Evaluations begun and not computed to their end at the same time; each has two threads. They take
+    /// turns on the processors, so that more of them are not faster: the others bridge the pauses in
+    /// which a client is slow to take its reply and there is no memory for the rest of it. Default 16, at
+    /// most [`MAX_EVALUATIONS`].
     pub max_evaluations: usize,
     /// Sum of the declared memory of the admitted requests, of ten chunks for each, of what the host
     /// keeps for the next ones (a quarter at most), and of [`CONNECTION_BYTES`] for each connection,
@@ -85,8 +93,10 @@ impl Default for ServerLimits {
     fn default() -> Self {
         Self {
             max_connections: 256,
+            max_connections_per_address: 64,
             max_requests: 1024,
             max_waiting: 256,
+            max_waiting_per_client: 64,
             max_evaluations: 16,
             max_memory_bytes: 4 << 30,
             max_request_bytes: 1 << 30,
@@ -108,8 +118,12 @@ impl ServerLimits {
     /// - [`ConfigError::LimitOutOfRange`]: the first that is zero or absurd, and what is allowed.
     pub fn check(&self) -> Result<()> {
         in_range("max_connections", self.max_connections as u64, 1, 1 << 20)?;
+        let per_address = self.max_connections_per_address as u64;
+        in_range("max_connections_per_address", per_address, 1, 1 << 20)?;
         in_range("max_requests", self.max_requests as u64, 1, 1 << 20)?;
         in_range("max_waiting", self.max_waiting as u64, 0, 1 << 20)?;
+        let per_client = self.max_waiting_per_client as u64;
+        in_range("max_waiting_per_client", per_client, 0, 1 << 20)?;
         in_range("max_evaluations", self.max_evaluations as u64, 1, MAX_EVALUATIONS as u64)?;
         let least_memory = self.connection_bytes().saturating_add(1);
         in_range("max_memory_bytes", self.max_memory_bytes, least_memory, 1 << 46)?;
@@ -218,8 +232,10 @@ mod tests {
     #[test]
     fn defaults_are_accepted_and_each_limit_is_checked() {
         assert!(ServerLimits::default().check().is_ok());
-        let rejects: [fn(&mut ServerLimits); 9] = [
+        let rejects: [fn(&mut ServerLimits); 11] = [
             |l| l.max_connections = 0,
+            |l| l.max_connections_per_address = 0,
+            |l| l.max_waiting_per_client = usize::MAX,
             |l| l.max_requests = 0,
             |l| l.max_waiting = usize::MAX,
             |l| l.max_evaluations = 0,

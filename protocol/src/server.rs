@@ -7,8 +7,10 @@
 //!      memory, processors ─────┘        ◄─ reply chunks ◄─ scribe ┘
 //! ```
 //! Nothing a peer sends can do more than end its own connection. Until a request is admitted a
-//! connection holds at most [`CONNECTION_BYTES`](crate::limits::CONNECTION_BYTES); from then on its
-//! memory is what the service declared and ten chunks. A request that uploads or waits has no thread.
+//! connection holds at most [`CONNECTION_BYTES`](crate::limits::CONNECTION_BYTES) and one answer that its
+//! client has not taken (a public plan is shared by all that fetch it); from then on its memory is what
+//! the service declared and ten chunks, until the client has taken the last byte. A request that uploads
+//! or waits, or whose reply waits for its client, has no thread.
 //!
 //! Invariant: no state of a client outlives its connection, and no request needs an earlier one.
 
@@ -18,10 +20,13 @@ pub mod event;
 pub mod metrics;
 pub mod service;
 
+mod addresses;
 mod admission;
 mod driver;
 mod gate;
 mod job;
+mod outbox;
+mod plan_messages;
 mod scribe;
 mod status;
 mod visit;
@@ -38,9 +43,11 @@ use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 use tracing::{Instrument, debug, info, info_span, warn};
 
+use self::addresses::{Addresses, FromAddress};
 use self::admission::Admission;
 use self::event::Greeting;
 use self::metrics::Metrics;
+use self::plan_messages::PlanMessages;
 use self::service::PlanHost;
 pub use self::status::{NotReady, ServerStatus};
 use self::visit::Origin;
@@ -51,6 +58,7 @@ use crate::identifiers::Label;
 use crate::identity::{Identity, PublicIdentity};
 use crate::limits::{ServerLimits, ServerTimeouts};
 use crate::message::{AnnouncedLimits, Refusal, RefusalCode, Welcome};
+use crate::socket;
 use crate::tls::{CertificateFingerprint, ServerTls};
 use crate::transport::{BoxedStream, pipe};
 
@@ -126,6 +134,8 @@ struct Shared {
     identity: RwLock<Arc<Identity>>,
     options: ServerOptions,
     admission: Admission,
+    addresses: Addresses,
+    plan_messages: PlanMessages,
     connections: Arc<Semaphore>,
     turned_away: Arc<Semaphore>,
     lifecycle: watch::Sender<Lifecycle>,
@@ -160,6 +170,8 @@ impl Server {
             host,
             identity: RwLock::new(Arc::new(identity)),
             admission,
+            addresses: Addresses::new(options.limits.max_connections_per_address),
+            plan_messages: PlanMessages::default(),
             connections: Arc::new(Semaphore::new(options.limits.max_connections)),
             turned_away: Arc::new(Semaphore::new(TURNED_AWAY)),
             lifecycle: watch::Sender::new(Lifecycle::Running),
@@ -255,13 +267,10 @@ impl Server {
                 () = &mut shutdown => break,
                 accepted = listener.accept() => match accepted {
                     Ok((socket, peer)) => {
-                        if let Some(seat) = self.seat() {
+                        if let Some(seat) = self.seat_of(peer) {
                             let span = info_span!("connection", id = self.next_id(), %peer);
                             let serve = self.clone().serve_socket(socket, peer, tls.clone(), seat);
                             tasks.spawn(serve.instrument(span));
-                        } else {
-                            metrics.connection("dropped");
-                            warn!(%peer, "too many connections; dropped");
                         }
                     }
                     Err(error) => {
@@ -346,9 +355,10 @@ impl Server {
 
     async fn serve_socket(self, socket: TcpStream, peer: SocketAddr, tls: ServerTls, seat: Seat) {
         debug!("connected");
-        // Small messages should not wait for more; failure costs time only.
-        let _ = socket.set_nodelay(true);
-        match timeout(self.shared.options.timeouts.handshake, tls.accept(socket)).await {
+        let timeouts = &self.shared.options.timeouts;
+        // Not before the deadlines of the protocol, which tell the client.
+        socket::prepare(&socket, timeouts.stall.saturating_mul(2).max(timeouts.handshake));
+        match timeout(timeouts.handshake, tls.accept(socket)).await {
             Ok(Ok(stream)) => {
                 let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default();
                 let certificate = certificates.first().map(CertificateFingerprint::of);
@@ -384,12 +394,29 @@ impl Server {
         self.shared.n_connected.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// A seat for a connection over the network, unless there are too many of all or of this address.
+    fn seat_of(&self, peer: SocketAddr) -> Option<Seat> {
+        let Some(from) = self.shared.addresses.enter(peer.ip()) else {
+            self.metrics().connection("dropped by address");
+            // Counted, and not logged by default: whoever does this does it often.
+            debug!(%peer, "too many connections from this address; dropped");
+            return None;
+        };
+        let seat = self.seat();
+        if seat.is_none() {
+            self.metrics().connection("dropped");
+            warn!(%peer, "too many connections; dropped");
+        }
+        Some(Seat { _from: Some(from), ..seat? })
+    }
+
     fn seat(&self) -> Option<Seat> {
         let take = |seats: &Arc<Semaphore>| Arc::clone(seats).try_acquire_owned().ok();
+        let seat = |permit, turned_away| Seat { _permit: permit, _from: None, turned_away };
         if let Some(permit) = take(&self.shared.connections) {
-            return Some(Seat { _permit: permit, turned_away: false });
+            return Some(seat(permit, false));
         }
-        take(&self.shared.turned_away).map(|permit| Seat { _permit: permit, turned_away: true })
+        take(&self.shared.turned_away).map(|permit| seat(permit, true))
     }
 
     fn welcome(&self) -> Welcome {
@@ -418,5 +445,7 @@ impl std::fmt::Debug for Server {
 /// A connection's place among the connections.
 struct Seat {
     _permit: OwnedSemaphorePermit,
+    /// Its place among those of its address, if it has one.
+    _from: Option<FromAddress>,
     turned_away: bool,
 }

@@ -55,6 +55,7 @@ pub fn split(stream: BoxedStream, limit: usize, stall: Duration) -> (FrameReader
         stream: write,
         at_hand: None,
         queue: VecDeque::new(),
+        queued_bytes: 0,
         unflushed: false,
         stall,
         deadline: None,
@@ -171,6 +172,8 @@ pub struct FrameWriter {
     /// stream where it is, without a copy.
     at_hand: Option<Chain<Bytes, Bytes>>,
     queue: VecDeque<Frame>,
+    /// Bytes of the frames in the queue.
+    queued_bytes: u64,
     /// Whether anything pushed is not yet in the hands of the operating system.
     unflushed: bool,
     stall: Duration,
@@ -187,6 +190,7 @@ enum Step {
 impl FrameWriter {
     /// Queue a frame. Nothing is sent before [`flush`](Self::flush).
     pub fn push(&mut self, frame: Frame) {
+        self.queued_bytes += frame.wire_bytes();
         self.queue.push_back(frame);
         self.unflushed = true;
     }
@@ -201,6 +205,12 @@ impl FrameWriter {
     #[must_use]
     pub fn n_queued(&self) -> usize {
         self.queue.len()
+    }
+
+    /// Bytes that wait: those of the queue, and what is left of the frame that is being sent.
+    #[must_use]
+    pub fn queued_bytes(&self) -> u64 {
+        self.queued_bytes + self.at_hand.as_ref().map_or(0, |frame| frame.remaining() as u64)
     }
 
     /// Bytes of the frames handed to the stream so far.
@@ -256,6 +266,7 @@ impl FrameWriter {
                     return Poll::Ready(Ok(Step::Flushed));
                 };
                 self.sent_bytes += frame.wire_bytes();
+                self.queued_bytes -= frame.wire_bytes();
                 let (head, data) = frame.into_wire()?;
                 none.insert(head.chain(data))
             }
@@ -299,6 +310,8 @@ mod tests {
         let send = async {
             sizes.iter().for_each(|&n| writer.push(frame(n)));
             assert!(!writer.is_flushed());
+            let n_bytes: u64 = sizes.iter().map(|&n| frame(n).wire_bytes()).sum();
+            assert_eq!(writer.queued_bytes(), n_bytes);
             writer.close(Duration::from_secs(5)).await.unwrap();
         };
         let receive = async {
@@ -309,6 +322,7 @@ mod tests {
         };
         tokio::join!(send, receive);
         assert_eq!(writer.sent_bytes(), reader.received_bytes());
+        assert_eq!(writer.queued_bytes(), 0);
     }
 
     #[tokio::test]

@@ -45,6 +45,10 @@ pub(crate) struct LoadArguments {
     /// Milliseconds within which 99 of 100 questions for health must be answered.
     #[arg(long, value_name = "MS", default_value_t = 100)]
     pub(crate) health_ms: u32,
+    /// Seconds that anything may take besides the load itself: the server's start, the connections, the
+    /// batches under way after the last one was begun, the questions to the idle connections.
+    #[arg(long, value_name = "S", default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) patience: u16,
     /// Who evaluates the activations.
     #[arg(long, value_enum, value_name = "SIDE", default_value_t = SideName::Client)]
     pub(crate) activation: SideName,
@@ -56,8 +60,8 @@ pub(crate) struct LoadArguments {
 ///
 /// Below TLS (kill, cut, stall, a corrupt byte) every batch must complete with the scores of the
 /// undisturbed run. Above TLS, frames that are reordered, repeated, too large, altered or of another
-/// client must not lead to other scores, and words that the server alters and signs must end in a
-/// verdict. The server is this program in a process of its own, restarted on its port when killed.
+/// client must end in the error that names it (or, on their way to the server, in a repetition that
+/// completes), and words that the server alters and signs must end in a verdict. The server is this program in a process of its own, restarted on its port when killed.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -70,6 +74,9 @@ pub(crate) struct FaultsArguments {
     /// Faults, spread over the batches; one of each batch's is above TLS.
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u16).range(1..=50_000))]
     pub(crate) faults: u16,
+    /// Seconds that a start of the server, or a batch with its faults, may take.
+    #[arg(long, value_name = "S", default_value_t = 300, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) patience: u16,
     #[command(flatten)]
     pub(crate) batch: BatchArguments,
     #[command(flatten)]

@@ -66,7 +66,8 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<Outcome> {
     if let Some(path) = &settings.mask_key {
         shelf = shelf.with_mask_key(load_or_create_mask_key(path)?);
     }
-    let library = Arc::new(PlanLibrary::open_on(shelf, &settings.plans, &guards.owners)?);
+    let (library, found) = PlanLibrary::open_on(shelf, &settings.plans, &guards.owners)?;
+    let library = Arc::new(library);
     drop(bar);
     let options = ServerOptions {
         limits: settings.limits.clone(),
@@ -75,6 +76,7 @@ pub(crate) fn run(arguments: &ServeArguments) -> Result<Outcome> {
     };
     let host: Arc<dyn PlanHost> = Arc::clone(&library) as Arc<dyn PlanHost>;
     let server = Server::new(host, identity, guards.guard(options))?;
+    watch::tell_first(&found, &server);
     let operators = operators(&settings, &server, &screen)?;
     let runtime = super::runtime()?;
     let watch = Watch { guards, library, server: server.clone(), pause: settings.reload };

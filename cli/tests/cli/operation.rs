@@ -93,6 +93,25 @@ fn plans_come_and_go_while_the_server_runs() {
 }
 
 #[test]
+fn a_half_copied_plan_keeps_no_server_from_starting() {
+    let folder = folder("half");
+    let (config, plans) = configured(&folder);
+    fs::write(plans.join("half.plan"), b"half a file").unwrap();
+    let server = Served::with(&["serve", "--config", text(&config)]);
+    let port = server.admin.unwrap();
+    assert_eq!(figure(port, "securedl_plans_loaded"), Some(1.0));
+    assert_eq!(figure(port, "securedl_plan_files_broken"), Some(1.0));
+    assert_eq!(infer(&server.address, &fixture().linear).code, Some(0));
+    drop(server);
+
+    // With none that is good there is nothing to serve.
+    fs::remove_file(plans.join("linear.plan")).unwrap();
+    let finished = run(&["serve", "--config", text(&config)]);
+    assert_eq!(finished.code, Some(2));
+    assert!(finished.stderr.contains("half.plan"), "{}", finished.stderr);
+}
+
+#[test]
 fn the_printed_configuration_starts_a_server_and_mistakes_are_told() {
     let folder = folder("configuration");
     let (config, _) = configured(&folder);
@@ -166,6 +185,66 @@ fn files_for_deployment_name_existing_flags_and_parse() {
     }
     assert!(count >= 5, "{count} figures");
     assert!(deploy("prometheus.yml").contains("securedl.rules.yml"));
+}
+
+/// The value of a line `key = value` or `key=value`, without quotation marks.
+fn value(text: &str, key: &str) -> String {
+    let of_line = |line: &str| {
+        let (name, value) = line.split_once('=')?;
+        (name.trim() == key).then(|| value.trim().trim_matches('"').to_owned())
+    };
+    text.lines().find_map(of_line).unwrap_or_else(|| panic!("{key} is missing in\n{text}"))
+}
+
+#[test]
+fn unit_container_and_configuration_agree() {
+    let example = folder("agreed").join("server.toml");
+    fs::write(&example, deploy("server.toml")).unwrap();
+    let config = succeed(&["serve", "--config", text(&example), "--print-config"]).stdout;
+    let (unit, container) = (deploy("securedl.service"), deploy("Containerfile"));
+
+    // Whoever stops it waits longer than it drains.
+    let drain: u64 = value(&config, "drain").strip_suffix('s').unwrap().parse().unwrap();
+    let unit_stop: u64 = value(&unit, "TimeoutStopSec").parse().unwrap();
+    let (_, container_stop) = container.split_once("--stop-timeout=").unwrap();
+    let container_stop: u64 = container_stop.split_whitespace().next().unwrap().parse().unwrap();
+    for stop in [unit_stop, container_stop] {
+        assert!(stop >= drain + 10, "{stop} s for a drain of {drain} s");
+    }
+    assert!(container.contains("\nSTOPSIGNAL SIGTERM\n"));
+    assert_eq!(value(&unit, "KillSignal"), "SIGTERM");
+
+    // What it writes may be written, and what it reads may not.
+    let audit = value(&config, "audit");
+    assert_eq!(Path::new(&audit).parent(), Some(Path::new("/var/log/securedl")));
+    assert_eq!(value(&unit, "LogsDirectory"), "securedl");
+    assert_eq!(value(&unit, "StateDirectory"), "securedl");
+    assert_eq!(value(&unit, "ReadOnlyPaths"), "/etc/securedl");
+    for volume in ["/etc/securedl:ro", "/var/log/securedl:U", "/var/lib/securedl:U"] {
+        assert!(container.contains(&format!(":{volume}")), "{volume}");
+    }
+    let commented = deploy("server.toml");
+    assert!(commented.contains("mask_key = \"/var/lib/securedl/"), "made where it may be written");
+
+    // Memory, files and ports fit.
+    let gigabytes =
+        |text: &str, unit: &str| -> u64 { text.strip_suffix(unit).unwrap().parse().unwrap() };
+    let memory = gigabytes(&value(&config, "memory"), "GiB");
+    assert!(gigabytes(&value(&unit, "MemoryMax"), "G") > memory);
+    assert!(container.contains(&format!("--memory={}g", memory + 2)));
+    let files: u64 = value(&unit, "LimitNOFILE").parse().unwrap();
+    assert!(files > value(&config, "connections").parse::<u64>().unwrap() + 128);
+    assert!(container.contains(&format!("nofile={files}")));
+    assert!(container.contains("\nEXPOSE 7443 9464\n"));
+    for listen in ["listen = \"0.0.0.0:7443\"", "listen = \"127.0.0.1:9464\""] {
+        assert!(config.lines().any(|line| line == listen), "{listen}\n{config}");
+    }
+    assert!(deploy("prometheus.yml").contains("127.0.0.1:9464"));
+    assert_eq!(
+        (value(&unit, "User"), value(&unit, "Group")),
+        ("securedl".into(), "securedl".into())
+    );
+    assert!(container.contains("\nUSER 65532:65532\n") && container.contains("user 65532"));
 }
 
 #[test]

@@ -4,10 +4,10 @@
 //! it waits for. Here a task computes a few rows of a few hundred columns, squares them and adds
 //! them to the results they belong to, all in cache; the linear outputs never exist as a block.
 
-use core::ops::Range;
+use core::ops::{ControlFlow, Range};
 use std::collections::HashMap;
 
-use super::{LinearMap, check_length, work::Work};
+use super::{LinearMap, Wanted, check_length, slabs, work::Work};
 use crate::{
     CiphertextBlock, Error, Quadratic, Result,
     ring::Ring,
@@ -56,6 +56,34 @@ impl LinearMap {
         results: &[PooledQuadratic],
         out: &mut CiphertextBlock,
     ) -> Result<()> {
+        // Nobody is asked, so nobody says `Break`.
+        self.apply_pooled_asking(input, outputs, results, out, None).map(|_| ())
+    }
+
+    /// As [`LinearMap::apply_pooled_into`], and asks every fraction of a second or so whether the rest is
+    /// wanted. After `Break`, `out` holds nothing of use.
+    ///
+    /// # Errors
+    /// As [`LinearMap::apply_pooled_into`].
+    pub fn apply_pooled_while(
+        &self,
+        input: &CiphertextBlock,
+        outputs: Range<usize>,
+        results: &[PooledQuadratic],
+        out: &mut CiphertextBlock,
+        wanted: &mut Wanted<'_>,
+    ) -> Result<ControlFlow<()>> {
+        self.apply_pooled_asking(input, outputs, results, out, Some(wanted))
+    }
+
+    fn apply_pooled_asking(
+        &self,
+        input: &CiphertextBlock,
+        outputs: Range<usize>,
+        results: &[PooledQuadratic],
+        out: &mut CiphertextBlock,
+        mut wanted: Option<&mut Wanted<'_>>,
+    ) -> Result<ControlFlow<()>> {
         input.check_fresh("a pooled quadratic")?;
         check_length("ciphertexts in the block", self.n_inputs, input.count())?;
         if outputs.start > outputs.end || outputs.end > self.n_outputs {
@@ -80,11 +108,15 @@ impl LinearMap {
             let width = work.slab_width(ring, n, n).div_ceil(2).clamp(16, MAX_COLUMNS).min(n);
             // Rows of `out` here are single polynomials.
             let matrix = out.limb_mut(limb);
-            simd::for_each_slab(matrix, n, width, Scratch::default, |scratch, mut slab| {
+            let compute = |scratch: &mut Scratch, mut slab: SlabRows<'_>| {
                 pass.run(&work, &units, scratch, &mut slab);
-            });
+            };
+            let flow = slabs(matrix, n, width, Scratch::default, compute, &mut wanted);
+            if flow.is_break() {
+                return Ok(flow);
+            }
         }
-        Ok(())
+        Ok(ControlFlow::Continue(()))
     }
 }
 

@@ -169,7 +169,8 @@ impl SegmentEvaluator {
     /// few megabytes as they are finished.
     ///
     /// Parallel on the current rayon pool, but for the time `sink` takes. Returns `Break` when the
-    /// sink asked to stop.
+    /// sink asked to stop. A segment with a chain asks it with empty pieces as well, several times a second
+    /// while nothing of the reply exists yet.
     ///
     /// # Errors
     /// [`Error::Arithmetic`] when the block does not belong to the segment.

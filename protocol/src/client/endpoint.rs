@@ -13,8 +13,13 @@ use tokio::time::timeout;
 use super::Stage;
 use crate::error::{ConfigError, LinkError, Result};
 use crate::server::Server;
+use crate::socket;
 use crate::tls::ClientTls;
 use crate::transport::BoxedStream;
+
+/// How long a server may leave bytes without an acknowledgement, or take none, before the system ends the
+/// connection: longer than a full server keeps an upload waiting. Silence ends a request much earlier.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(300);
 
 /// A stream that is being set up.
 pub type Connecting<'a> = Pin<Box<dyn Future<Output = Result<BoxedStream>> + Send + 'a>>;
@@ -85,8 +90,7 @@ impl Endpoint {
                     let socket = TcpStream::connect(address).await.map_err(|source| {
                         LinkError::Unreachable { address: address.clone(), source }
                     })?;
-                    // Small messages should not wait for more; failure costs time only.
-                    let _ = socket.set_nodelay(true);
+                    socket::prepare(&socket, UNACKNOWLEDGED);
                     trust.connect(server_name.clone(), socket).await
                 }
                 Kind::InProcess(server) => Ok(server.connect()),

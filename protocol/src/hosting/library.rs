@@ -4,9 +4,11 @@
 //!  look ─► a file is new or changed ─► the next look finds it the same ─► read, checked, placed
 //!          a file is gone ─► its plan is taken away: new requests are refused, running ones finish
 //!          a file cannot be used ─► what it held before stays, and so does everything else
+//!          a signature that is demanded is gone or wrong ─► its plan is taken away
 //! ```
 //! A file counts as changed by its time and length, or those of its signature. Waiting for the second
-//! look lets somebody finish copying it.
+//! look lets somebody finish copying it. Where signatures are demanded, a change of the signature alone is
+//! looked into at once: it may be a withdrawal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -53,7 +55,8 @@ pub struct PlanChanges {
     pub added: Vec<ModelCard>,
     /// Plans that are not served any more.
     pub removed: Vec<ModelCard>,
-    /// Why files cannot be used; each is told once per change of the file.
+    /// Why files cannot be used, plans taken away for their signature included; each is told once per
+    /// change of the file.
     pub problems: Vec<HostingError>,
     /// Files that cannot be used at the moment, those told before included.
     pub broken_files: usize,
@@ -72,21 +75,23 @@ impl PlanLibrary {
     /// [`PlanShelf::open_directory_of`] takes them.
     ///
     /// # Errors
-    /// As [`PlanShelf::open_directory_of`]: at the start, every file must be usable.
+    /// As [`open_on`](Self::open_on).
     pub fn open(directory: &Path, owners: &[OwnerPublic]) -> Result<Self, HostingError> {
-        Self::open_on(PlanShelf::new(), directory, owners)
+        Self::open_on(PlanShelf::new(), directory, owners).map(|(library, _)| library)
     }
 
     /// As [`open`](Self::open), on an empty shelf that was given a key for masked plans
-    /// ([`PlanShelf::with_mask_key`]).
+    /// ([`PlanShelf::with_mask_key`]); with what the first look found. A file that cannot be used keeps
+    /// no other from being served: a server must come up again whatever is being copied at that moment.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// - [`HostingError::Folder`], [`HostingError::NoPlans`] for the folder.
+    /// - What is wrong with the first file, if none can be used.
     pub fn open_on(
         shelf: PlanShelf,
         directory: &Path,
         owners: &[OwnerPublic],
-    ) -> Result<Self, HostingError> {
+    ) -> Result<(Self, PlanChanges), HostingError> {
         let library = Self {
             directory: directory.to_owned(),
             owners: owners.to_vec(),
@@ -94,13 +99,11 @@ impl PlanLibrary {
             files: Mutex::default(),
         };
         let changes = library.refresh(Look::Always)?;
-        match changes.problems.into_iter().next() {
-            Some(problem) => Err(problem),
-            None if library.n_plans() == 0 => {
-                Err(HostingError::NoPlans { path: directory.to_owned() })
-            }
-            None => Ok(library),
+        if library.n_plans() > 0 {
+            return Ok((library, changes));
         }
+        let nothing = HostingError::NoPlans { path: directory.to_owned() };
+        Err(changes.problems.into_iter().next().unwrap_or(nothing))
     }
 
     /// The folder.
@@ -125,7 +128,7 @@ impl PlanLibrary {
         files.retain(|path, _| found.contains(path));
         for path in found {
             let entry = files.entry(path.clone()).or_default();
-            if !entry.is_due(&path, look) {
+            if !entry.is_due(&path, look, !self.owners.is_empty()) {
                 continue;
             }
             match self.read_shelf().prepare_file(&path, &self.owners) {
@@ -136,6 +139,9 @@ impl PlanLibrary {
                 }
                 Err(problem) => {
                     entry.is_broken = true;
+                    if !self.owners.is_empty() && is_of_signature(&problem) {
+                        entry.plan = None;
+                    }
                     changes.problems.push(problem);
                 }
             }
@@ -183,21 +189,32 @@ impl PlanLibrary {
 
 impl Entry {
     /// Whether the file should be read now. Notes what it looks like.
-    fn is_due(&mut self, path: &Path, look: Look) -> bool {
+    fn is_due(&mut self, path: &Path, look: Look, is_signature_demanded: bool) -> bool {
         let stamp = [path.to_owned(), signature_path(path)].map(|path| {
             let metadata = std::fs::metadata(path).ok()?;
             Some((metadata.modified().ok()?, metadata.len()))
         });
         let is_settled = self.seen.replace(stamp) == Some(stamp);
+        let [file, signature] = stamp;
+        let is_of_signature = |tried: Stamp| {
+            let [tried_file, tried_signature] = tried;
+            tried_file == file && tried_signature != signature
+        };
+        let may_be_withdrawn = is_signature_demanded && self.tried.is_some_and(is_of_signature);
         let is_due = match look {
             Look::Always => self.is_broken || self.tried != Some(stamp),
-            Look::IfTouched => is_settled && self.tried != Some(stamp),
+            Look::IfTouched => (is_settled || may_be_withdrawn) && self.tried != Some(stamp),
         };
         if is_due {
             self.tried = Some(stamp);
         }
         is_due
     }
+}
+
+/// Whether the plan itself may be fine, and what vouches for it is missing or wrong.
+const fn is_of_signature(problem: &HostingError) -> bool {
+    matches!(problem, HostingError::Signature { .. } | HostingError::SignatureFile { .. })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

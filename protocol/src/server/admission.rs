@@ -1,12 +1,13 @@
 //! Admission: memory by declared bytes, processors by evaluations, each with a queue of its own.
 //!
 //! ```text
-//!  Evaluate ─► memory gate ─► upload ─► processor gate ─► evaluation, reply ─► both given back
-//!              declared bytes            max_evaluations
+//!  Evaluate ─► memory gate ─► upload ─► processor gate ─► evaluation ─► last byte taken by the client
+//!              declared bytes            max_evaluations   └ place given back          └ memory given back
 //! ```
-//! A request holds its memory from before its first payload byte, and a place at the processors only
-//! once its upload is complete: a slow upload costs nobody else time. Threads are bounded by the
-//! processor places and two small pools, whatever is admitted.
+//! A request holds its memory from before its first payload byte until the last one of its reply is with
+//! the operating system, and a place at the processors only from the end of its upload to the end of the
+//! computation: a slow upload or download costs nobody else time. Threads are bounded by the processor
+//! places and two small pools, whatever is admitted.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,12 +45,14 @@ impl Admission {
             units: limits.max_memory_bytes.saturating_sub(reserved_bytes).max(1),
             holders: limits.max_requests,
             waiting: limits.max_waiting,
+            waiting_per_party: limits.max_waiting_per_client,
         });
         let processors = Gate::new(GateLimits {
             units: limits.max_evaluations as u64,
             holders: limits.max_evaluations,
-            // Only admitted requests come here.
+            // Only admitted requests come here; their parties take turns.
             waiting: limits.max_requests,
+            waiting_per_party: limits.max_requests,
         });
         Self {
             memory,

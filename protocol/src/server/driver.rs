@@ -17,6 +17,7 @@ use self::clock::Clock;
 use self::inquiry::{Admitted, Inquiry, Outcome, admit, look};
 use super::connection::ServerConnection;
 use super::event::{Greeting, Phase, ServerAction, ServerEvent};
+use super::gate::Pass;
 use super::job::{JobEvent, JobHandle, JobSignal, Wanted, reply_shape};
 use super::visit::{Origin, Visit};
 use super::{Lifecycle, Shared};
@@ -27,6 +28,12 @@ use crate::transport::{BoxedStream, FrameReader, FrameWriter, TransportError, sp
 
 /// Frames queued for the client before the next piece of a reply is taken.
 const QUEUED_FRAMES: usize = 2;
+
+/// Replies, and bytes of them, that may wait for a client. With more, nothing is read from it: whoever asks
+/// and does not listen is answered no further. A request under way is listened to in any case, since
+/// nothing but its end can come of that.
+const UNHEARD_REPLIES: usize = 16;
+const UNHEARD_BYTES: u64 = 64 << 10;
 
 /// How long a question to the host, an admission beyond its own patience, or the end of a stopped
 /// job may take before something must be broken.
@@ -58,6 +65,7 @@ pub(super) async fn drive(
         visit: Visit::new(&shared, origin),
         shared,
         job: None,
+        leaving: Vec::new(),
         parked: None,
         inquiry: None,
         draining: false,
@@ -76,6 +84,8 @@ struct Driver {
     visit: Visit,
     shared: Arc<Shared>,
     job: Option<JobHandle>,
+    /// Memory of requests that have ended, until the last byte of their replies is sent.
+    leaving: Vec<Arc<Pass>>,
     /// Payload the job had no room for; nothing is read meanwhile.
     parked: Option<Bytes>,
     inquiry: Option<Inquiry>,
@@ -107,17 +117,22 @@ impl Driver {
         let phase = self.machine.phase();
         let evaluating = phase == Phase::Evaluating;
         let stopping = phase == Phase::Stopping;
-        self.clock.note_unsent(!self.writer.is_flushed());
+        let is_flushed = self.writer.is_flushed();
+        self.clock.note_unsent(!is_flushed);
+        if is_flushed {
+            self.leaving.clear();
+        }
+        let listening = self.parked.is_none() && self.is_heard(phase);
         let wanted = Wanted {
             room: self.parked.is_some(),
             event: !stopping && self.writer.n_queued() < QUEUED_FRAMES,
             end: stopping,
         };
         tokio::select! {
-            flushed = self.writer.flush(), if !self.writer.is_flushed() => {
+            flushed = self.writer.flush(), if !is_flushed => {
                 flushed.map(|()| None)
             }
-            frame = self.reader.next(), if self.parked.is_none() => Ok(Some(match frame {
+            frame = self.reader.next(), if listening => Ok(Some(match frame {
                 Ok(Some(frame)) => {
                     self.clock.note_frame();
                     ServerEvent::Frame(frame)
@@ -139,7 +154,8 @@ impl Driver {
                 info!(request = self.visit.request(), ?phase, "time is over");
                 Ok(Some(ServerEvent::TimedOut))
             }
-            () = sleep_until(self.clock.next_progress), if evaluating => {
+            // What waits to be sent is sign of life enough.
+            () = sleep_until(self.clock.next_progress), if evaluating && is_flushed => {
                 self.clock.progress_sent();
                 Ok(self.job.as_ref().map(|job| ServerEvent::ProgressDue { done: job.done() }))
             }
@@ -150,6 +166,22 @@ impl Driver {
                 }
                 Lifecycle::Stopped => Ok(Some(ServerEvent::Disconnected)),
             },
+        }
+    }
+
+    /// Whether the client takes its replies, so that it may ask for more of them.
+    fn is_heard(&self, phase: Phase) -> bool {
+        match phase {
+            Phase::Receiving { .. } | Phase::Evaluating | Phase::Stopping => true,
+            Phase::Greeting
+            | Phase::Entering
+            | Phase::Idle
+            | Phase::Answering
+            | Phase::Admitting
+            | Phase::Closed => {
+                let writer = &self.writer;
+                writer.n_queued() < UNHEARD_REPLIES && writer.queued_bytes() < UNHEARD_BYTES
+            }
         }
     }
 
@@ -236,7 +268,7 @@ impl Driver {
                     busy_micros = receipt.evaluate_micros,
                     "evaluated"
                 );
-                self.job = None;
+                self.end_job();
             }
             ServerMessage::Welcome(_)
             | ServerMessage::Models(_)
@@ -247,7 +279,12 @@ impl Driver {
             | ServerMessage::Cancelled { .. } => {}
         }
         self.visit.answered(message);
-        let encoded = message.encode().or_else(|error| {
+        let encoded = if let ServerMessage::Plan(part) = message {
+            self.shared.plan_messages.encode(part)
+        } else {
+            message.encode()
+        };
+        let encoded = encoded.or_else(|error| {
             warn!(%error, "a message could not be sent");
             ServerMessage::Refused(Refusal::new(RefusalCode::Internal)).encode()
         });
@@ -281,7 +318,7 @@ impl Driver {
             }
             JobSignal::Event(event) => Some(self.job_news(event)),
             JobSignal::Ended => {
-                self.job = None;
+                self.end_job();
                 Some(ServerEvent::Stopped)
             }
         }
@@ -301,6 +338,11 @@ impl Driver {
         }
     }
 
+    /// Nothing of the job runs any more; what is left of its reply keeps its memory.
+    fn end_job(&mut self) {
+        self.leaving.extend(self.job.take().map(|job| job.memory()));
+    }
+
     fn absorb_parked(&mut self) {
         if let (Some(chunk), Some(job)) = (self.parked.take(), &self.job) {
             self.parked = job.try_absorb(chunk).err();
@@ -314,7 +356,7 @@ impl Driver {
 
     /// Send what is queued; after a refusal listen until the peer has understood.
     async fn say_goodbye(&mut self) {
-        self.job = None;
+        self.end_job();
         if let Err(error) = self.writer.close(self.shared.options.timeouts.stall).await {
             debug!(%error, "the last messages were not taken");
             return;

@@ -10,6 +10,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -38,15 +39,21 @@ pub(super) enum Party {
 }
 
 impl Party {
-    /// An anonymous client. Of an IPv6 address the first 64 bits count: the others are one machine's.
+    /// An anonymous client.
     pub(super) fn at(address: IpAddr) -> Self {
-        Self::Address(match address {
-            IpAddr::V4(_) => address,
-            IpAddr::V6(v6) => {
-                let network = u128::from(v6) >> 64 << 64;
-                IpAddr::V6(Ipv6Addr::from(network))
-            }
-        })
+        Self::Address(network_of(address))
+    }
+}
+
+/// The address that stands for all those of one client. Of an IPv6 address the first 64 bits count: the
+/// others are one machine's. An IPv4 address in the shape of an IPv6 one is the IPv4 address.
+pub(super) fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => {
+            let network = u128::from(v6) >> 64 << 64;
+            IpAddr::V6(Ipv6Addr::from(network))
+        }
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 
@@ -59,6 +66,8 @@ pub(super) struct GateLimits {
     pub(super) holders: usize,
     /// Who may wait at the same time.
     pub(super) waiting: usize,
+    /// How many of them may be of one party.
+    pub(super) waiting_per_party: usize,
 }
 
 /// Why somebody does not get a pass.
@@ -66,7 +75,7 @@ pub(super) struct GateLimits {
 pub(super) enum Turned {
     /// It asks for more units than there are.
     Never,
-    /// The queue is full.
+    /// The queue is full, or the party's share of it.
     Full,
     /// The gate is closed for good.
     Closed,
@@ -126,7 +135,8 @@ struct Waiter {
 #[derive(Debug)]
 pub(super) struct Pass {
     inner: Arc<Inner>,
-    units: u64,
+    /// Changed under the lock of the gate's state only.
+    units: AtomicU64,
     since: Instant,
 }
 
@@ -158,7 +168,8 @@ impl Gate {
             if state.queue.waiting == 0 && state.fits(&inner.limits, units) {
                 return Ok(state.take(inner, units));
             }
-            if state.queue.waiting >= inner.limits.waiting {
+            let GateLimits { waiting, waiting_per_party, .. } = inner.limits;
+            if state.queue.waiting >= waiting || state.queue.n_of(party) >= waiting_per_party {
                 return Err(Turned::Full);
             }
             let (grant, granted) = oneshot::channel();
@@ -251,7 +262,7 @@ impl State {
     fn take(&mut self, inner: &Arc<Inner>, units: u64) -> Pass {
         self.used += units;
         self.holders += 1;
-        Pass { inner: Arc::clone(inner), units, since: Instant::now() }
+        Pass { inner: Arc::clone(inner), units: AtomicU64::new(units), since: Instant::now() }
     }
 
     fn note_hold(&mut self, held: Duration) {
@@ -271,6 +282,11 @@ impl Queue {
             self.turns.push_back(party.clone());
         }
         line.push_back(waiter);
+    }
+
+    /// How many of a party wait.
+    fn n_of(&self, party: &Party) -> usize {
+        self.lines.get(party).map_or(0, VecDeque::len)
     }
 
     /// What the next in turn asks for.
@@ -312,11 +328,34 @@ impl Queue {
     }
 }
 
+impl Pass {
+    /// Take so many units more, if they are there and nobody waits for any. Whether it did.
+    pub(super) fn try_grow(&self, units: u64) -> bool {
+        let mut state = self.inner.state();
+        let used = state.used.checked_add(units).filter(|used| *used <= self.inner.limits.units);
+        let Some(used) = used.filter(|_| state.queue.waiting == 0) else { return false };
+        state.used = used;
+        self.units.fetch_add(units, Ordering::Relaxed);
+        true
+    }
+
+    /// Give back what is held beyond so many units.
+    pub(super) fn shrink_to(&self, units: u64) {
+        {
+            let mut state = self.inner.state();
+            let given = self.units.load(Ordering::Relaxed).saturating_sub(units);
+            self.units.fetch_sub(given, Ordering::Relaxed);
+            state.used -= given;
+        }
+        self.inner.hand_out();
+    }
+}
+
 impl Drop for Pass {
     fn drop(&mut self) {
         {
             let mut state = self.inner.state();
-            state.used -= self.units;
+            state.used -= self.units.load(Ordering::Relaxed);
             state.holders -= 1;
             state.note_hold(self.since.elapsed());
             if state.holders == 0 {

@@ -4,18 +4,19 @@
 //!  driver ══ chunks ══► task ─ a piece at a time ─► decoders (a thread each, and one that hashes)
 //!                        │ upload complete
 //!                        ▼
-//!                  processor gate ──► evaluation ══ pieces ══► scribe ══ chunks ══► driver
+//!                  processor gate ──► evaluation ══ pieces ══► scribe ══ chunks ══► outbox ──► driver
 //!                                      (one thread)            (one thread)
 //! ```
-//! While it uploads or waits, a request is a task without a thread. A slow client holds back the
-//! evaluation, not the memory. When the driver drops its end or calls [`JobHandle::stop`], the next
+//! While it uploads or waits, a request is a task without a thread; and so it is once everything is
+//! computed, however slowly its client takes the rest. A slow client holds back the evaluation only while
+//! there is no memory for its reply ([`outbox`](super::outbox)). When the driver drops its end or calls [`JobHandle::stop`], the next
 //! piece, the next look of a waiting evaluation, or the wait itself ends the job.
 
 use std::future::pending;
 use std::ops::ControlFlow;
 use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -26,16 +27,22 @@ use tracing::error;
 
 use super::Shared;
 use super::event::Finished;
-use super::gate::Party;
+use super::gate::{Party, Pass};
 use super::metrics::RequestPhase;
+use super::outbox::{Events, Outbox, outbox};
 use super::scribe::{Scribe, pieces};
 use super::service::{RequestReceiver, SegmentService, ServiceError};
+use crate::access::Ticket;
 use crate::identifiers::Digest;
 use crate::message::EvaluateHeader;
 use crate::transcript::{ReplyShape, RequestTranscript};
 
 /// Chunks waiting between driver and task, in each direction.
 const QUEUED_CHUNKS: usize = 2;
+
+/// Chunks of one request that may be in memory outside its service: in the buffers of the two
+/// directions, in the two queues to and from its task, and at hand in both.
+const CHUNKS_PER_REQUEST: u64 = 10;
 
 /// What a job reports.
 #[derive(Debug)]
@@ -67,11 +74,26 @@ pub(super) enum JobSignal {
     Ended,
 }
 
+/// What a request has been given.
+#[derive(Debug)]
+pub(super) struct Place {
+    /// Memory of the server, until the last byte of the reply is with the operating system.
+    pub(super) memory: Pass,
+    /// A place of the client's own, until the evaluation has ended.
+    pub(super) ticket: Ticket,
+}
+
+/// Memory that a request on its way declares outside its service, in bytes.
+pub(super) const fn chunk_memory(chunk_bytes: usize) -> u64 {
+    CHUNKS_PER_REQUEST * chunk_bytes as u64
+}
+
 /// How far a job is, shared with its threads.
 #[derive(Debug, Default)]
 struct Meter {
     done: AtomicU64,
     stop: AtomicBool,
+    largest_piece: AtomicUsize,
 }
 
 impl Meter {
@@ -82,28 +104,42 @@ impl Meter {
     fn add(&self, n_bytes: usize) {
         self.done.fetch_add(n_bytes as u64, Ordering::Relaxed);
     }
+
+    fn add_piece(&self, n_bytes: usize) {
+        self.add(n_bytes);
+        self.largest_piece.fetch_max(n_bytes, Ordering::Relaxed);
+    }
 }
 
 /// The driver's end of a job.
 #[derive(Debug)]
 pub(super) struct JobHandle {
     inbox: Option<mpsc::Sender<Bytes>>,
-    events: mpsc::Receiver<JobEvent>,
+    events: Events,
     meter: Arc<Meter>,
+    memory: Arc<Pass>,
     task: JoinHandle<()>,
 }
 
 impl JobHandle {
-    /// Start the task of a request. Its place is given back when nothing of it runs any more.
+    /// Start the task of a request. Its memory is given back when nothing of it runs any more and
+    /// nobody holds [`memory`](Self::memory).
     pub(super) fn start(
         shared: &Arc<Shared>,
         service: Arc<dyn SegmentService>,
         header: EvaluateHeader,
         party: Party,
-        place: impl Send + 'static,
+        place: Place,
     ) -> Self {
+        let Place { memory, ticket } = place;
+        let memory = Arc::new(memory);
         let (inbox, chunks) = mpsc::channel(QUEUED_CHUNKS);
-        let (outbox, events) = mpsc::channel(QUEUED_CHUNKS);
+        let more = {
+            let memory = Arc::clone(&memory);
+            move |n_bytes| memory.try_grow(n_bytes)
+        };
+        let limit = (QUEUED_CHUNKS * shared.options.limits.chunk_bytes) as u64;
+        let (outbox, events) = outbox(limit, Box::new(more));
         let meter = Arc::new(Meter::default());
         let job = Job {
             header,
@@ -113,6 +149,7 @@ impl JobHandle {
             shared: Arc::clone(shared),
             outbox,
             meter: Arc::clone(&meter),
+            memory: Arc::clone(&memory),
         };
         let task = tokio::spawn(async move {
             let outbox = job.outbox.clone();
@@ -122,12 +159,15 @@ impl JobHandle {
                 Err(JobFailure::Panicked) => None,
             };
             // Before the news: the client may send its next request at once.
-            drop(place);
-            if let Some(event) = event {
-                let _ = outbox.send(event).await;
-            }
+            drop(ticket);
+            event.into_iter().for_each(|event| outbox.tell(event));
         });
-        Self { inbox: Some(inbox), events, meter, task }
+        Self { inbox: Some(inbox), events, meter, memory, task }
+    }
+
+    /// The memory of the request; for whoever still has bytes of its reply.
+    pub(super) fn memory(&self) -> Arc<Pass> {
+        Arc::clone(&self.memory)
     }
 
     /// Hand over payload bytes without waiting; gives them back while the task is behind.
@@ -146,7 +186,7 @@ impl JobHandle {
         let Self { inbox, events, task, .. } = self;
         tokio::select! {
             () = room(inbox.as_ref()), if wanted.room => JobSignal::Room,
-            event = events.recv(), if wanted.event => JobSignal::Event(event),
+            event = events.next(), if wanted.event => JobSignal::Event(event),
             // A panic has been reported by the panic hook.
             _ = task, if wanted.end => JobSignal::Ended,
             else => pending().await,
@@ -205,8 +245,9 @@ struct Job {
     shape: ReplyShape,
     service: Arc<dyn SegmentService>,
     shared: Arc<Shared>,
-    outbox: mpsc::Sender<JobEvent>,
+    outbox: Outbox,
     meter: Arc<Meter>,
+    memory: Arc<Pass>,
 }
 
 impl Job {
@@ -222,19 +263,18 @@ impl Job {
             () = self.outbox.closed() => return Err(ServiceError::Stopped.into()),
         };
         self.note(RequestPhase::Wait, uploaded.elapsed());
-        let _ = self.outbox.send(JobEvent::Began).await;
+        self.outbox.tell(JobEvent::Began);
         let evaluation = Evaluation {
             request: request_hash,
             shape: self.shape,
             chunk_bytes: self.shared.options.limits.chunk_bytes,
             outbox: self.outbox.clone(),
             meter: Arc::clone(&self.meter),
+            memory: Arc::clone(&self.memory),
+            place,
         };
         let placed = Instant::now();
-        let outcome = self.blocking(move || evaluation.run(receiver)).await;
-        // Together with the memory of the evaluation, which has ended.
-        drop(place);
-        let finished = outcome??;
+        let finished = self.blocking(move || evaluation.run(receiver)).await??;
         self.note(RequestPhase::Evaluation, placed.elapsed());
         self.note(RequestPhase::Busy, finished.busy);
         Ok(finished)
@@ -305,13 +345,16 @@ struct Evaluation {
     request: Digest,
     shape: ReplyShape,
     chunk_bytes: usize,
-    outbox: mpsc::Sender<JobEvent>,
+    outbox: Outbox,
     meter: Arc<Meter>,
+    memory: Arc<Pass>,
+    /// At the processors.
+    place: Pass,
 }
 
 impl Evaluation {
     fn run(self, receiver: Box<dyn RequestReceiver>) -> Result<Finished, ServiceError> {
-        let Self { request, shape, chunk_bytes, outbox, meter } = self;
+        let Self { request, shape, chunk_bytes, outbox, meter, memory, place } = self;
         let (sender, inbox) = pieces();
         let scribe = Scribe { request: &request, shape: &shape, chunk_bytes, outbox: &outbox };
         std::thread::scope(|scope| {
@@ -320,9 +363,15 @@ impl Evaluation {
             let production = Production { pieces: sender, meter: &meter, declared, produced: 0 };
             // Ends the pieces in any case, and with them the scribe.
             let busy = production.run(receiver);
+            // What is computed waits for its client without a thread and without a place.
+            outbox.open();
+            drop(place);
             let reply_hash = scribe.join().unwrap_or_else(|panic| resume_unwind(panic));
             let busy = busy?;
             let reply_hash = reply_hash.ok_or(ServiceError::Stopped)?;
+            // The service has nothing any more. Of a piece, the whole is kept until its last chunk is gone.
+            let piece = meter.largest_piece.load(Ordering::Relaxed) as u64;
+            memory.shrink_to(outbox.waiting_bytes() + piece + chunk_memory(chunk_bytes));
             Ok(Finished { request_hash: request, reply_hash, busy })
         })
     }
@@ -357,7 +406,7 @@ impl Production<'_> {
         if piece.is_empty() {
             return ControlFlow::Continue(());
         }
-        self.meter.add(piece.len());
+        self.meter.add_piece(piece.len());
         match self.pieces.send(piece) {
             Ok(()) => ControlFlow::Continue(()),
             Err(_) => ControlFlow::Break(()),

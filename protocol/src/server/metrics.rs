@@ -36,7 +36,8 @@ pub(super) enum RequestPhase {
     Upload,
     /// From the last payload byte to a place at the processors.
     Wait,
-    /// From that place to the last byte of the reply, waits for the client included.
+    /// From that place to the last byte computed; waits for the client only where there was no memory for
+    /// what it had not taken.
     Evaluation,
     /// Of the evaluation, busy time of all threads, decoding included.
     Busy,
@@ -92,7 +93,9 @@ impl Metrics {
         for code in RefusalCode::ALL {
             metrics.refusals(code).increment(0);
         }
-        for outcome in ["accepted", "turned away", "dropped", "handshake failed"] {
+        let outcomes =
+            ["accepted", "turned away", "dropped", "dropped by address", "handshake failed"];
+        for outcome in outcomes {
             metrics.connections(outcome).increment(0);
         }
         for result in ["ok", "failed"] {

@@ -5,15 +5,15 @@
 //!  evaluation ══ one piece ══► scribe ══ two chunks ══► driver
 //!                               hashes, cuts
 //! ```
-//! A slow client holds back the scribe and, through the queue, the evaluation.
+//! A slow client holds back the scribe and, through the queue, the evaluation; for how long, see
+//! [`outbox`](super::outbox).
 
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use bytes::{Bytes, BytesMut};
-use tokio::sync::mpsc;
 
-use super::job::JobEvent;
+use super::outbox::Outbox;
 use crate::identifiers::Digest;
 use crate::transcript::{ReplyShape, ReplyTranscript};
 
@@ -31,7 +31,7 @@ pub(super) struct Scribe<'a> {
     pub(super) request: &'a Digest,
     pub(super) shape: &'a ReplyShape,
     pub(super) chunk_bytes: usize,
-    pub(super) outbox: &'a mpsc::Sender<JobEvent>,
+    pub(super) outbox: &'a Outbox,
 }
 
 impl Scribe<'_> {
@@ -63,7 +63,7 @@ struct Cutter<'a> {
     chunk_bytes: usize,
     /// Bytes of the reply that have not come yet.
     missing: u64,
-    outbox: &'a mpsc::Sender<JobEvent>,
+    outbox: &'a Outbox,
 }
 
 impl Cutter<'_> {
@@ -95,9 +95,9 @@ impl Cutter<'_> {
     }
 
     fn send(&self, chunk: Bytes) -> ControlFlow<()> {
-        match self.outbox.blocking_send(JobEvent::Chunk(chunk)) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(_) => ControlFlow::Break(()),
+        match self.outbox.send(chunk, self.missing) {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
         }
     }
 }
@@ -106,12 +106,25 @@ impl Cutter<'_> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::server::job::JobEvent;
+    use crate::server::outbox::{Events, outbox};
+
+    /// The chunks that wait; the last sender must be gone.
+    fn chunks(mut events: Events) -> Vec<Bytes> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let mut chunks = Vec::new();
+        while let Some(event) = runtime.block_on(events.next()) {
+            let JobEvent::Chunk(chunk) = event else { panic!("{event:?}") };
+            chunks.push(chunk);
+        }
+        chunks
+    }
 
     /// The chunks and the hash of a reply that comes in pieces of these lengths.
     fn cut(lengths: &[usize], declared: usize) -> (Vec<Bytes>, Option<Digest>) {
         let reply: Bytes = (0..=u8::MAX).cycle().take(lengths.iter().sum()).collect();
         let shape = ReplyShape { n_ciphertexts: 1, payload_bytes: declared as u64 };
-        let (outbox, mut events) = mpsc::channel(1000);
+        let (outbox, events) = outbox(1000, Box::new(|_| false));
         let (pieces, inbox) = pieces();
         let hash = std::thread::scope(|scope| {
             let (request, shape, outbox) = (Digest([1; 32]), shape, outbox);
@@ -126,11 +139,7 @@ mod tests {
             drop(pieces);
             scribe.join().unwrap()
         });
-        let chunks = std::iter::from_fn(|| match events.blocking_recv()? {
-            JobEvent::Chunk(chunk) => Some(chunk),
-            JobEvent::Began | JobEvent::Finished(_) | JobEvent::Failed(_) => None,
-        });
-        let chunks: Vec<Bytes> = chunks.collect();
+        let chunks = chunks(events);
         let sent: Vec<u8> = chunks.iter().flatten().copied().collect();
         assert_eq!(sent, reply[..sent.len()]);
         (chunks, hash)
@@ -155,14 +164,14 @@ mod tests {
 
     #[test]
     fn whole_chunks_are_not_copied() {
-        let (outbox, mut events) = mpsc::channel(10);
+        let (outbox, events) = outbox(100, Box::new(|_| false));
         let mut cutter =
             Cutter { open: BytesMut::new(), chunk_bytes: 10, missing: 25, outbox: &outbox };
         let piece = Bytes::from(vec![7; 25]);
         let start = piece.as_ptr();
         assert!(cutter.take(piece).is_continue());
-        for i in 0..3 {
-            let Some(JobEvent::Chunk(chunk)) = events.blocking_recv() else { panic!("a chunk") };
+        drop(outbox);
+        for (i, chunk) in chunks(events).into_iter().enumerate() {
             assert_eq!(chunk.as_ptr(), start.wrapping_add(10 * i));
         }
     }

@@ -22,7 +22,8 @@ use crate::signature::OwnerSignature;
 /// sent; waits only while the piece before last is still there. Pieces of some megabytes cost least.
 pub type ReplySink<'a> = dyn FnMut(Bytes) -> ControlFlow<()> + 'a;
 
-/// The plans of a server. Called from blocking threads, so it may read files.
+/// The plans of a server. Called from blocking threads, so it may read files, but for
+/// [`plan_name`](Self::plan_name).
 pub trait PlanHost: Send + Sync {
     /// The models to announce.
     fn models(&self) -> Vec<ModelCard>;
@@ -35,7 +36,9 @@ pub trait PlanHost: Send + Sync {
     /// The encoded public part of a plan, if the host has that plan.
     fn public_plan(&self, plan: &Digest) -> Option<Arc<[u8]>>;
 
-    /// The name of the model of a plan, if the host has that plan. Access rules may go by it.
+    /// The name of the model of a plan; `None` if the host does not have that plan, which is then refused.
+    /// Access rules may go by it. Asked before anything else about a request and on the threads of the
+    /// network: it must answer from memory, at once.
     fn plan_name(&self, plan: &Digest) -> Option<Label> {
         self.models().into_iter().find(|card| card.plan == *plan).map(|card| card.name)
     }

@@ -210,10 +210,9 @@ impl Asking {
         cards
     }
 
-    /// Whether this client may know of a plan.
+    /// Whether the host has a plan and this client may know of it.
     pub(super) fn may_use(&self, host: &dyn PlanHost, plan: &Digest) -> bool {
-        let name = host.plan_name(plan);
-        self.visitor.may_use(plan, name.as_ref().map(|name| name.as_str()))
+        host.plan_name(plan).is_some_and(|name| self.visitor.may_use(plan, Some(name.as_str())))
     }
 }
 

@@ -1,7 +1,5 @@
 //! A client that says what it is told to, and nothing by itself.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use protocol::client::PreparedRequest;
 use protocol::frame::{Frame, PayloadFrame};
@@ -11,7 +9,7 @@ use protocol::server::Server;
 use protocol::transport::{BoxedStream, FrameReader, FrameWriter, split};
 use tokio::time::timeout;
 
-use crate::support::label;
+use crate::support::{PATIENCE, label};
 
 /// A client by hand.
 pub struct Hand {
@@ -21,7 +19,7 @@ pub struct Hand {
 
 impl Hand {
     pub fn of(stream: BoxedStream) -> Self {
-        let (reader, writer) = split(stream, MAX_FRAME_BYTES, Duration::from_secs(5));
+        let (reader, writer) = split(stream, MAX_FRAME_BYTES, PATIENCE);
         Self { reader, writer }
     }
 
@@ -31,7 +29,7 @@ impl Hand {
     }
 
     pub async fn hear(&mut self) -> Option<ServerMessage> {
-        let frame = timeout(Duration::from_secs(5), self.reader.next()).await.expect("silence");
+        let frame = timeout(PATIENCE, self.reader.next()).await.expect("silence");
         match frame {
             Ok(Some(Frame::Control(bytes))) => Some(ServerMessage::decode(&bytes).unwrap()),
             Ok(Some(Frame::Payload(_))) => panic!("unexpected payload"),

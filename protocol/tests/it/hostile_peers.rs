@@ -1,29 +1,33 @@
 //! Peers that follow no protocol, or follow it too slowly. The server survives all of them.
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use protocol::client::Connection;
 use protocol::error::{Error, LinkError, Malformed, PeerFault};
 use protocol::frame::{Frame, PayloadFrame};
-use protocol::limits::ClientTimeouts;
+use protocol::limits::{ClientTimeouts, ServerTimeouts};
 use protocol::message::{ClientMessage, EvaluateHeader, Refusal, RefusalCode, ServerMessage};
+use protocol::server::service::SegmentService;
 use protocol::server::{Server, ServerOptions};
 use protocol::transport::pipe;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::hand::Hand;
 use crate::support::{
-    FakeSegment, Loopback, Mood, ignore, in_process, is_right, label, request_for, server_options,
-    server_with,
+    FakeSegment, Loopback, Mood, PATIENCE, eventually, ignore, in_process, is_right, label,
+    request_for, server_options, server_with,
 };
 
-fn impatient() -> ServerOptions {
+/// What an impatient server does not wait longer for.
+const SHORT: Duration = Duration::from_millis(250);
+
+/// Options of a server that is impatient in one respect.
+fn impatient(change: impl FnOnce(&mut ServerTimeouts)) -> ServerOptions {
     let mut options = server_options();
-    options.timeouts.handshake = Duration::from_millis(250);
-    options.timeouts.idle = Duration::from_millis(250);
-    options.timeouts.stall = Duration::from_millis(250);
+    change(&mut options.timeouts);
     options
 }
 
@@ -77,14 +81,15 @@ async fn garbage_on_the_tls_port_harms_nobody() {
 
 #[tokio::test]
 async fn silence_is_limited_in_every_phase() {
-    let (server, segment) = setup(impatient());
-    let header = *request_for(&segment, 0, 1).header();
-
+    let (server, _) = setup(impatient(|timeouts| timeouts.handshake = SHORT));
     Hand::of(server.connect()).expect_refusal(RefusalCode::TooSlow).await;
 
+    let (server, _) = setup(impatient(|timeouts| timeouts.idle = SHORT));
     let mut idle = Hand::greeted(&server).await;
     assert_eq!(idle.hear().await, None, "an idle connection is closed without a word");
 
+    let (server, segment) = setup(impatient(|timeouts| timeouts.stall = SHORT));
+    let header = *request_for(&segment, 0, 1).header();
     let mut uploading = Hand::greeted(&server).await;
     uploading.say(&ClientMessage::Evaluate(header)).await;
     assert!(matches!(uploading.hear().await, Some(ServerMessage::Admitted { .. })));
@@ -95,47 +100,54 @@ async fn silence_is_limited_in_every_phase() {
 
 #[tokio::test]
 async fn a_trickle_of_bytes_does_not_hold_a_place_for_long() {
-    let mut options = server_options();
-    options.timeouts.stall = Duration::from_millis(100);
-    options.timeouts.min_upload_bytes_per_second = 1 << 30;
-    let (server, segment) = setup(options);
+    let (server, segment) = setup(impatient(|timeouts| {
+        timeouts.stall = Duration::from_secs(2);
+        timeouts.min_upload_bytes_per_second = 1 << 30;
+    }));
     let header = *request_for(&segment, 0, 1).header();
     let mut hand = Hand::greeted(&server).await;
     hand.say(&ClientMessage::Evaluate(header)).await;
     assert!(matches!(hand.hear().await, Some(ServerMessage::Admitted { .. })));
-    let started = Instant::now();
     let mut offset = 0;
-    // One byte every few milliseconds never stalls, but never ends either.
-    while started.elapsed() < Duration::from_secs(5) && segment.n_running() == 1 {
+    // One byte every few milliseconds never stalls; the whole would take longer than a minute.
+    let refused = loop {
         let tag = header.request_id.tag();
         hand.writer.push(Frame::Payload(PayloadFrame { tag, offset, data: vec![0].into() }));
         let _ = hand.writer.flush().await;
         offset += 1;
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    hand.expect_refusal(RefusalCode::TooSlow).await;
+        assert!(offset < header.payload_bytes, "it was taken to its end");
+        if let Ok(heard) = timeout(Duration::from_millis(15), hand.reader.next()).await {
+            break heard.unwrap().unwrap();
+        }
+    };
+    assert!(offset > 1, "or nothing trickled");
+    let too_slow = ServerMessage::Refused(Refusal::new(RefusalCode::TooSlow));
+    assert_eq!(refused, Frame::Control(too_slow.encode().unwrap()));
+    segment.until_running(0).await;
     still_serves(&server, &segment).await;
 }
 
 #[tokio::test]
 async fn a_client_that_takes_no_reply_is_dropped() {
     let segment = FakeSegment::new(5, 2000, Mood::Honest);
-    let server = server_with(std::slice::from_ref(&segment), impatient());
+    let options = impatient(|timeouts| timeouts.stall = Duration::from_secs(1));
+    let server = server_with(std::slice::from_ref(&segment), options);
     let request = request_for(&segment, 0, 1);
     let mut hand = Hand::greeted(&server).await;
     hand.say(&ClientMessage::Evaluate(*request.header())).await;
     assert!(matches!(hand.hear().await, Some(ServerMessage::Admitted { .. })));
-    for (i, data) in request.payload().to_bytes().unwrap().chunks(4096).enumerate() {
-        let (tag, offset) = (request.header().request_id.tag(), i as u64 * 4096);
-        let data = data.to_vec().into();
-        hand.writer.push(Frame::Payload(PayloadFrame { tag, offset, data }));
+    hand.upload(&request, 0..5000).await;
+    // The reply is larger than every buffer on the way; nobody reads it. The hand stays.
+    eventually(|| segment.begun.load(Ordering::SeqCst) == 1).await;
+    eventually(|| server.status().connections == 0).await;
+    let status = server.status();
+    assert_eq!((status.requests_admitted, status.memory_declared_bytes), (0, 0));
+    assert_eq!(segment.n_running(), 0);
+    let mut payload_bytes = 0;
+    while let Ok(Some(frame)) = hand.reader.next().await {
+        payload_bytes += frame.wire_bytes();
     }
-    hand.writer.flush().await.unwrap();
-    // The reply is larger than every buffer on the way; nobody reads it.
-    segment.until_running(1).await;
-    segment.until_running(0).await;
-    let small = FakeSegment::new(1, 1, Mood::Honest);
-    still_serves(&server_with(std::slice::from_ref(&small), impatient()), &small).await;
+    assert!(payload_bytes < segment.reply_bytes(), "the rest was not sent");
 }
 
 #[tokio::test]
@@ -183,8 +195,7 @@ async fn greeted_with(bytes: Vec<u8>) -> Error {
         let _ = ours.read(&mut hello).await;
         ours.write_all(&bytes).await.unwrap();
     });
-    let timeouts =
-        ClientTimeouts { silence: Duration::from_millis(100), ..ClientTimeouts::default() };
+    let timeouts = ClientTimeouts { silence: PATIENCE, ..ClientTimeouts::default() };
     let error = Connection::open(theirs, &label("client"), timeouts).await.unwrap_err();
     server.await.unwrap();
     error

@@ -17,6 +17,7 @@ mod admin;
 mod client_certificates;
 mod failover;
 mod golden_wire;
+mod greedy;
 mod hand;
 mod happy;
 mod hostile_bytes;

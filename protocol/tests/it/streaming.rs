@@ -11,6 +11,7 @@ use protocol::client::{
     ReplyStream, RequestProgress, Stage, reply_queue,
 };
 use protocol::error::{Error, ResourceError, Result};
+use protocol::limits::CONNECTION_BYTES;
 use protocol::server::Server;
 use protocol::transport::pipe;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -217,9 +218,13 @@ async fn a_taker_that_leaves_changes_nothing_for_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_taker_holds_back_the_server_and_not_the_memory() {
+async fn a_slow_taker_holds_back_the_server_while_there_is_no_memory_for_its_reply() {
     let segment = FakeSegment::new(3, 3000, Mood::Honest);
-    let client = in_process(&server_with(std::slice::from_ref(&segment), server_options()));
+    // Room for one request as it declares itself, and none for more of its reply.
+    let mut options = server_options();
+    options.limits.max_memory_bytes =
+        options.limits.max_connections as u64 * CONNECTION_BYTES + (1 << 20) + 12 * 4096;
+    let client = in_process(&server_with(std::slice::from_ref(&segment), options));
     let request = request_for(&segment, 0, 3);
     // Two pipes of the process hold 256 KiB each way, one counts; then chunks of 4 KiB in queues.
     let bound = (256 << 10) + 32 * 4096;

@@ -59,7 +59,7 @@ impl Gate {
         self.changed.notify_all();
     }
 
-    fn wait(&self) {
+    pub fn wait(&self) {
         let open = self.open.lock().unwrap();
         drop(self.changed.wait_while(open, |open| !*open).unwrap());
     }
@@ -103,12 +103,22 @@ impl FakeSegment {
     }
 }
 
+/// How long anything may take that takes no time by itself: for a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 pub async fn eventually(condition: impl Fn() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < Duration::from_secs(10), "it never happened");
+        assert!(started.elapsed() < PATIENCE, "it never happened");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
+}
+
+/// A figure of a server, as Prometheus reads it.
+pub fn figure(server: &Server, name: &str) -> f64 {
+    let text = server.metrics().render(&server.status());
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0.0, |number| number.parse().unwrap())
 }
 
 impl PlanHost for FakeHost {
@@ -278,8 +288,8 @@ pub fn client_options() -> ClientOptions {
     let mut options = ClientOptions::new(label("test client"));
     options.retry.first_backoff = Duration::from_millis(10);
     options.retry.longest_backoff = Duration::from_millis(100);
-    options.retry.outage = Duration::from_secs(20);
-    options.timeouts.silence = Duration::from_secs(10);
+    options.retry.outage = PATIENCE;
+    options.timeouts.silence = PATIENCE;
     options
 }
 

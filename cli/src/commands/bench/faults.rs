@@ -8,8 +8,9 @@
 //! ```
 //! Every batch is first sent with one fault above TLS, and then with its faults below TLS, through
 //! which it must complete with the right scores. Above TLS, replies that the server alters and signs
-//! must end in a verdict; a frame that is meddled with ends in an error or, if the connection breaks
-//! before the other side can say so, in a repetition that completes.
+//! must end in a verdict; a frame that is meddled with ends in the error that names what is wrong with it
+//! or, on its way to the server and if the connection breaks before the server can say so, in a repetition
+//! that completes. Each kind of fault has its own list of ends (`figures`); any other fails the harness.
 
 mod figures;
 mod meddler;
@@ -49,9 +50,6 @@ const CHUNK: usize = 4096;
 /// Silence after which the client takes a connection for dead.
 const SILENCE: Duration = Duration::from_secs(3);
 
-/// Longest time of one batch with its faults.
-const BATCH_LIMIT: Duration = Duration::from_secs(300);
-
 /// Measure and print. Fails if anything wrong came out.
 pub(super) fn run(arguments: &FaultsArguments) -> Result<Outcome> {
     let output = Output::new(&arguments.figures)?;
@@ -66,7 +64,8 @@ pub(super) fn run(arguments: &FaultsArguments) -> Result<Outcome> {
         arguments.batch.seed,
     )?);
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let server = ServerProcess::start(&subject, any, &settings())?;
+    let patience = Duration::from_secs(arguments.patience.into());
+    let server = ServerProcess::start(&subject, any, &settings(), patience)?;
     drop(bar);
     let screen = &output.console.screen;
     screen.fact("Machine", Machine::here().summary());
@@ -75,13 +74,14 @@ pub(super) fn run(arguments: &FaultsArguments) -> Result<Outcome> {
     let began = Instant::now();
     let address = server.address;
     let (kill, orders) = channel();
-    let keeper = Keeper::start(server, Arc::clone(&subject), orders);
+    let keeper = Keeper::start(server, Arc::clone(&subject), orders, patience);
     let figures = runtime.block_on(async {
         let proxy = Proxy::start(address, kill.clone()).await?;
         let mut trial = Trial {
             subject: &subject,
             proxy: &proxy,
             direct: subject.endpoint(&address.to_string())?,
+            patience,
             rng: ChaCha20Rng::seed_from_u64(arguments.batch.seed),
             figures: FaultFigures::new(&subject.description, subject.n_samples()),
         };
@@ -115,11 +115,16 @@ struct Keeper {
 }
 
 impl Keeper {
-    fn start(mut server: ServerProcess, subject: Arc<Subject>, orders: Receiver<()>) -> Self {
+    fn start(
+        mut server: ServerProcess,
+        subject: Arc<Subject>,
+        orders: Receiver<()>,
+        patience: Duration,
+    ) -> Self {
         let thread = std::thread::spawn(move || {
             let mut restarts = 0;
             for () in orders {
-                server.kill_and_restart(&subject, &settings())?;
+                server.kill_and_restart(&subject, &settings(), patience)?;
                 restarts += 1;
             }
             ensure!(server.is_alive(), "the server ended by itself");
@@ -140,6 +145,8 @@ struct Trial<'a> {
     proxy: &'a Proxy,
     /// The server without the proxy, for meddling above TLS.
     direct: Endpoint,
+    /// Longest time of one batch with its faults.
+    patience: Duration,
     rng: ChaCha20Rng,
     figures: FaultFigures,
 }
@@ -172,9 +179,11 @@ impl Trial<'_> {
 
     async fn send(&self, endpoint: Endpoint) -> Result<Ended> {
         let remote = Self::client(endpoint)?;
-        let ended = timeout(BATCH_LIMIT, self.subject.run(&remote)).await;
+        let ended = timeout(self.patience, self.subject.run(&remote)).await;
         remote.close().await;
-        Ok(ended.unwrap_or_else(|_| Ended::Failed(format!("nothing after {BATCH_LIMIT:?}"))))
+        Ok(ended.unwrap_or_else(|_| {
+            Ended::Failed(format!("the batch had not ended after {:?} (--patience)", self.patience))
+        }))
     }
 
     /// Send the batch twice without faults; the bytes that pass the proxy.
@@ -198,7 +207,7 @@ impl Trial<'_> {
                 let at = self.rng.random_range(0..4);
                 let meddler = Meddler::new(self.direct.clone(), kind, toward, at, CHUNK);
                 let ended = self.send(Endpoint::custom(Arc::new(meddler.clone()))).await?;
-                (Fault::Above(kind), ended, meddler.happened())
+                (Fault::Above(kind, toward), ended, meddler.happened())
             }
             None => {
                 let mut shelf = PlanShelf::new();

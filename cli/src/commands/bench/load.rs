@@ -39,9 +39,6 @@ const OPENING: usize = 16;
 /// Files and sockets besides connections.
 const OTHER_FILES: u64 = 256;
 
-/// How long batches under way may take after the last one was begun.
-const GRACE: Duration = Duration::from_secs(300);
-
 /// How patient the clients are with a server under load.
 const PATIENT: ClientTimeouts = ClientTimeouts {
     connect: Duration::from_secs(60),
@@ -63,7 +60,8 @@ pub(super) fn run(arguments: &LoadArguments) -> Result<Outcome> {
         arguments.batch.seed,
     )?);
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let mut server = ServerProcess::start(&subject, any, &settings(arguments))?;
+    let patience = Duration::from_secs(arguments.patience.into());
+    let mut server = ServerProcess::start(&subject, any, &settings(arguments), patience)?;
     let resident_before = server.memory_bytes("VmRSS");
     drop(bar);
     let screen = &output.console.screen;
@@ -105,6 +103,9 @@ pub(super) fn run(arguments: &LoadArguments) -> Result<Outcome> {
 fn settings(arguments: &LoadArguments) -> Vec<String> {
     vec![
         format!("limits.connections={}", u64::from(arguments.connections) + 64),
+        // Everybody comes from one address here.
+        format!("limits.connections_per_address={}", u64::from(arguments.connections) + 64),
+        format!("limits.waiting_per_client={}", u64::from(arguments.clients)),
         format!("limits.memory={}", arguments.memory),
         // Idle connections are what is measured: they stay.
         "timeouts.idle=12h".to_owned(),
@@ -123,14 +124,16 @@ async fn drive(
 ) -> Result<(Batches, usize, Option<u64>)> {
     let endpoint = subject.endpoint(&server.address.to_string())?;
     let n_idle = usize::from(arguments.connections.saturating_sub(arguments.clients));
-    let idle = open(&endpoint, n_idle, output).await?;
+    let patience = Duration::from_secs(arguments.patience.into());
+    let idle = within(patience, "the connections were not open", open(&endpoint, n_idle, output));
+    let idle = idle.await??;
     let resident_idle = server.memory_bytes("VmRSS");
     let began = Instant::now();
     let until = began + Duration::from_secs(arguments.seconds.into());
     let stop = Arc::new(AtomicBool::new(false));
     let mut clients = JoinSet::new();
     for _ in 0..arguments.clients {
-        let retry = RetryPolicy { busy: GRACE, ..RetryPolicy::default() };
+        let retry = RetryPolicy { busy: patience, ..RetryPolicy::default() };
         let mut options = Subject::client_options(retry)?;
         options.timeouts = PATIENT;
         let remote = Arc::new(RemoteEvaluator::new(vec![endpoint.clone()], options)?);
@@ -161,15 +164,32 @@ async fn drive(
         }
         anyhow::Ok(())
     };
-    let limit = Duration::from_secs(arguments.seconds.into()) + GRACE;
+    let limit = Duration::from_secs(arguments.seconds.into()) + patience;
     match timeout(limit, collect).await {
         Ok(collected) => collected?,
-        Err(_) => batches.unfinished = clients.len(),
+        Err(_) => {
+            batches.unfinished = clients.len();
+            let late =
+                format!("clients had not finished {patience:?} after the last batch (--patience)");
+            batches.errors.insert(0, late);
+        }
     }
     batches.seconds = began.elapsed().as_secs_f64();
     drop(bar);
-    let alive = still_open(idle).await;
+    let alive = within(patience, "the idle connections had not answered", still_open(idle)).await?;
     Ok((batches, alive + usize::from(arguments.clients), resident_idle))
+}
+
+/// What a future gives within the patience of the harness.
+///
+/// # Errors
+/// `late`, if it takes longer.
+async fn within<T>(
+    patience: Duration,
+    late: &'static str,
+    work: impl Future<Output = T>,
+) -> Result<T> {
+    timeout(patience, work).await.with_context(|| format!("{late} after {patience:?} (--patience)"))
 }
 
 /// Open so many connections and greet on each.

@@ -5,10 +5,11 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::channel;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use super::subject::Subject;
 
@@ -33,11 +34,12 @@ impl ServerProcess {
     /// `server.log` in the subject's folder.
     ///
     /// # Errors
-    /// It does not start.
+    /// It does not start, or does not say where it listens within `patience`.
     pub(super) fn start(
         subject: &Subject,
         listen: SocketAddr,
         settings: &[String],
+        patience: Duration,
     ) -> Result<Self> {
         let program = std::env::current_exe().context("this program's file is not known")?;
         let log = subject.folder().join("server.log");
@@ -61,7 +63,7 @@ impl ServerProcess {
             .spawn()
             .context("the server cannot be started")?;
         let stdout = child.stdout.take().context("the server has no output")?;
-        match announced(stdout) {
+        match announced(stdout, patience) {
             Ok((address, admin, output)) => {
                 Ok(Self { child, address, admin, log, output: Some(output) })
             }
@@ -82,10 +84,11 @@ impl ServerProcess {
         &mut self,
         subject: &Subject,
         settings: &[String],
+        patience: Duration,
     ) -> Result<()> {
         let address = self.address;
         self.kill();
-        *self = Self::start(subject, address, settings)?;
+        *self = Self::start(subject, address, settings, patience)?;
         Ok(())
     }
 
@@ -152,22 +155,34 @@ impl Drop for ServerProcess {
     }
 }
 
-/// The addresses that a server prints, and the thread that keeps reading.
-fn announced(stdout: ChildStdout) -> Result<(SocketAddr, SocketAddr, JoinHandle<()>)> {
-    let mut lines = BufReader::new(stdout).lines();
-    let mut find = |word: &str| -> Result<SocketAddr> {
-        let line = lines
-            .by_ref()
-            .map_while(std::io::Result::ok)
-            .find(|line| line.contains(word))
-            .ok_or_else(|| anyhow!("the server ended before it said where it listens"))?;
+/// The addresses that a server prints within `patience`, and the thread that keeps reading, so that the
+/// server can keep writing.
+fn announced(
+    stdout: ChildStdout,
+    patience: Duration,
+) -> Result<(SocketAddr, SocketAddr, JoinHandle<()>)> {
+    let (sender, addresses) = channel();
+    let output = std::thread::spawn(move || {
+        let mut lines = BufReader::new(stdout).lines().map_while(std::io::Result::ok);
+        for word in ["Operators", "Listening"] {
+            let found = lines.by_ref().find(|line| line.contains(word));
+            // Nobody waits any more: reading on is all that is left to do.
+            let _ = sender.send(found);
+        }
+        drop(sender);
+        lines.for_each(drop);
+    });
+    let address = || -> Result<SocketAddr> {
+        let line = addresses
+            .recv_timeout(patience)
+            .with_context(|| {
+                format!("the server did not say where it listens for {patience:?} (--patience)")
+            })?
+            .context("the server ended before it said where it listens")?;
         let address = line.split_whitespace().last().unwrap_or_default();
         let address = address.trim_start_matches("http://").trim_end_matches("/metrics");
         address.parse().with_context(|| format!("`{line}` names no address"))
     };
-    let admin = find("Operators")?;
-    let address = find("Listening")?;
-    // Keep reading, so that the server can keep writing.
-    let output = std::thread::spawn(move || lines.for_each(drop));
+    let (admin, address) = (address()?, address()?);
     Ok((address, admin, output))
 }

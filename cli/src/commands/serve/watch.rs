@@ -71,6 +71,12 @@ impl Watch {
     }
 }
 
+/// Tell what the first look has found wrong; the plans that are served are announced anyway.
+pub(super) fn tell_first(found: &PlanChanges, server: &Server) {
+    server.metrics().broken_plan_files(found.broken_files);
+    tell_problems(found);
+}
+
 fn tell(changes: &PlanChanges) {
     for card in &changes.added {
         info!(plan = %card.plan.short(), name = %card.name, "plan added");
@@ -78,8 +84,12 @@ fn tell(changes: &PlanChanges) {
     for card in &changes.removed {
         info!(plan = %card.plan.short(), name = %card.name, "plan removed");
     }
+    tell_problems(changes);
+}
+
+fn tell_problems(changes: &PlanChanges) {
     for problem in &changes.problems {
         let cause = std::error::Error::source(problem).map(ToString::to_string);
-        warn!(%problem, cause, "a plan file cannot be used; what is served stays");
+        warn!(%problem, cause, "a plan file cannot be used");
     }
 }

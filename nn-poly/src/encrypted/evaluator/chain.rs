@@ -1,8 +1,12 @@
 //! Segments of several polynomial steps: each is evaluated as a whole, band by band, before the next.
+//!
+//! Until the last step nothing of the reply exists, and all of them may take minutes. So between bands,
+//! between the products of a band and within its linear map, the sink is asked with an empty piece whether
+//! the rest is still wanted.
 
 use core::ops::ControlFlow;
 
-use he_core::{CiphertextBlock, LinearMap, PooledQuadratic, Quadratic, Storage};
+use he_core::{CiphertextBlock, LinearMap, PooledQuadratic, Quadratic, Storage, Wanted};
 
 use super::{BAND_BYTES, Band, SegmentEvaluator, bands, row_bytes, server_quadratic};
 use crate::encrypted::context::SegmentContext;
@@ -56,33 +60,52 @@ impl ChainEvaluator {
         self.bands.iter().map(Band::n_results).sum()
     }
 
-    /// The step on a whole block, its moduli dropped.
-    fn apply(&self, input: &CiphertextBlock, storage: Storage) -> Result<CiphertextBlock> {
+    /// The step on a whole block, its moduli dropped. `None`: not wanted any more.
+    fn apply(
+        &self,
+        input: &CiphertextBlock,
+        storage: Storage,
+        wanted: &mut Wanted<'_>,
+    ) -> Result<Option<CiphertextBlock>> {
         let form = input.select(&[])?.square()?.mod_switch_to(self.n_moduli)?;
         let mut out = form.zeros_like(self.n_results(), storage)?;
         let mut first = 0;
         for band in &self.bands {
-            let results = squared_band(&self.map, input, band)?.mod_switch_to(self.n_moduli)?;
+            let Some(results) = squared_band(&self.map, input, band, wanted)? else {
+                return Ok(None);
+            };
+            let results = results.mod_switch_to(self.n_moduli)?;
             out.write_at(first, &results)?;
             first += results.count();
         }
-        Ok(out)
+        Ok(Some(out))
     }
 }
 
-/// Linear map, quadratic and pool of one band.
+/// Linear map, quadratic and pool of one band. `None`: not wanted any more.
 ///
 /// Fresh ciphertexts take the fused pass; others are computed step by step.
-fn squared_band(map: &LinearMap, input: &CiphertextBlock, band: &Band) -> Result<CiphertextBlock> {
+fn squared_band(
+    map: &LinearMap,
+    input: &CiphertextBlock,
+    band: &Band,
+    wanted: &mut Wanted<'_>,
+) -> Result<Option<CiphertextBlock>> {
     let linear = band.linear.clone();
-    let Some(activated) = &band.activated else { return Ok(map.apply_range(input, linear)?) };
-    if input.degree() == 1 && input.correction() == 1 {
+    if let (Some(activated), 1, 1) = (&band.activated, input.degree(), input.correction()) {
         let mut results = input.select(&[])?.square()?;
-        map.apply_pooled_into(input, linear, activated, &mut results)?;
-        return Ok(results);
+        let flow = map.apply_pooled_while(input, linear, activated, &mut results, wanted)?;
+        return Ok(flow.is_continue().then_some(results));
     }
     let first = linear.start;
-    let z = map.apply_range(input, linear)?;
+    let mut z = input.select(&[])?;
+    if map.apply_range_while(input, linear, &mut z, wanted)?.is_break() {
+        return Ok(None);
+    }
+    let Some(activated) = &band.activated else { return Ok(Some(z)) };
+    if wanted().is_break() {
+        return Ok(None);
+    }
     let mut quadratics = vec![Quadratic::SQUARE; z.count()];
     let place = |member: &u32| (*member as usize).saturating_sub(first);
     for PooledQuadratic { members, quadratic } in activated {
@@ -95,11 +118,14 @@ fn squared_band(map: &LinearMap, input: &CiphertextBlock, band: &Band) -> Result
     let squares = z.quadratic(&quadratics)?;
     let is_alone = |(i, result): (usize, &PooledQuadratic)| matches!(result.members.as_slice(), [one] if place(one) == i);
     if activated.len() == squares.count() && activated.iter().enumerate().all(is_alone) {
-        return Ok(squares);
+        return Ok(Some(squares));
+    }
+    if wanted().is_break() {
+        return Ok(None);
     }
     let members: Vec<Vec<usize>> =
         activated.iter().map(|result| result.members.iter().map(place).collect()).collect();
-    Ok(squares.sums(&members)?)
+    Ok(Some(squares.sums(&members)?))
 }
 
 impl SegmentEvaluator {
@@ -112,7 +138,10 @@ impl SegmentEvaluator {
         let mut values: Option<CiphertextBlock> = None;
         for step in &self.steps {
             let storage = self.pool.take(self.step_bytes(step));
-            let next = step.apply(values.as_ref().unwrap_or(block), storage)?;
+            let input = values.as_ref().unwrap_or(block);
+            let Some(next) = step.apply(input, storage, &mut || sink(Vec::new()))? else {
+                return Ok(ControlFlow::Break(()));
+            };
             if let Some(before) = values.replace(next) {
                 self.pool.give(before.into_storage());
             }
@@ -120,8 +149,11 @@ impl SegmentEvaluator {
         let input = values.as_ref().unwrap_or(block);
         let mut flow = ControlFlow::Continue(());
         for band in &self.bands {
-            let results = squared_band(&self.map, input, band)?;
-            flow = self.emit(&results, sink)?;
+            let results = squared_band(&self.map, input, band, &mut || sink(Vec::new()))?;
+            flow = match results {
+                Some(results) => self.emit(&results, sink)?,
+                None => ControlFlow::Break(()),
+            };
             if flow.is_break() {
                 break;
             }

@@ -8,18 +8,14 @@ use std::time::Instant;
 use bytes::Bytes;
 use tokio::task::spawn_blocking;
 
-use crate::access::Ticket;
 use crate::message::{EvaluateHeader, PlanBytes, PublicPart, Refusal, RefusalCode};
 use crate::server::Shared;
 use crate::server::event::{Answer, Question};
-use crate::server::gate::{Party, Pass};
+use crate::server::gate::Party;
+use crate::server::job::{Place, chunk_memory};
 use crate::server::metrics::RequestPhase;
 use crate::server::service::SegmentService;
 use crate::server::visit::Asking;
-
-/// Chunks of one request that may be in memory outside its service: in the buffers of the two
-/// directions, in the two queues to and from its task, and at hand in both.
-const CHUNKS_PER_REQUEST: u64 = 10;
 
 /// A question on its way.
 pub(super) type Inquiry = Pin<Box<dyn Future<Output = Outcome> + Send>>;
@@ -39,9 +35,6 @@ pub(super) struct Admitted {
     pub(super) place: Place,
 }
 
-/// Memory of the server and a place of the client's own.
-pub(super) type Place = (Pass, Ticket);
-
 /// Wait for the outcome; for ever without a question.
 pub(super) async fn outcome(inquiry: &mut Option<Inquiry>) -> Outcome {
     match inquiry {
@@ -60,6 +53,11 @@ pub(super) async fn look(
         Ok(asking) => asking,
         Err(refusal) => return Outcome::Declined(refusal),
     };
+    if let Question::PublicPlan(plan) = question
+        && !asking.may_use(&*shared.host, &plan)
+    {
+        return Outcome::Answer(Answer::PublicPlan(None));
+    }
     let lookups = shared.admission.lookups();
     let Ok(_turn) = lookups.acquire().await else { return Outcome::Answer(Answer::Failed) };
     let answer = spawn_blocking(move || {
@@ -67,11 +65,11 @@ pub(super) async fn look(
         match question {
             Question::Models => Ok(Answer::Models(asking.models(host))),
             Question::PublicPlan(plan) => {
-                let part = host.public_plan(&plan).filter(|_| asking.may_use(host, &plan));
+                let part = host.public_plan(&plan);
                 let Some(bytes) = part else { return Ok(Answer::PublicPlan(None)) };
                 asking.ticket.spend(bytes.len() as u64)?;
                 Ok(Answer::PublicPlan(Some(PublicPart {
-                    plan: PlanBytes(Bytes::copy_from_slice(&bytes)),
+                    plan: PlanBytes(Bytes::from_owner(bytes)),
                     signature: host.signature(&plan),
                 })))
             }
@@ -94,6 +92,11 @@ pub(super) async fn admit(
         Ok(asking) => asking,
         Err(refusal) => return Outcome::Declined(refusal),
     };
+    // From memory, before anything is taken: a plan that does not exist, or that this client may not
+    // use, costs no turn, no thread and no memory, and both look alike.
+    if !asking.may_use(&*shared.host, &header.plan) {
+        return Outcome::Declined(Refusal::new(RefusalCode::UnknownPlan));
+    }
     let began = Instant::now();
     let party = asking.party().clone();
     let lookups = shared.admission.lookups();
@@ -101,19 +104,11 @@ pub(super) async fn admit(
         return Outcome::Declined(Refusal::new(RefusalCode::Internal));
     };
     let host = Arc::clone(&shared.host);
-    let found = spawn_blocking(move || {
-        // Looked up in any case: a plan this client may not use is as unknown as any other.
-        let service = host.segment(&header.plan, header.segment);
-        let service = match asking.may_use(&*host, &header.plan) {
-            true => service,
-            false => Err(Refusal::new(RefusalCode::UnknownPlan)),
-        };
-        service.map(|service| (service, asking.ticket))
-    });
-    let found = found.await;
+    let found = spawn_blocking(move || host.segment(&header.plan, header.segment)).await;
     drop(turn);
-    let (service, mut ticket) = match found {
-        Ok(Ok(found)) => found,
+    let mut ticket = asking.ticket;
+    let service = match found {
+        Ok(Ok(service)) => service,
         Ok(Err(refusal)) => return Outcome::Declined(refusal),
         Err(_) => return Outcome::Declined(Refusal::new(RefusalCode::Internal)),
     };
@@ -124,13 +119,14 @@ pub(super) async fn admit(
     if let Err(refusal) = ticket.spend(moved) {
         return Outcome::Declined(refusal);
     }
-    let chunks = CHUNKS_PER_REQUEST * shared.options.limits.chunk_bytes as u64;
+    let chunks = chunk_memory(shared.options.limits.chunk_bytes);
     let bytes = service.memory_bytes().saturating_add(chunks);
     match shared.admission.admit(&party, bytes).await {
-        Ok(pass) => {
+        Ok(memory) => {
             let (metrics, waited) = (&shared.options.metrics, began.elapsed());
             metrics.phase(RequestPhase::Admission, &header.plan, header.segment, waited);
-            Outcome::Admitted(Admitted { header, service, party, place: (pass, ticket) })
+            let place = Place { memory, ticket };
+            Outcome::Admitted(Admitted { header, service, party, place })
         }
         Err(refusal) => {
             ticket.forgive();

@@ -11,7 +11,7 @@ use super::*;
 type Entering<'a> = Pin<Box<dyn Future<Output = Result<Pass, Turned>> + 'a>>;
 
 fn gate(units: u64, holders: usize, waiting: usize) -> Gate {
-    Gate::new(GateLimits { units, holders, waiting })
+    Gate::new(GateLimits { units, holders, waiting, waiting_per_party: waiting })
 }
 
 /// What a future has to say now.
@@ -155,6 +155,52 @@ fn neighbours_in_one_network_are_one_party() {
     assert_eq!(at("2001:db8::1"), at("2001:db8::ffff:1"));
     assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));
     assert_ne!(at("10.0.0.1"), at("10.0.0.2"));
+    assert_eq!(at("::ffff:10.0.0.1"), at("10.0.0.1"), "as a listener on [::] tells it");
+    assert_ne!(at("::ffff:10.0.0.1"), at("::ffff:10.0.0.2"));
+}
+
+#[test]
+fn a_party_takes_no_more_than_its_share_of_the_queue() {
+    let limits = GateLimits { units: 1, holders: 1, waiting: 3, waiting_per_party: 2 };
+    let gate = Gate::new(limits);
+    let held = enter_now(&gate, 1).unwrap();
+    let (greedy, other) = (party("greedy"), party("other"));
+    let mut waiting: Vec<Entering<'_>> = Vec::new();
+    for _ in 0..2 {
+        let mut entering: Entering<'_> = Box::pin(gate.enter(&greedy, 1));
+        assert!(now(entering.as_mut()).is_none());
+        waiting.push(entering);
+    }
+    assert_eq!(now(pin!(gate.enter(&greedy, 1))).unwrap().unwrap_err(), Turned::Full);
+    let mut entering: Entering<'_> = Box::pin(gate.enter(&other, 1));
+    assert!(now(entering.as_mut()).is_none(), "there is room for others");
+    // A place that was left counts no more.
+    drop(waiting.pop());
+    let mut again = pin!(gate.enter(&greedy, 1));
+    assert!(now(again.as_mut()).is_none());
+    drop(held);
+}
+
+#[test]
+fn a_pass_grows_into_free_room_only_and_gives_back_what_it_does_not_need() {
+    let gate = gate(10, 3, 3);
+    let pass = enter_now(&gate, 4).unwrap();
+    assert!(!pass.try_grow(7) && !pass.try_grow(u64::MAX));
+    assert!(pass.try_grow(6));
+    assert_eq!(gate.occupancy().used, 10);
+    let somebody = party("somebody");
+    let mut waiting: Entering<'_> = Box::pin(gate.enter(&somebody, 9));
+    assert!(now(waiting.as_mut()).is_none());
+    pass.shrink_to(2);
+    assert!(now(waiting.as_mut()).is_none());
+    assert!(!pass.try_grow(1), "somebody waits for it");
+    pass.shrink_to(1);
+    pass.shrink_to(5);
+    assert_eq!(gate.occupancy().used, 10, "whoever waited has the rest");
+    drop(pass);
+    assert_eq!(gate.occupancy().used, 9);
+    drop(now(waiting.as_mut()).unwrap().unwrap());
+    assert_eq!(gate.occupancy().used, 0);
 }
 
 /// What may happen to a gate.
@@ -219,7 +265,7 @@ proptest! {
             let state = gate.occupancy();
             prop_assert!(state.used <= units && state.holders <= holders);
             prop_assert!(state.waiting <= waiting && state.waiting <= queue.len());
-            let kept: u64 = passes.iter().map(|pass| pass.units).sum();
+            let kept: u64 = passes.iter().map(|pass| pass.units.load(Ordering::Relaxed)).sum();
             prop_assert!(state.used >= kept);
         }
         while !queue.is_empty() {

@@ -173,6 +173,16 @@ pub(super) const OPTIONS: &[ConfigOption] = &[
         &["Connections. Each takes 64 KiB of the memory below, and a file descriptor."]
     ),
     count!(
+        "connections_per_address",
+        max_connections_per_address,
+        1,
+        1 << 20,
+        &[
+            "Connections of one address (of an IPv6 address the first 64 bits count); further ones are",
+            "closed before the handshake. Clients behind one proxy or router share an address.",
+        ]
+    ),
+    count!(
         "requests",
         max_requests,
         1,
@@ -185,6 +195,13 @@ pub(super) const OPTIONS: &[ConfigOption] = &[
         0,
         1 << 20,
         &["Requests that wait for memory; further ones are told to come back at once."]
+    ),
+    count!(
+        "waiting_per_client",
+        max_waiting_per_client,
+        0,
+        1 << 20,
+        &["How many of these may be of one client of the access list, or of one address."]
     ),
     count!(
         "evaluations",
