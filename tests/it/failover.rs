@@ -1,18 +1,25 @@
 //! Batches on several servers, and the client behind one call.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ndarray::Array2;
+use ndarray::{Array2, Axis};
+use nn_poly::integer::IntegerMatrix;
 use nn_poly::plan::{ActivationSide, Plan};
 use protocol::client::endpoint::{Connect, Connecting};
 use protocol::client::{BlockingClassifier, Classifier, Endpoint, RemoteEvaluator};
-use protocol::error::LinkError;
-use protocol::runner::{RunOptions, RunOutcome, RunProgress, Silent, run};
+use protocol::error::{LinkError, Source};
+use protocol::runner::{
+    BatchRun, Batches, BatchesOutcome, RunOptions, RunOutcome, RunProgress, Silent, run,
+    run_batches,
+};
 use protocol::server::Server;
+use protocol::session::BatchResult;
 use protocol::transport::pipe;
-use securedl_tests::loopback::{impatient, patient, runtime, server, shelf};
+use securedl_tests::loopback::{impatient, in_process, patient, runtime, server, shelf};
 use securedl_tests::models::{TinyModel, client_plan, samples, session_options};
+use securedl_tests::relay::{Relay, Toward};
 use tokio::io::AsyncReadExt;
 
 /// A server that dies for good after so many bytes of replies, over all connections.
@@ -72,6 +79,89 @@ fn a_batch_whose_servers_die_one_after_the_other_ends_as_if_nothing_had_happened
         assert_eq!(result.out_of_calibration, simulated.out_of_range);
     }
 }
+
+/// Batches of a run, and what came of them.
+#[derive(Default)]
+struct Recorded {
+    waiting: VecDeque<IntegerMatrix>,
+    n_batches: usize,
+    results: Vec<(usize, BatchResult)>,
+}
+
+impl Recorded {
+    fn of(inputs: &IntegerMatrix, per_batch: usize) -> Self {
+        let chunks = inputs.axis_chunks_iter(Axis(1), per_batch);
+        let waiting: VecDeque<_> = chunks.map(|chunk| chunk.to_owned()).collect();
+        Self { n_batches: waiting.len(), waiting, results: Vec::new() }
+    }
+}
+
+impl Batches for Recorded {
+    fn next_batch(&mut self, max_samples: usize) -> Result<Option<IntegerMatrix>, Source> {
+        let next = self.waiting.pop_front();
+        assert!(next.as_ref().is_none_or(|batch| batch.ncols() <= max_samples));
+        Ok(next)
+    }
+
+    fn batch_finished(&mut self, batch: usize, result: BatchResult) -> Result<(), Source> {
+        self.results.push((batch, result));
+        Ok(())
+    }
+
+    fn n_batches(&self) -> usize {
+        self.n_batches
+    }
+}
+
+#[test]
+fn batches_in_flight_over_connections_that_are_cut_end_as_if_nothing_had_happened() {
+    for side in [ActivationSide::Server, ActivationSide::Client] {
+        let plan = TinyModel::dense_quadratic().plan(side, 100);
+        let owner = client_plan(&plan, session_options(3, 1));
+        let inputs = samples(&plan, 900, 9);
+        let silent: Arc<dyn RunProgress> = Arc::new(Silent);
+        let options = RunOptions { samples_per_batch: 100, connections: 4, batches_in_flight: 4 };
+        let run = |remote: Arc<RemoteEvaluator>| {
+            let mut batches = Recorded::of(&inputs, options.samples_per_batch);
+            let run = BatchRun {
+                plan: &owner,
+                remote: &remote,
+                options: &options,
+                progress: &silent,
+                evidence: None,
+                first_batch: 0,
+            };
+            let outcome = runtime().block_on(async {
+                // The connections of the remote live on this runtime.
+                run_batches(&run, &mut batches).await.unwrap()
+            });
+            assert!(matches!(outcome, BatchesOutcome::Verified { .. }), "{outcome:?}");
+            let of = |(batch, result): (usize, BatchResult)| (batch, result.scores);
+            batches.results.into_iter().map(of).collect::<Vec<_>>()
+        };
+        let undisturbed = run(in_process(server(shelf(&plan))));
+
+        // Every eleventh frame one way and every thirteenth the other way, of any message, up to a number.
+        let n_cuts = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&n_cuts);
+        let relay = Relay::cutting(server(shelf(&plan)), move |passing| {
+            let period = if passing.toward == Toward::Client { 11 } else { 13 };
+            let is_due = passing.index % period == period - 1;
+            is_due && counted.fetch_add(1, Ordering::SeqCst) < MOST_CUTS
+        });
+        let cut = run(relay.client(patient()));
+        assert!(n_cuts.load(Ordering::SeqCst) >= MOST_CUTS, "{n_cuts:?} cuts");
+        assert_eq!(cut, undisturbed, "batch by batch, in their order");
+        let columns = |i: usize| (i * 100).min(900)..((i + 1) * 100).min(900);
+        for (batch, scores) in &undisturbed {
+            let inputs = inputs.slice_axis(Axis(1), columns(*batch).into()).to_owned();
+            assert_eq!(*scores, plan.simulate(&inputs).unwrap().scores, "batch {batch}");
+        }
+    }
+}
+
+/// Connections that the relay cuts in a run; then it lets everything through.
+const MOST_CUTS: usize = 30;
 
 /// Raw features that the plan's quantization gives these integers for.
 fn features(plan: &Plan, n: usize) -> Array2<f32> {

@@ -1,5 +1,5 @@
 //! A man in the middle: sees every frame between client and server, and may alter, drop, repeat or
-//! reorder it.
+//! reorder it, or cut the connection.
 //!
 //! It plays a server whose *program* is dishonest (wrong receipts, missing chunks), and a broken
 //! network that TLS would not let through.
@@ -70,16 +70,35 @@ pub struct Relay {
     state: Arc<Mutex<State>>,
 }
 
+/// As [`Meddle`]; `None` cuts the connection.
+type MeddleOrCut = dyn FnMut(Passing) -> Option<Vec<Frame>> + Send;
+
 struct State {
-    meddle: Box<Meddle>,
+    meddle: Box<MeddleOrCut>,
     to_server: usize,
     to_client: usize,
 }
 
 impl Relay {
     /// A relay to this server.
-    pub fn new(server: Server, meddle: impl FnMut(Passing) -> Vec<Frame> + Send + 'static) -> Self {
-        let state = State { meddle: Box::new(meddle), to_server: 0, to_client: 0 };
+    pub fn new(
+        server: Server,
+        mut meddle: impl FnMut(Passing) -> Vec<Frame> + Send + 'static,
+    ) -> Self {
+        Self::of(server, Box::new(move |passing| Some(meddle(passing))))
+    }
+
+    /// A relay that passes frames on as they are, and cuts a connection instead of passing those on for
+    /// which `cuts` says so.
+    pub fn cutting(
+        server: Server,
+        mut cuts: impl FnMut(&Passing) -> bool + Send + 'static,
+    ) -> Self {
+        Self::of(server, Box::new(move |passing| (!cuts(&passing)).then(|| vec![passing.frame])))
+    }
+
+    fn of(server: Server, meddle: Box<MeddleOrCut>) -> Self {
+        let state = State { meddle, to_server: 0, to_client: 0 };
         Self { server, state: Arc::new(Mutex::new(state)) }
     }
 
@@ -89,7 +108,7 @@ impl Relay {
         client(Endpoint::custom(Arc::new(self.clone())), options)
     }
 
-    fn pass(&self, toward: Toward, frame: Frame) -> Vec<Frame> {
+    fn pass(&self, toward: Toward, frame: Frame) -> Option<Vec<Frame>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let count = match toward {
             Toward::Server => &mut state.to_server,
@@ -114,9 +133,8 @@ impl Relay {
                 Toward::Server => &mut to_server,
                 Toward::Client => &mut to_client,
             };
-            for frame in self.pass(toward, frame) {
-                writer.push(frame);
-            }
+            let Some(frames) = self.pass(toward, frame) else { break };
+            frames.into_iter().for_each(|frame| writer.push(frame));
             if writer.flush().await.is_err() {
                 break;
             }
