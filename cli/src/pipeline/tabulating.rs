@@ -305,10 +305,11 @@ impl Subject<'_> {
     fn plan(&self, mode: Mode, n_samples: u64) -> Result<Plan> {
         let (model, bits, features) = (&self.model, self.bits(mode), self.data.train.features());
         let activation_side = match mode {
-            Mode::Client => ActivationSide::Client,
-            Mode::Server | Mode::NonInteractive(_) => ActivationSide::Server,
+            Mode::Client => Some(ActivationSide::Client),
+            Mode::Server => Some(ActivationSide::Server),
+            Mode::NonInteractive(_) => None,
         };
-        if !matches!(mode, Mode::NonInteractive(_)) {
+        if let Some(activation_side) = activation_side {
             let expected_samples = n_samples;
             let options =
                 PlanOptions { activation_side, expected_samples, ..PlanOptions::default() };
@@ -316,13 +317,12 @@ impl Subject<'_> {
         }
         let prepared = compiling::prepare(model, &bits.into(), features)?;
         let bits = LayerBits::from(bits);
-        let joining = Joining::new(model, &bits, features, Some(activation_side))?;
+        let joining = Joining::new(model, &bits, features, None)?;
         let size = inference::run_size(n_samples, &inference::RunSettings::default().layout);
         let goal = PlanGoal {
             link: Link::SameMachine,
             max_rounds: Some(1),
             memory_bytes: Some(MEMORY_BYTES),
-            activation_side: Some(activation_side),
             ..PlanGoal::new(size)
         };
         let silent = Progress::silent();

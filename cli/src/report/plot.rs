@@ -82,10 +82,14 @@ impl Values {
         }
     }
 
-    /// Where curves leave room: those of percentages end high, others rise.
-    const fn legend(self) -> SeriesLabelPosition {
+    /// Where curves leave room: those of percentages end high, others rise or fall.
+    fn legend(self, curves: &[Curve]) -> SeriesLabelPosition {
+        let falls = |curve: &Curve| {
+            curve.points.first().zip(curve.points.last()).is_some_and(|(a, b)| b.1 < a.1)
+        };
         match self {
             Self::Percent => SeriesLabelPosition::MiddleRight,
+            Self::Positive if curves.iter().any(falls) => SeriesLabelPosition::UpperRight,
             Self::Positive => SeriesLabelPosition::UpperLeft,
         }
     }
@@ -162,7 +166,7 @@ fn draw<'a>(
     }
     chart
         .configure_series_labels()
-        .position(panel.values.legend())
+        .position(panel.values.legend(&panel.curves))
         .background_style(WHITE.mix(0.8))
         .border_style(RGBColor(200, 200, 200))
         .draw()

@@ -33,8 +33,8 @@ const DIFFERENCES: [&str; 4] = [
      for them over its threads (decryption, encoding, encryption; word checks are not in it); it \
      is part of the total, and overlaps with the server's work.",
     "**Checks.** Ours verify every batch: canaries and random points in secret slots where the server \
-     squares, every word where it does not. The paper's sensitive samples travel in the batch too, and cost \
-     nothing extra there.",
+     squares, every word where it does not. What the paper's sensitive samples cost is not in the \
+     part of it we could read.",
     "**Activation.** *server* squares under encryption, as in the paper; *client* evaluates the activation while \
      it refreshes, so that the server multiplies by weights only. Both give the client the same \
      values to see.",
@@ -282,7 +282,7 @@ fn in_megabytes(bytes: u64) -> f64 {
 fn grid_remark() -> String {
     "**Tables as images.** The paper does not say how features reach a network of convolutions. Here they stand \
      row by row in the middle of a square of zeros of 28 × 28 cells (16 × 16 with `--quick`), and \
-     every cell is encrypted. Networks are trained on a few dozen samples: accuracies are there to show \
-     that the batch classifies something."
+     every cell is encrypted. Networks learn from 75 to 430 samples: accuracies are there to show that the \
+     batch classifies something."
         .to_owned()
 }

@@ -82,7 +82,8 @@ pub(super) fn table3(arguments: &ComparisonArguments) -> Result<Outcome> {
                     Err(reason) => impossible.push(format!("{kind} at {bits} bits: {reason}")),
                 }
             }
-            if !arguments.without_secureml {
+            // Shares of every value of the benchmark network would take more memory than most have.
+            if !arguments.without_secureml && kind != NetworkKind::Securedl {
                 shared.push(subject.measure_shares(n_samples)?);
             }
         }

@@ -33,7 +33,7 @@ pub(crate) fn table3(
     )];
     if !shares.is_empty() {
         let introduction = "Both servers in this process. The offline phase makes triples by homomorphic encryption, \
-                            without a trusted dealer; weights are opened, masked, once per model.";
+                            without a trusted dealer; weights are opened, masked, once per model. On the smaller network only.";
         sections.push(Section::new("SecureML, phase by phase", introduction, phases(shares)));
     }
     let about = if n_samples == TABLE_3_BATCH {

@@ -19,8 +19,8 @@ use crate::pipeline::keeping::Kept;
 use crate::report::machine::Machine;
 use crate::report::units;
 
-/// Samples that go through both phases together: what a few gigabytes hold.
-const SAMPLES_AT_ONCE: usize = 1024;
+/// Samples that go through both phases together: a ciphertext of the offline phase holds so many values.
+const SAMPLES_AT_ONCE: usize = secureml::lhe::RING_DEGREE;
 /// Samples whose scores are compared with plain fixed point.
 const COMPARED_SAMPLES: usize = 16;
 
