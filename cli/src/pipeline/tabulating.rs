@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use ndarray::{Array2, Axis};
-use nn_poly::import::{Dataset, SplitSpec};
+use nn_poly::import::Dataset;
 use nn_poly::model::{Bits, LayerBits, Model};
 use nn_poly::network::{ActivationChoice, NetworkKind};
 use nn_poly::plan::planner::{Link, PlanGoal};
@@ -41,6 +41,9 @@ use crate::report::progress::Progress;
 
 /// Memory that each end may take for a batch.
 const MEMORY_BYTES: u64 = 8 << 30;
+
+/// Pixels along one side of a coarse pixel.
+const COARSE: usize = 4;
 
 /// How a batch is evaluated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +71,8 @@ impl fmt::Display for Mode {
 pub(crate) enum Samples {
     /// The data set `mnist`.
     Mnist,
+    /// The same in coarse pixels, [`COARSE`] times as wide and high.
+    CoarseMnist,
     /// A table of the folder `tabular`, as it is.
     Table(&'static str),
     /// Such a table with its features on a square grid of zeros of this side.
@@ -95,7 +100,7 @@ impl Design {
     /// Name of the data.
     pub(crate) const fn data(&self) -> &'static str {
         match self.samples {
-            Samples::Mnist => "mnist",
+            Samples::Mnist | Samples::CoarseMnist => "mnist",
             Samples::Table(name) | Samples::Grid(name, _) => name,
         }
     }
@@ -112,8 +117,8 @@ impl Design {
         let own = training::recipe(&settings(self.kind), n_samples);
         let is_vector_network = self.kind == NetworkKind::Mlp;
         let usual = match self.samples {
-            Samples::Mnist if is_vector_network => NetworkKind::Cryptonets,
-            Samples::Mnist => self.kind,
+            Samples::Mnist | Samples::CoarseMnist if is_vector_network => NetworkKind::Cryptonets,
+            Samples::Mnist | Samples::CoarseMnist => self.kind,
             Samples::Table(_) | Samples::Grid(..) => NetworkKind::Mlp,
         };
         let mut recipe = training::recipe(&settings(usual), n_samples);
@@ -199,7 +204,7 @@ impl Laboratory<'_> {
 
     fn load(&self, samples: Samples) -> Result<TrainingData> {
         let path = match samples {
-            Samples::Mnist => self.data.join("mnist"),
+            Samples::Mnist | Samples::CoarseMnist => self.data.join("mnist"),
             Samples::Table(name) | Samples::Grid(name, _) => {
                 self.data.join("tabular").join(format!("{name}.csv"))
             }
@@ -210,14 +215,12 @@ impl Laboratory<'_> {
             .with_context(|| format!("the table needs the data set {}", path.display()))?;
         let TrainingData { train, test, split } = data;
         let train = train.thinned(self.scale.training_samples)?;
-        Ok(match samples {
-            Samples::Mnist | Samples::Table(_) => TrainingData { train, test, split },
-            Samples::Grid(_, side) => TrainingData {
-                train: grid::on_grid(&train, side)?,
-                test: grid::on_grid(&test, side)?,
-                split: SplitSpec { seed, ..split },
-            },
-        })
+        let shaped = |part: Dataset| match samples {
+            Samples::Mnist | Samples::Table(_) => Ok(part),
+            Samples::CoarseMnist => grid::coarse(&part, COARSE),
+            Samples::Grid(_, side) => grid::on_grid(&part, side),
+        };
+        Ok(TrainingData { train: shaped(train)?, test: shaped(test)?, split })
     }
 }
 

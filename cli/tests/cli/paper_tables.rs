@@ -158,9 +158,9 @@ fn table3_compares_three_methods_and_judges_the_targets() {
     assert_eq!(shares.len(), what);
     if let [weights, offline, online] = shares {
         // 16 bytes for every weight; for every value that enters a layer or a square, of every sample.
-        let n_weights: u32 = 784 * 64 + 64 * 32 + 32 * 10;
+        let n_weights: u32 = 49 * 64 + 64 * 32 + 32 * 10;
         assert_eq!(number(weights, "bytes"), f64::from(16 * n_weights));
-        let values: u32 = 784 + 64 + 64 + 32 + 32;
+        let values: u32 = 49 + 64 + 64 + 32 + 32;
         assert_eq!(number(online, "bytes"), f64::from(16 * values * 64));
         assert!(number(offline, "bytes") > number(online, "bytes"), "{offline:?}");
         for row in shares {

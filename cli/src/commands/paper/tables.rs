@@ -64,15 +64,15 @@ pub(super) fn table3(arguments: &ComparisonArguments) -> Result<Outcome> {
     }
     let call =
         if arguments.without_secureml { "table3 --without-secureml" } else { "table3" }.to_owned();
-    let (kinds, n_samples): (&[NetworkKind], u64) = if arguments.common.quick {
-        (&[NetworkKind::Mlp], QUICK_BATCH)
+    let (designs, n_samples) = if arguments.common.quick {
+        (vec![Design { samples: Samples::CoarseMnist, ..digits(NetworkKind::Mlp) }], QUICK_BATCH)
     } else {
-        (&[NetworkKind::Cryptonets, NetworkKind::Securedl], TABLE_3_BATCH)
+        (vec![digits(NetworkKind::Cryptonets), digits(NetworkKind::Securedl)], TABLE_3_BATCH)
     };
     publish("table3", &call, &arguments.common, |laboratory| {
         let (mut batches, mut shared, mut impossible) = (Vec::new(), Vec::new(), Vec::new());
-        for &kind in kinds {
-            let subject = laboratory.subject(digits(kind))?;
+        for design in designs {
+            let (kind, subject) = (design.kind, laboratory.subject(design)?);
             for mode in [Mode::Client, Mode::Server] {
                 batches.push(subject.measure(mode, n_samples)?);
             }

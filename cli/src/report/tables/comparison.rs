@@ -40,7 +40,8 @@ pub(crate) fn table3(
         String::new()
     } else {
         format!(
-            "The targets are about {} images, this run had {}: what is said below means nothing.",
+            "The targets are about {} whole images, this run had {}, maybe in coarse pixels: what is \
+             said below means nothing.",
             units::count(TABLE_3_BATCH),
             units::count(n_samples)
         )
