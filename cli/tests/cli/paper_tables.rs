@@ -171,8 +171,12 @@ fn table3_compares_three_methods_and_judges_the_targets() {
     for expected in ["*SecureDL, published*", "*10648*", "*330.7*", "## Targets", "means nothing"] {
         assert!(report.contains(expected), "`{expected}` in {report}");
     }
-    let judged = report.lines().filter(|l| l.ends_with("| met |") || l.ends_with("| **missed** |"));
-    assert_eq!(judged.count(), if baseline { 7 } else { 6 }, "{report}");
+    let judged = |what: &str| {
+        let line = report.lines().find(|line| line.contains(what)).unwrap_or_default();
+        line.ends_with("| met |") || line.ends_with("| **missed** |")
+    };
+    assert!(judged("MB of SecureDL, activation at the client"), "{report}");
+    assert_eq!(judged("online phase / its formula"), baseline, "{report}");
 }
 
 #[test]

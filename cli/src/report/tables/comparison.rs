@@ -16,6 +16,8 @@ const LEAST_LEAD: f64 = 2.5;
 const LEAST_SPEEDUP: f64 = 50.0;
 /// Share of the paper's traffic that SecureDL may move, activation at the client.
 const MOST_TRAFFIC: f64 = 0.5;
+/// A faster way that classifies so many fewer images right is no competitor.
+const MOST_ACCURACY_LOST: f64 = 0.02;
 /// Bytes of SecureML's online phase over those of its formula.
 const MOST_OVERHEAD: f64 = 2.0;
 
@@ -57,7 +59,7 @@ pub(crate) fn table3(
 const REMARKS: [&str; 3] = [
     "**Network.** The paper compares all three on its benchmark CNN (`securedl` here). `cryptonets` is the network that \
      CryptoNets was published with; within a network all methods have the same trained weights.",
-    "**CryptoNets.** Squares, no refresh, one upload and one download, values modulo several plaintext primes. \
+    "**CryptoNets.** The targets compare with the fastest plan that loses at most 2 points of accuracy to SecureDL. Squares, no refresh, one upload and one download, values modulo several plaintext primes. \
      The published parameters (N = 4096, five primes) have less than 128 bits of security in today's tables; \
      ours have 128, with the ring and the moduli our planner finds fastest. The SecureDL paper says \
      that CryptoNets bootstraps; it does not.",
@@ -253,7 +255,12 @@ fn targets_of(batches: &[&BatchRecord]) -> Vec<Target> {
     let of_mode =
         |mode: &'static str| batches.iter().copied().filter(move |record| record.mode == mode);
     let (client, server) = (of_mode("client").next(), of_mode("server").next());
-    let leveled = of_mode("non-interactive").min_by(|a, b| a.seconds().total_cmp(&b.seconds()));
+    let competes = |record: &&BatchRecord| {
+        client.is_none_or(|client| record.accuracy >= client.accuracy - MOST_ACCURACY_LOST)
+    };
+    let leveled = of_mode("non-interactive")
+        .filter(competes)
+        .min_by(|a, b| a.seconds().total_cmp(&b.seconds()));
     let mut found = Vec::new();
     if let (Some(client), Some(leveled)) = (client, leveled) {
         let lead = leveled.seconds() / client.seconds();
@@ -321,6 +328,12 @@ mod tests {
                 assert_eq!(target.is_met, is_met || is_count, "{target:?}");
             }
         }
+        let mut useless = batch("non-interactive", 1.5, 1);
+        useless.accuracy = -0.03;
+        let mut with_useless: Vec<_> = fast.iter().collect();
+        with_useless.push(&useless);
+        let lead = |batches: &[&BatchRecord]| targets_of(batches).first().map(|t| t.measured);
+        assert_eq!(lead(&with_useless), Some(2.6), "answers badly, so it does not compete");
         let found = targets_of(&[&fast[0]]);
         assert_eq!(found.len(), 2, "nothing is said of what was not measured: {found:?}");
     }
