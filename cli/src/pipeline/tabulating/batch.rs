@@ -112,7 +112,7 @@ impl Shares {
         let costs = run.costs.as_ref().context("an encrypted run has costs")?;
         #[expect(clippy::cast_precision_loss, reason = "a few threads")]
         let threads = rayon::current_num_threads() as f64;
-        let over_threads = |busy: Duration| busy.as_secs_f64() / threads;
+        let over_threads = |busy: Duration| micros(busy.as_secs_f64() / threads);
         let times = &costs.tally.times;
         Ok(Self {
             refresh: over_threads(costs.tally.refresh),
@@ -151,7 +151,7 @@ impl Subject<'_> {
             let run = inference::run_alone(plan, &inputs, &serving, &settings);
             let run = self.laboratory.runtime.block_on(run)?;
             expected.check(&run)?;
-            totals.push(run.total.as_secs_f64());
+            totals.push(micros(run.total.as_secs_f64()));
             shares.push(Shares::of(&run)?);
             last = Some(run);
             bar.advance(1);
@@ -202,6 +202,11 @@ impl Subject<'_> {
             ..BatchRecord::default()
         }
     }
+}
+
+/// Seconds in whole microseconds: what is kept in a file reads back as the same figure.
+fn micros(seconds: f64) -> f64 {
+    (1e6 * seconds).round() / 1e6
 }
 
 /// What every run must come to.
