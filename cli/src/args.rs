@@ -8,6 +8,7 @@ mod inference;
 mod planning;
 mod polynomial;
 mod serve;
+mod tables;
 mod training;
 mod trust;
 mod values;
@@ -39,6 +40,7 @@ pub(crate) use polynomial::{
     PolynomializeArguments,
 };
 pub(crate) use serve::ServeArguments;
+pub(crate) use tables::{ComparisonArguments, TableArguments, TabularArguments, TabularData};
 pub(crate) use training::{
     ArchitectureArguments, CrossValidateArguments, FineTuneArguments, TrainArguments,
     TrainedModelArguments, TrainingRunArguments,

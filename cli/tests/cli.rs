@@ -37,6 +37,8 @@ mod masked;
 mod operation;
 #[path = "cli/paper.rs"]
 mod paper;
+#[path = "cli/paper_tables.rs"]
+mod paper_tables;
 #[path = "cli/planning.rs"]
 mod planning;
 #[path = "cli/polynomials.rs"]

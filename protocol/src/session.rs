@@ -40,6 +40,7 @@ pub use setup::{ClientPlan, SessionOptions};
 use std::collections::HashSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use fingerprint::{Soundness, Verdict, WordCheckFinding, judge, judge_words};
 use ndarray::{Array2, ArrayViewMut2, Axis, Slice, Zip};
@@ -84,6 +85,9 @@ pub struct Tally {
     pub n_clamped: u64,
     /// Busy time of the client's phases.
     pub times: ClientTimes,
+    /// Part of it that refreshes take: decrypting what comes out of every stage but the last, and
+    /// encoding and encrypting what goes into every stage but the first. Word checks are not in it.
+    pub refresh: Duration,
 }
 
 impl Tally {
@@ -95,6 +99,7 @@ impl Tally {
         self.bytes_down += other.bytes_down;
         self.n_clamped += other.n_clamped;
         self.times.add(&other.times);
+        self.refresh += other.refresh;
     }
 }
 
@@ -271,12 +276,20 @@ impl BatchSession {
             self.tally.bytes_up += block.bytes_up;
             self.tally.bytes_down += block.bytes_down;
             self.tally.times.add(&block.times);
+            self.tally.refresh += self.refresh_time(&block.times);
         }
         let verdict = self.judge_round(&blocks)?;
         if !verdict.is_intact() {
             return Ok(Round::Rejected { verdict, tally: self.tally });
         }
         self.collect(blocks)
+    }
+
+    /// What of a block's time in this stage belongs to a refresh.
+    fn refresh_time(&self, times: &ClientTimes) -> Duration {
+        let is_last = self.stage + 1 >= self.plan.network().structure().len();
+        let before = if self.stage == 0 { Duration::ZERO } else { times.encode + times.encrypt };
+        before + if is_last { Duration::ZERO } else { times.decrypt }
     }
 
     fn judge_round(&self, blocks: &[OpenedBlock]) -> Result<Verdict> {

@@ -15,7 +15,14 @@ const ALLOWED: [(&str, &[&str]); 7] = [
     ("securedl-protocol", &["securedl-he-core", "securedl-nn-poly", "securedl-fingerprint"]),
     (
         "securedl-cli",
-        &["securedl-he-core", "securedl-nn-poly", "securedl-fingerprint", "securedl-protocol"],
+        &[
+            "securedl-he-core",
+            "securedl-nn-poly",
+            "securedl-fingerprint",
+            "securedl-protocol",
+            // In builds with the feature of that name only: see below.
+            "securedl-secureml",
+        ],
     ),
     (
         "securedl-tests",
@@ -45,8 +52,8 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
 
-/// Normal and build dependencies by package.
-fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
+/// The packages of the workspace, as cargo describes them.
+fn packages() -> Vec<Value> {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
         .current_dir(root())
@@ -54,10 +61,13 @@ fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
         .expect("cargo metadata runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let metadata: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    metadata["packages"].as_array().expect("packages").clone()
+}
+
+/// Normal and build dependencies by package.
+fn dependencies() -> BTreeMap<String, BTreeSet<String>> {
     let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-    metadata["packages"]
-        .as_array()
-        .expect("packages")
+    packages()
         .iter()
         .map(|package| {
             let names = package["dependencies"]
@@ -81,6 +91,17 @@ fn crates_depend_downwards_only() {
             assert!(allowed.contains(&dependency.as_str()), "{name} must not use {dependency}");
         }
     }
+}
+
+#[test]
+fn the_baseline_is_in_no_build_that_does_not_ask_for_it() {
+    let packages = packages();
+    let cli = packages.iter().find(|p| p["name"] == "securedl-cli").expect("the command line");
+    let dependencies = cli["dependencies"].as_array().expect("dependencies");
+    let baseline = dependencies.iter().find(|d| d["name"] == "securedl-secureml");
+    assert_eq!(baseline.expect("the baseline")["optional"], true);
+    let default = cli["features"]["default"].as_array().expect("default features");
+    assert!(!default.iter().any(|feature| feature == "secureml"), "{default:?}");
 }
 
 #[test]

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use fingerprint::{ComparisonRule, GeneratorKind, OptimizerKind, SelectionRule};
 
-use super::{CredentialArguments, OutputPath, ReadingArguments, SplitName};
+use super::{
+    ComparisonArguments, CredentialArguments, OutputPath, ReadingArguments, SplitName,
+    TableArguments, TabularArguments,
+};
 
 /// Fingerprints: samples whose answers give a modified model away.
 #[derive(Debug, Subcommand)]
@@ -265,6 +268,15 @@ pub(crate) enum PaperCommand {
     /// Queries needed for a missing rate, against ordinary samples (table 5 there).
     Efficiency(PaperArguments),
     SingleWeight(SingleWeightArguments),
+    /// Six tables as batches of 576, on the benchmark network and a small one (table 2 of SecureDL).
+    Table2(TabularArguments),
+    Table3(ComparisonArguments),
+    /// The same on the benchmark network with one, two and three more convolutions (tables 10 to 12
+    /// there).
+    #[command(name = "table10-12")]
+    Table10To12(TabularArguments),
+    /// Time over the size of the batch (figure 5 there).
+    Fig5(TableArguments),
 }
 
 /// Change single weights by one behind an encrypted batch, and count what stays unnoticed.

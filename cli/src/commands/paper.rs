@@ -1,6 +1,7 @@
 //! `securedl paper`: the papers' experiments on networks trained here.
 
 mod single_weight;
+mod tables;
 
 use std::fs;
 
@@ -13,7 +14,7 @@ use crate::args::{PaperArguments, PaperCommand};
 use crate::failure::Outcome;
 use crate::output::OutputFile;
 use crate::pipeline::studying::{self, Folders, Scale, Scenario, Sizes, Study};
-use crate::report::plot::{Axis, Curve, Panel, svg};
+use crate::report::plot::{Axis, Curve, Panel, Values, svg};
 use crate::report::{Console, paper};
 
 /// Shares of changed weights of figure 4 (e).
@@ -46,6 +47,10 @@ pub(crate) fn run(command: &PaperCommand) -> Result<Outcome> {
         }
         PaperCommand::Efficiency(arguments) => (Experiment::Efficiency, "efficiency", arguments),
         PaperCommand::SingleWeight(arguments) => return single_weight::run(arguments),
+        PaperCommand::Table2(arguments) => return tables::table2(arguments),
+        PaperCommand::Table3(arguments) => return tables::table3(arguments),
+        PaperCommand::Table10To12(arguments) => return tables::table10_to_12(arguments),
+        PaperCommand::Fig5(arguments) => return tables::fig5(arguments),
     };
     let console = Console::new(None);
     fs::create_dir_all(&arguments.out)
@@ -165,6 +170,7 @@ fn panels(experiment: Experiment, study: &Study) -> Vec<Panel> {
         .map(|(data, attack, strength)| Panel {
             title: format!("{attack} {strength}, {data}"),
             axis: Axis::Linear,
+            values: Values::Percent,
             x_label: "samples".to_owned(),
             y_label: "detected, %".to_owned(),
             curves: CURVES
@@ -213,6 +219,7 @@ fn ratio_panel(study: &Study, attack: &str) -> Panel {
     Panel {
         title: "share of changed weights".to_owned(),
         axis: Axis::Logarithmic,
+        values: Values::Percent,
         x_label: "weights with N(0, 1) noise, %".to_owned(),
         y_label: "detected, %".to_owned(),
         curves,

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use fingerprint::LayoutOptions;
 use nn_poly::import::{Dataset, Split, SplitSpec, stratified_folds};
 use nn_poly::plan::{ActivationSide, PlanOptions};
 use nn_poly::train::Evaluation;
-use protocol::client::RetryPolicy;
 use tokio::runtime::Runtime;
 
 use super::compiling;
@@ -107,18 +105,8 @@ fn validate(parts: &TrainingData, settings: &CrossValidation, runtime: &Runtime)
     let features = parts.train.features();
     let plan = compiling::compile_model(&trained.model, bits, features, &options)?.plan;
     let inputs = plan.public().quantize(parts.test.features())?;
-    let run_settings = RunSettings {
-        layout: LayoutOptions::default(),
-        retry: RetryPolicy::default(),
-        fingerprint: None,
-    };
-    let run = runtime.block_on(async {
-        let remote = inference::client(inference::in_process(&plan)?, RetryPolicy::default())?;
-        let silent = Progress::silent();
-        let run = inference::run(&plan, &inputs, &remote, &run_settings, &silent).await;
-        remote.close().await;
-        run
-    })?;
+    let (serving, settings) = (inference::in_process(&plan)?, RunSettings::default());
+    let run = runtime.block_on(inference::run_alone(&plan, &inputs, &serving, &settings))?;
     let Some(released) = &run.scores else {
         bail!("a server inside this process was found to cheat; please report it");
     };

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use fingerprint::{CanarySet, Fingerprint, LayoutOptions, Verdict};
 use ndarray::Axis;
 use nn_poly::integer::{IntegerMatrix, ScoreMatrix};
-use nn_poly::plan::Plan;
+use nn_poly::plan::{Plan, RunSize};
 use protocol::access::AccessControl;
 use protocol::client::{ClientOptions, Endpoint, RemoteEvaluator, RetryPolicy, Traffic};
 use protocol::hosting::PlanShelf;
@@ -25,7 +25,7 @@ use super::watching::progress_of_rounds;
 use crate::report::progress::Progress;
 
 /// What a person decides about an encrypted run.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct RunSettings {
     /// Canaries, random points and replicas.
     pub(crate) layout: LayoutOptions,
@@ -173,6 +173,31 @@ pub(crate) async fn run(
             evidence,
         },
     })
+}
+
+/// Run one batch as [`run`] does, over connections of its own and without a sign of life.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_alone(
+    plan: &Plan,
+    inputs: &IntegerMatrix,
+    serving: &Endpoint,
+    settings: &RunSettings,
+) -> Result<Run> {
+    let remote = client(serving.clone(), settings.retry.clone())?;
+    let run = run(plan, inputs, &remote, settings, &Progress::silent()).await;
+    remote.close().await;
+    run
+}
+
+/// What a forecast must know of a run of `n_samples` with this layout.
+pub(crate) fn run_size(n_samples: u64, layout: &LayoutOptions) -> RunSize {
+    RunSize {
+        n_samples,
+        canaries_per_block: (layout.network_canaries + layout.random_points) as u64,
+        replicas: layout.replicas as u64,
+    }
 }
 
 /// The plan with its checks: canaries from the fingerprint or, without one, as many samples as

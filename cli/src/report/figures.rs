@@ -82,6 +82,18 @@ pub(crate) fn percent(share: f64) -> String {
     format!("{:.0} %", 100.0 * share)
 }
 
+/// The median; of an even number the mean of the middle two. 0 of nothing.
+pub(crate) fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    let at = |i: usize| values.get(i).copied().unwrap_or(0.0);
+    if values.len() % 2 == 1 {
+        at(middle)
+    } else {
+        (at(middle.saturating_sub(1)) + at(middle)) / 2.0
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +113,13 @@ mod tests {
         assert_eq!(texts, ["0.062", "1.00", "9.99", "10.0", "100", "1234"]);
         assert_eq!(percent(0.654), "65 %");
         assert_eq!(or_dash(None), "–");
+    }
+
+    #[test]
+    fn medians_are_in_the_middle() {
+        assert_eq!(median(&mut []), 0.0);
+        assert_eq!(median(&mut [3.0]), 3.0);
+        assert_eq!(median(&mut [9.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(&mut [4.0, 1.0, 3.0, 2.0]), 2.5);
     }
 }

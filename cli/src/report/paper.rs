@@ -1,8 +1,4 @@
 //! Results of the papers' experiments: CSV, Markdown, and the published numbers beside ours.
-//!
-//! Published numbers are from Z. He, T. Zhang, R. Lee, "Sensitive-Sample Fingerprinting of Deep Neural
-//! Networks", CVPR 2019, tables 3 to 5: on *their* networks (VGG-Face, a 7-layer CNN on GTSRB and on
-//! CIFAR-10). The curves of figure 4 of Xu et al., "SecureDL", ACSAC 2020, cannot be read off.
 
 use std::fmt::Write;
 
@@ -12,49 +8,9 @@ use fingerprint::experiment::{
 };
 use fingerprint::statistics::{Interval, Z_95, wilson_interval};
 
+use super::published::{BY_RULE, MISSING, QUERIES, SAMPLES};
 use super::units;
 use crate::pipeline::studying::{Cell, Measured, RULES, Study};
-
-/// Numbers of samples in tables.
-pub(crate) const SAMPLES: [usize; 6] = [1, 2, 3, 4, 5, 8];
-
-/// Table 3: missing rates in percent for [`SAMPLES`], with sensitive samples chosen by MANC, top-1.
-pub(crate) const MISSING: [(&str, &str, [f64; 6]); 4] = [
-    ("trojan", "trojan", [5.93, 0.22, 0.0, 0.0, 0.0, 0.0]),
-    ("error-generic", "error-generic poisoning", [12.26, 0.04, 0.01, 0.0, 0.0, 0.0]),
-    ("error-specific", "error-specific poisoning", [2.20, 0.01, 0.0, 0.0, 0.0, 0.0]),
-    ("precision", "compression", [48.93, 15.56, 4.72, 1.81, 0.83, 0.04]),
-];
-
-/// Table 4: missing rates in percent for 1, 2, 3 samples, trojan, by what is compared.
-pub(crate) const BY_RULE: [(&str, [f64; 3]); 5] = [
-    ("top-1", [5.93, 0.22, 0.0]),
-    ("top-3", [0.0, 0.0, 0.0]),
-    ("top-5", [0.0, 0.0, 0.0]),
-    ("decimals-1", [0.21, 0.0, 0.0]),
-    ("decimals-2", [0.0, 0.0, 0.0]),
-];
-
-/// Table 5: samples needed for [`MISSING_TARGETS`]: non-sensitive, sensitive (random), with MANC.
-pub(crate) const QUERIES: [(&str, [[u64; 7]; 3]); 4] = [
-    ("trojan", [[74, 65, 56, 47, 38, 28, 21], [10, 9, 8, 7, 6, 4, 3], [4, 4, 3, 3, 3, 2, 2]]),
-    (
-        "error-generic",
-        [[332, 291, 249, 208, 166, 125, 83], [14, 12, 11, 9, 7, 6, 4], [4, 4, 4, 4, 3, 2, 2]],
-    ),
-    (
-        "error-specific",
-        [[309, 270, 232, 193, 155, 116, 77], [11, 9, 8, 7, 6, 4, 3], [3, 3, 3, 3, 3, 2, 2]],
-    ),
-    (
-        "precision",
-        [
-            [502, 439, 376, 314, 252, 189, 126],
-            [78, 70, 59, 51, 40, 29, 20],
-            [31, 31, 30, 28, 25, 18, 8],
-        ],
-    ),
-];
 
 /// Every figure, one line per cell and number of samples.
 ///

@@ -55,11 +55,52 @@ impl Axis {
     }
 }
 
-/// One chart. Values of `y` are percentages.
+/// What `y` counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Values {
+    /// Percentages: all of 0 to 100 is shown.
+    Percent,
+    /// Something that is not negative: from 0 to the largest value.
+    Positive,
+}
+
+impl Values {
+    /// Upper end of the axis.
+    fn high(self, curves: &[Curve]) -> f64 {
+        let largest = curves.iter().flat_map(|curve| &curve.points).map(|point| point.1);
+        match (self, largest.fold(0.0, f64::max)) {
+            (Self::Percent, _) => 102.0,
+            (Self::Positive, largest) if largest > 0.0 => 1.05 * largest,
+            (Self::Positive, _) => 1.0,
+        }
+    }
+
+    fn label(self, y: f64) -> String {
+        match self {
+            Self::Percent => format!("{y:.0}"),
+            Self::Positive => Axis::Linear.label(y),
+        }
+    }
+
+    /// Where curves leave room: those of percentages end high, others rise or fall.
+    fn legend(self, curves: &[Curve]) -> SeriesLabelPosition {
+        let falls = |curve: &Curve| {
+            curve.points.first().zip(curve.points.last()).is_some_and(|(a, b)| b.1 < a.1)
+        };
+        match self {
+            Self::Percent => SeriesLabelPosition::MiddleRight,
+            Self::Positive if curves.iter().any(falls) => SeriesLabelPosition::UpperRight,
+            Self::Positive => SeriesLabelPosition::UpperLeft,
+        }
+    }
+}
+
+/// One chart.
 #[derive(Debug, Clone)]
 pub(crate) struct Panel {
     pub(crate) title: String,
     pub(crate) axis: Axis,
+    pub(crate) values: Values,
     pub(crate) x_label: String,
     pub(crate) y_label: String,
     pub(crate) curves: Vec<Curve>,
@@ -104,12 +145,12 @@ fn draw<'a>(
         .margin_right(18)
         .x_label_area_size(34)
         .y_label_area_size(44)
-        .build_cartesian_2d(low..high, 0.0..102.0)?;
+        .build_cartesian_2d(low..high, 0.0..panel.values.high(&panel.curves))?;
     chart
         .configure_mesh()
         .light_line_style(WHITE)
         .x_label_formatter(&|&x| panel.axis.label(x))
-        .y_label_formatter(&|y| format!("{y:.0}"))
+        .y_label_formatter(&|&y| panel.values.label(y))
         .x_desc(&panel.x_label)
         .y_desc(&panel.y_label)
         .draw()?;
@@ -125,7 +166,7 @@ fn draw<'a>(
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::MiddleRight)
+        .position(panel.values.legend(&panel.curves))
         .background_style(WHITE.mix(0.8))
         .border_style(RGBColor(200, 200, 200))
         .draw()
@@ -142,6 +183,7 @@ mod tests {
         let panel = Panel {
             title: "(a) trojan".into(),
             axis: Axis::Linear,
+            values: Values::Percent,
             x_label: "samples".into(),
             y_label: "detected, %".into(),
             curves: vec![curve("random"), curve("tie")],
@@ -161,5 +203,17 @@ mod tests {
         assert_eq!(axis.label(axis.place(0.1)), "0.1");
         assert_eq!(axis.label(1.5), "32");
         assert_eq!(Axis::Linear.label(0.25), "0.25");
+    }
+
+    #[test]
+    fn percentages_have_one_axis_and_other_values_their_own() {
+        let curves = [Curve { name: "a".into(), points: vec![(1.0, 3.0), (2.0, 4.0)] }];
+        assert!((Values::Percent.high(&curves) - 102.0).abs() < 1e-12);
+        assert!((Values::Positive.high(&curves) - 4.2).abs() < 1e-12);
+        assert!(Values::Positive.high(&[]) > 0.0);
+        assert_eq!(
+            (Values::Percent.label(20.4), Values::Positive.label(0.5)),
+            ("20".into(), "0.5".into())
+        );
     }
 }

@@ -6,10 +6,11 @@ use std::sync::OnceLock;
 
 use nn_poly::import::synthetic_digits::synthetic_digits;
 
-use super::fixture::{folder, run, succeed, text};
+use super::fixture::{blobs, folder, run, succeed, text};
 
-/// A folder with drawn digits where the experiments look for `mnist`.
-fn data() -> &'static Path {
+/// A folder with drawn digits where the experiments look for `mnist`, and a small table where they look
+/// for `wine`.
+pub(crate) fn data() -> &'static Path {
     static DATA: OnceLock<PathBuf> = OnceLock::new();
     DATA.get_or_init(|| {
         let root = folder("paper-data");
@@ -27,6 +28,9 @@ fn data() -> &'static Path {
             file.extend(labels.iter().map(|&label| label as u8));
             fs::write(mnist.join(format!("{part}-labels-idx1-ubyte")), file).unwrap();
         }
+        let tabular = root.join("tabular");
+        fs::create_dir(&tabular).unwrap();
+        fs::write(tabular.join("wine.csv"), blobs(120)).unwrap();
         root
     })
 }
@@ -72,7 +76,7 @@ fn rows(csv: &str) -> Vec<Vec<&str>> {
 }
 
 /// Every table of a Markdown text has rows of one width.
-fn check_tables(report: &str) {
+pub(crate) fn check_tables(report: &str) {
     let mut width = None;
     for line in report.lines() {
         let cells = line.starts_with('|').then(|| line.matches('|').count());

@@ -120,13 +120,16 @@ pub struct Architecture {
     pub clamp: Option<f64>,
     /// Dropout before the last layer but one. Default: 0, which adds no layer.
     pub dropout: f64,
+    /// Convolutions 3×3 of 50 maps, each with one row and column of zeros on every side and an activation,
+    /// after the second pool of [`NetworkKind::Securedl`]; other networks have none. Default: 0.
+    pub more_convolutions: usize,
 }
 
 impl Architecture {
     /// A network without clamp and dropout.
     #[must_use]
     pub const fn new(kind: NetworkKind, activation: ActivationChoice) -> Self {
-        Self { kind, activation, clamp: None, dropout: 0.0 }
+        Self { kind, activation, clamp: None, dropout: 0.0, more_convolutions: 0 }
     }
 
     /// With an upper limit after each activation.
@@ -140,6 +143,13 @@ impl Architecture {
     #[must_use]
     pub const fn with_dropout(mut self, rate: f64) -> Self {
         self.dropout = rate;
+        self
+    }
+
+    /// With more convolutions in the benchmark network, as tables 10 to 12 of its paper have them.
+    #[must_use]
+    pub const fn with_more_convolutions(mut self, n: usize) -> Self {
+        self.more_convolutions = n;
         self
     }
 
@@ -191,6 +201,10 @@ impl Architecture {
                 builder.activation(Some(pool))?;
                 builder.convolution(50, 5, 1, Padding::NONE)?;
                 builder.activation(Some(pool))?;
+                for _ in 0..self.more_convolutions {
+                    builder.convolution(50, 3, 1, Padding::uniform(1))?;
+                    builder.activation(None)?;
+                }
                 builder.dropout()?;
                 builder.dense(256)?;
                 builder.activation(None)?;

@@ -43,6 +43,17 @@ fn the_architectures_have_the_shapes_of_the_papers() {
         "10",
     ];
     assert_eq!(actual, expected);
+    let deeper = |n| {
+        Architecture::new(NetworkKind::Securedl, ActivationChoice::Square)
+            .with_more_convolutions(n)
+            .build(&digits, 10, 1)
+            .unwrap()
+    };
+    assert_eq!(shapes(deeper(0)), expected);
+    let actual = shapes(deeper(2));
+    assert_eq!(actual[..9], expected[..9]);
+    assert_eq!(actual[9..15], ["4×4×50"; 6], "two convolutions with norm and activation");
+    assert_eq!(actual[15..], expected[9..]);
     let network = build(NetworkKind::Securedl, &Shape::image(32, 32, 3).unwrap()).unwrap();
     assert_eq!(network.layer_shapes()[9].dims(), [1250]);
     let network = build(NetworkKind::Mlp, &Shape::vector(13).unwrap()).unwrap();

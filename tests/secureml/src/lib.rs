@@ -1,8 +1,8 @@
 //! Neural-network inference by two servers on additive shares: the SecureML baseline.
 //!
 //! Mohassel and Zhang's protocol (IEEE S&P 2017) for networks with square activations, as a
-//! comparison for `securedl`'s encrypted inference. It is measured, not offered: no part of the
-//! product depends on this crate.
+//! comparison for `securedl`'s encrypted inference. It is measured, not offered: the command line depends
+//! on this crate only in builds with its feature `secureml`, for `securedl paper table3`.
 //!
 //! ```text
 //!  client ──shares of inputs──► server 0 ◄═══ openings ═══► server 1 ◄──shares of inputs── client

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::report::figures::median;
+
 /// Fewest repetitions behind a figure, unless one alone takes too long.
 const LEAST_RUNS: usize = 3;
 /// Work that takes longer than this and than its whole time is not repeated for the sake of
@@ -51,29 +53,9 @@ pub(super) fn measure<E>(
     Ok(Timing { seconds: median(&mut times), runs })
 }
 
-/// The median; of an even number the mean of the middle two. 0 of nothing.
-pub(super) fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    let at = |i: usize| values.get(i).copied().unwrap_or(0.0);
-    if values.len() % 2 == 1 {
-        at(middle)
-    } else {
-        (at(middle.saturating_sub(1)) + at(middle)) / 2.0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn medians_are_in_the_middle() {
-        assert_eq!(median(&mut []), 0.0);
-        assert_eq!(median(&mut [3.0]), 3.0);
-        assert_eq!(median(&mut [9.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(&mut [4.0, 1.0, 3.0, 2.0]), 2.5);
-    }
 
     #[test]
     fn work_is_repeated_and_its_failure_told() {

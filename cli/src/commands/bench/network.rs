@@ -7,8 +7,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use fingerprint::LayoutOptions;
 use nn_poly::integer::IntegerMatrix;
-use nn_poly::plan::{ActivationSide, Plan, RunSize, forecast};
-use protocol::client::{Endpoint, RetryPolicy};
+use nn_poly::plan::{ActivationSide, Plan, forecast};
+use protocol::client::Endpoint;
 use protocol::hosting::PlanShelf;
 use protocol::identifiers::Digest;
 use protocol::server::service::PlanHost;
@@ -17,7 +17,6 @@ use tokio::runtime::Runtime;
 pub(super) use figures::NetworkFigures;
 use figures::{Seconds, SegmentFigures};
 
-use super::clock::median;
 use super::floor::Floor;
 use super::serving::{BlockTimes, Serving, time_block};
 use super::workload::Workload;
@@ -26,6 +25,7 @@ use crate::args::{NetworkArguments, TransportName};
 use crate::failure::{Hint, Outcome};
 use crate::pipeline::inference::{self, Run, RunSettings};
 use crate::pipeline::source::DataSource;
+use crate::report::figures::median;
 use crate::report::machine::Machine;
 use crate::report::progress::Progress;
 use crate::report::{memory, process, units};
@@ -106,11 +106,7 @@ impl Case {
         let host: Arc<dyn PlanHost> = Arc::new(shelf);
         let runtime = crate::commands::runtime()?;
         let serving = runtime.block_on(Serving::start(Arc::clone(&host), self.transport))?;
-        let settings = RunSettings {
-            layout: LayoutOptions::default(),
-            retry: RetryPolicy::default(),
-            fingerprint: None,
-        };
+        let settings = RunSettings::default();
         let stage = Stage { runtime: &runtime, serving: &serving.endpoint, settings, progress };
         let batch = stage.repeat(&plan, &inputs, self.repeat)?;
         let one = inputs.slice_axis(ndarray::Axis(1), (..1).into()).to_owned();
@@ -175,28 +171,18 @@ impl Stage<'_> {
 
     /// One batch, as `securedl infer` runs it, over connections of its own.
     fn run(&self, plan: &Plan, inputs: &IntegerMatrix) -> Result<Run> {
-        self.runtime.block_on(async {
-            let remote = inference::client(self.serving.clone(), self.settings.retry.clone())?;
-            let silent = Progress::silent();
-            let run = inference::run(plan, inputs, &remote, &self.settings, &silent).await;
-            remote.close().await;
-            let run = run?;
-            if !run.verdict.is_intact() {
-                anyhow::bail!("a server in this process is found {}", run.verdict.name());
-            }
-            Ok(run)
-        })
+        let run = inference::run_alone(plan, inputs, self.serving, &self.settings);
+        let run = self.runtime.block_on(run)?;
+        if !run.verdict.is_intact() {
+            anyhow::bail!("a server in this process is found {}", run.verdict.name());
+        }
+        Ok(run)
     }
 }
 
 /// What the plan says of each segment, and how long the server works on a block of it.
 fn segments(plan: &Plan, host: &dyn PlanHost, n_samples: usize) -> Result<Vec<SegmentFigures>> {
-    let layout = LayoutOptions::default();
-    let size = RunSize {
-        n_samples: n_samples as u64,
-        canaries_per_block: (layout.network_canaries + layout.random_points) as u64,
-        replicas: layout.replicas as u64,
-    };
+    let size = inference::run_size(n_samples as u64, &LayoutOptions::default());
     let digest = Digest(plan.digest().0);
     let forecast = forecast(plan.public(), &size)?;
     let mut found = Vec::with_capacity(forecast.segments.len());

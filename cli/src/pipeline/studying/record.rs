@@ -3,19 +3,14 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use fingerprint::{ComparisonRule, GeneratorKind};
-use nn_poly::artifact;
 use serde::{Deserialize, Serialize};
 
-use crate::failure::Hint;
-use crate::output::OutputFile;
+use crate::pipeline::keeping::{ADVICE, Kept};
 
 /// Format of the file.
 const FORMAT: u32 = 1;
-/// Largest file read.
-const MAX_BYTES: usize = 1 << 28;
-const ADVICE: &str = "remove the file to start again, or give another --out";
 
 /// Everything found so far.
 #[derive(Debug, Serialize, Deserialize)]
@@ -71,44 +66,20 @@ impl NetworkRecord {
         }
     }
 
-    /// Read a file; `None` if there is none.
-    ///
-    /// # Errors
-    /// A file that is not a record, or one of another version.
-    pub(crate) fn load(path: &Path) -> Result<Option<Self>> {
-        if !path.exists() {
-            return Ok(None);
-        }
-        let bytes = artifact::read_file(path, MAX_BYTES)?;
-        let record: Self = serde_json::from_slice(&bytes)
-            .with_context(|| format!("{} is no record of a study", path.display()))
-            .hint(|| ADVICE)?;
-        let (format, version) = (record.format, &record.version);
-        if format != FORMAT || version != env!("CARGO_PKG_VERSION") {
-            let error = anyhow::anyhow!(
-                "{} was made by version {version} (format {format}), this is version {} (format \
-                 {FORMAT})",
-                path.display(),
-                env!("CARGO_PKG_VERSION"),
-            );
-            return Err(error).hint(|| ADVICE);
-        }
-        Ok(Some(record))
-    }
-
-    /// Write the file, whole or not at all.
-    ///
-    /// # Errors
-    /// A folder that cannot be written.
-    pub(crate) fn save(&self, path: &Path) -> Result<()> {
-        OutputFile::check(path)?.write(&serde_json::to_vec(self)?)
-    }
-
     /// The instance of an attack, if it is known.
     pub(crate) fn find(&self, attack: &str, strength: &str, seed: u64) -> Option<&AttackRecord> {
         self.attacks.iter().find(|known| {
             known.attack == attack && known.strength == strength && known.seed == seed
         })
+    }
+}
+
+impl Kept for NetworkRecord {
+    const FORMAT: u32 = FORMAT;
+    const WHAT: &'static str = "record of a study";
+
+    fn origin(&self) -> (u32, &str) {
+        (self.format, &self.version)
     }
 }
 
@@ -185,6 +156,7 @@ impl Files {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "tests")]
     use super::*;
+    use crate::pipeline::keeping;
 
     fn attack() -> AttackRecord {
         AttackRecord {
@@ -202,14 +174,14 @@ mod tests {
     fn a_record_survives_its_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("network.json");
-        assert!(NetworkRecord::load(&path).unwrap().is_none());
+        assert!(keeping::load::<NetworkRecord>(&path).unwrap().is_none());
         let mut record = NetworkRecord::new(0.75);
         let mut attack = attack();
         let detected = [true, false, true];
         attack.set_detected(GeneratorKind::Tie, ComparisonRule::Top1, &detected);
         record.attacks.push(attack);
-        record.save(&path).unwrap();
-        let read = NetworkRecord::load(&path).unwrap().unwrap();
+        keeping::save(&record, &path).unwrap();
+        let read = keeping::load::<NetworkRecord>(&path).unwrap().unwrap();
         assert_eq!(read.accuracy.to_bits(), 0.75_f64.to_bits());
         let found = read.find("trojan", "0.17", 3).unwrap();
         assert_eq!(found.detected(GeneratorKind::Tie, ComparisonRule::Top1).unwrap(), detected);
@@ -229,7 +201,7 @@ mod tests {
             (good.replace("accuracy", "acuracy"), "no record of a study"),
         ] {
             std::fs::write(&path, bad).unwrap();
-            let error = NetworkRecord::load(&path).unwrap_err();
+            let error = keeping::load::<NetworkRecord>(&path).unwrap_err();
             assert!(format!("{error:#}").contains(expected), "`{expected}` in {error:#}");
         }
     }

@@ -22,6 +22,7 @@ use super::{GENERATORS, RULES, Scale};
 use crate::options::BitsChoice;
 use crate::pipeline::attacking::OWN_SAMPLES;
 use crate::pipeline::fingerprinting::{BagFile, SampleBar, complete_bag};
+use crate::pipeline::keeping;
 use crate::pipeline::training::{self, TrainingData, TrainingRun, TrainingSettings};
 use crate::report::process::cpu_seconds;
 use crate::report::progress::Progress;
@@ -115,7 +116,7 @@ impl Subject {
         std::fs::create_dir_all(kept)
             .with_context(|| format!("cannot create {}", kept.display()))?;
         let files = Files::new(kept, stem);
-        if let Some(record) = NetworkRecord::load(&files.record())? {
+        if let Some(record) = keeping::load::<NetworkRecord>(&files.record())? {
             let model = Model::load(&files.model())?;
             return Ok(Self { data: samples.name, seed, model, record, bags: Vec::new(), files });
         }
@@ -134,7 +135,7 @@ impl Subject {
             training::train(&samples.data, &settings, &recipe, &mut (), &Progress::silent())?;
         let record = NetworkRecord::new(trained.float.accuracy());
         trained.model.save(&files.model())?;
-        record.save(&files.record())?;
+        keeping::save(&record, &files.record())?;
         bar.finish(format!("trained {name}"));
         let model = trained.model;
         Ok(Self { data: samples.name, seed, model, record, bags: Vec::new(), files })
@@ -156,7 +157,7 @@ impl Subject {
     /// # Errors
     /// A folder that cannot be written.
     pub(super) fn save(&self) -> Result<()> {
-        self.record.save(&self.files.record())
+        keeping::save(&self.record, &self.files.record())
     }
 
     /// Make the bags, or what is left of them.

@@ -5,14 +5,13 @@ use he_core::Backend;
 use nn_poly::plan::{Packing, SegmentForecast};
 use serde::Serialize;
 
-use super::super::clock::median;
 use super::super::floor::Floor;
 use super::super::serving::BlockTimes;
 use super::super::workload::Workload;
 use super::{Case, Repeated};
 use crate::args::TransportName;
 use crate::pipeline::inference::Run;
-use crate::report::figures::{Figures, TableStyle, or_dash, percent, three_digits};
+use crate::report::figures::{Figures, TableStyle, median, or_dash, percent, three_digits};
 use crate::report::machine::Machine;
 use crate::report::terminal::Screen;
 use crate::report::units;

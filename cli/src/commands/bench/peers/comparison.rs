@@ -5,13 +5,13 @@ use nn_poly::network::NetworkKind;
 use nn_poly::plan::ActivationSide;
 use serde::Serialize;
 
+use super::super::Output;
 use super::super::network::{Case, NetworkFigures, limit_threads};
 use super::super::workload::Workload;
-use super::super::{Output, clock};
 use super::bfv::{self, CONVOLUTION_TAPS, DENSE_TAPS, N_PLAINTEXT_MODULI, RING_DEGREE, Steps};
 use crate::args::{PeersArguments, TransportName};
 use crate::failure::Outcome;
-use crate::report::figures::{Figures, or_dash, three_digits};
+use crate::report::figures::{Figures, median, or_dash, three_digits};
 use crate::report::machine::Machine;
 use crate::report::units;
 
@@ -109,8 +109,7 @@ fn measure_peer(part: usize, progress: &crate::report::progress::Progress) -> Re
         bar.advance(1);
     }
     bar.finish("peer");
-    let of =
-        |step: fn(&Steps) -> f64| clock::median(&mut found.iter().map(step).collect::<Vec<_>>());
+    let of = |step: fn(&Steps) -> f64| median(&mut found.iter().map(step).collect::<Vec<_>>());
     let bytes = |of: fn(&Steps) -> usize| found.iter().map(of).sum::<usize>() as u64;
     let squares = of(|s| s.square);
     let outputs = |n: usize| format!("{part} of {n} outputs");
