@@ -59,8 +59,9 @@ pub(super) fn lower_channel(
             Ok(Channel { bias: offset, a, b, c, unit })
         }
         Some(Activation::Blend(_)) => Err(refuse(block.value_idx, "blend", BLENDED)),
+        // The server, who has quadratics only, hands on the linear output itself.
         Some(Activation::Relu | Activation::Function(_)) | None => {
-            Ok(Channel { bias: 0.0, a: 0, b: 0.0, c: 0.0, unit })
+            Ok(Channel { bias: 0.0, a: 0, b: 1.0, c: 0.0, unit })
         }
     }
 }
