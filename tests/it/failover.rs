@@ -150,7 +150,7 @@ fn batches_in_flight_over_connections_that_are_cut_end_as_if_nothing_had_happene
             is_due && counted.fetch_add(1, Ordering::SeqCst) < MOST_CUTS
         });
         let cut = run(relay.client(patient()));
-        assert!(n_cuts.load(Ordering::SeqCst) >= MOST_CUTS, "{n_cuts:?} cuts");
+        assert!(n_cuts.load(Ordering::SeqCst) >= LEAST_CUTS, "{n_cuts:?} cuts");
         assert_eq!(cut, undisturbed, "batch by batch, in their order");
         let columns = |i: usize| (i * 100).min(900)..((i + 1) * 100).min(900);
         for (batch, scores) in &undisturbed {
@@ -160,8 +160,11 @@ fn batches_in_flight_over_connections_that_are_cut_end_as_if_nothing_had_happene
     }
 }
 
-/// Connections that the relay cuts in a run; then it lets everything through.
+/// Connections that the relay cuts in a run at most; then it lets everything through. How many it comes to
+/// depends on how requests share the connections.
 const MOST_CUTS: usize = 30;
+/// With fewer cuts the run was hardly disturbed.
+const LEAST_CUTS: usize = 8;
 
 /// Raw features that the plan's quantization gives these integers for.
 fn features(plan: &Plan, n: usize) -> Array2<f32> {

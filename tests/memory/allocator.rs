@@ -1,14 +1,20 @@
 //! The system's allocator, watched.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 static IN_USE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
-static IS_LOOKING: AtomicBool = AtomicBool::new(false);
 static N_CLEAN: AtomicUsize = AtomicUsize::new(0);
 static N_DIRTY: AtomicUsize = AtomicUsize::new(0);
 static DIRTY_BYTES: AtomicUsize = AtomicUsize::new(0);
+
+thread_local! {
+    /// Whether this thread looks at what it gives back. Others, such as those of the test harness, go on
+    /// with their own memory meanwhile.
+    static IS_LOOKING: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Smaller pieces are headers and counters, not vectors of values.
 const LEAST_BYTES: usize = 256;
@@ -37,7 +43,7 @@ unsafe impl GlobalAlloc for Watched {
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         IN_USE.fetch_sub(layout.size(), Ordering::Relaxed);
-        if IS_LOOKING.load(Ordering::Relaxed) && layout.size() >= LEAST_BYTES {
+        if IS_LOOKING.get() && layout.size() >= LEAST_BYTES {
             // SAFETY: the block is allocated, with this size, until it is given back below.
             let is_clean = (0..layout.size())
                 .all(|offset| unsafe { pointer.add(offset).read_volatile() } == 0);
@@ -71,14 +77,14 @@ pub(crate) struct Remains {
     pub(crate) dirty_bytes: usize,
 }
 
-/// Run something and look at the larger blocks of memory it gives back.
+/// Run something and look at the larger blocks of memory it gives back on this thread.
 pub(crate) fn remains_of(work: impl FnOnce()) -> Remains {
     for counter in [&N_CLEAN, &N_DIRTY, &DIRTY_BYTES] {
         counter.store(0, Ordering::Relaxed);
     }
-    IS_LOOKING.store(true, Ordering::SeqCst);
+    IS_LOOKING.set(true);
     work();
-    IS_LOOKING.store(false, Ordering::SeqCst);
+    IS_LOOKING.set(false);
     Remains {
         n_clean: N_CLEAN.load(Ordering::Relaxed),
         n_dirty: N_DIRTY.load(Ordering::Relaxed),
