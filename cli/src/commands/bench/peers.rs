@@ -21,7 +21,8 @@ pub(super) fn run(arguments: &PeersArguments) -> Result<Outcome> {
 pub(super) fn run(arguments: &PeersArguments) -> Result<Outcome> {
     use crate::failure::Hint;
 
-    let PeersArguments { part, samples, .. } = arguments;
+    let PeersArguments { part, batch, .. } = arguments;
+    let samples = batch.samples;
     Err(anyhow::anyhow!("this build holds no other library to compare with")).hint(|| {
         format!(
             "cargo run --release --features peers -- bench peers --part {part} --samples {samples}"
