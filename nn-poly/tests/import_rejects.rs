@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stderr, reason = "tests")]
 
+#[path = "support/real_data.rs"]
+mod real_data;
+
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -9,12 +12,10 @@ use std::path::Path;
 use flate2::{Compression, write::GzEncoder};
 use ndarray::{Array1, Array2};
 use ndarray_npy::{WriteNpyExt, write_npy};
-use nn_poly::import::{
-    DEFAULT_DATA_FOLDER, DataOptions, Dataset, PreprocessingKind, Split, SplitSpec,
-    resolve_data_path,
-};
+use nn_poly::import::{DataOptions, Dataset, PreprocessingKind, Split, SplitSpec};
 use nn_poly::{Error, Shape};
 use proptest::prelude::*;
+use real_data::real_data;
 
 fn words(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_be_bytes()).collect()
@@ -361,19 +362,6 @@ proptest! {
         bytes.truncate(cut);
         let folder = folder_with(&[("train-images-idx3-ubyte.gz", bytes)]);
         let _ = load(folder.path(), Split::All);
-    }
-}
-
-/// The path of a data set, or a loud note that the test is skipped.
-fn real_data(name: &str) -> Option<std::path::PathBuf> {
-    // Tests run in the folder of the package, the default is relative to the repository.
-    let beside = format!("{}/../{DEFAULT_DATA_FOLDER}/{name}", env!("CARGO_MANIFEST_DIR"));
-    match resolve_data_path(name).or_else(|error| resolve_data_path(&beside).map_err(|_| error)) {
-        Ok(path) => Some(path),
-        Err(error) => {
-            eprintln!("SKIPPED on real data: {error}");
-            None
-        }
     }
 }
 

@@ -10,8 +10,11 @@
     reason = "tests"
 )]
 
+#[path = "support/real_data.rs"]
+mod real_data;
+
 use ndarray::{Array1, Array2, Array4, Axis, array};
-use nn_poly::import::{Dataset, Preprocessing, Split, SplitSpec, resolve_data_path};
+use nn_poly::import::{Dataset, Preprocessing, Split, SplitSpec};
 use nn_poly::integer::{ActivationKind, Grouping, LinearGeometry};
 use nn_poly::layer::{
     Activation, BatchNorm, Clamp, Conv2d, Dense, Layer, Padding, Pool2d, PoolKind, Quantize,
@@ -24,6 +27,7 @@ use nn_poly::{Error, Network, Shape, Tensor};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
+use real_data::real_data;
 
 fn random_inputs(shape: &Shape, n: usize, signed: bool, seed: u64) -> Array2<f32> {
     let mut rng = StdRng::seed_from_u64(seed);
@@ -327,13 +331,7 @@ fn preparing_twice_replaces_the_grids() {
 /// The real aim: MNIST at 4/4/4 bits. Run with
 /// `cargo test --release -p securedl-nn-poly --test quantize -- --ignored --nocapture`.
 fn check_mnist(kind: NetworkKind, activation: ActivationChoice, aim: f64) {
-    // Tests run in the folder of their package, one below the usual one.
-    let found =
-        resolve_data_path("mnist").or_else(|_| resolve_data_path("../../shared/data/mnist"));
-    let Ok(path) = found else {
-        eprintln!("skipped: no MNIST (set SECUREDL_DATA)");
-        return;
-    };
+    let Some(path) = real_data("mnist") else { return };
     let split = SplitSpec::default();
     let load = |part| Dataset::load(&path, part, &split).unwrap();
     let (train, test) = (load(Split::Train), load(Split::Test));

@@ -8,10 +8,13 @@
     reason = "tests"
 )]
 
+#[path = "support/real_data.rs"]
+mod real_data;
+
 use std::ops::ControlFlow;
 
 use ndarray::{Array1, Array2, array};
-use nn_poly::import::{DEFAULT_DATA_FOLDER, Dataset, Split, SplitSpec, resolve_data_path};
+use nn_poly::import::{Dataset, Split, SplitSpec};
 use nn_poly::layer::{Layer, Quantize, WeightQuantizer};
 use nn_poly::network::{ActivationChoice, Architecture, NetworkKind};
 use nn_poly::train::{
@@ -22,6 +25,7 @@ use nn_poly::train::{
 use nn_poly::{Error, Network, Shape};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use real_data::real_data;
 
 /// Images of one bright bar: its orientation is the class.
 fn bars(n_samples: usize, seed: u64) -> LabeledSamples {
@@ -252,19 +256,6 @@ fn fine_tuning_through_quantizers_improves_the_rounded_network() {
     assert_eq!(trainer.run(&training, &mut ()).unwrap(), Outcome::Finished);
     let after = loss(trainer.network());
     assert!(after < 0.8 * before, "loss {before} before and {after} after");
-}
-
-/// The path of a data set, or a loud note that the test is skipped.
-fn real_data(name: &str) -> Option<std::path::PathBuf> {
-    // Tests run in the folder of the package, the default is relative to the repository.
-    let beside = format!("{}/../{DEFAULT_DATA_FOLDER}/{name}", env!("CARGO_MANIFEST_DIR"));
-    match resolve_data_path(name).or_else(|error| resolve_data_path(&beside).map_err(|_| error)) {
-        Ok(path) => Some(path),
-        Err(error) => {
-            eprintln!("SKIPPED on real data: {error}");
-            None
-        }
-    }
 }
 
 #[test]

@@ -100,23 +100,23 @@ impl Report {
     }
 }
 
+/// Titles of a batch's figures, in the order of the data set and [`batch_cells`].
+const BATCH_COLUMNS: [&str; 9] = [
+    "data",
+    "network",
+    "activation",
+    "seconds",
+    "messages",
+    "noise reduction, s",
+    "ms per sample",
+    "MB",
+    "test accuracy",
+];
+
 /// Six tables on the benchmark network and a small one.
 pub(crate) fn table2(records: &[BatchRecord]) -> Report {
-    let columns = [
-        "data",
-        "network",
-        "activation",
-        "seconds",
-        "messages",
-        "noise reduction, s",
-        "ms per sample",
-        "MB",
-        "test accuracy",
-        "paper: seconds",
-        "paper: messages",
-        "paper: noise reduction, s",
-        "paper / ours",
-    ];
+    let papers = ["paper: seconds", "paper: messages", "paper: noise reduction, s", "paper / ours"];
+    let columns = [&BATCH_COLUMNS[..], &papers].concat();
     let mut table = Figures::new(&columns, 3);
     for record in records {
         let published = published(record);
@@ -150,21 +150,10 @@ pub(crate) fn table2(records: &[BatchRecord]) -> Report {
 
 /// The benchmark with one, two and three more convolutions.
 pub(crate) fn table10_to_12(records: &[BatchRecord]) -> Report {
-    let columns = [
-        "data",
-        "network",
-        "activation",
-        "seconds",
-        "messages",
-        "noise reduction, s",
-        "ms per sample",
-        "MB",
-        "test accuracy",
-    ];
     let mut networks: Vec<&str> = records.iter().map(|record| record.network.as_str()).collect();
     networks.dedup();
     let section = |(number, network): (usize, &str)| {
-        let mut table = Figures::new(&columns, 3);
+        let mut table = Figures::new(&BATCH_COLUMNS, 3);
         for record in records.iter().filter(|record| record.network == network) {
             let mut cells = vec![record.data.clone()];
             cells.extend(batch_cells(record));
