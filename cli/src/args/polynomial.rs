@@ -23,8 +23,8 @@ Examples:
   securedl approximate --function relu --interval auto --model relu.model --data mnist --json -
   securedl approximate --function sampled --table f.csv --interval 0,10")]
 pub(crate) struct ApproximateArguments {
-    /// relu, leaky-relu, leaky-relu:SLOPE, sigmoid, tanh, softplus, gelu, silu, abs, or `sampled` (a
-    /// table, with --table).
+    /// relu, leaky-relu, leaky-relu:SLOPE, sigmoid, tanh, softplus, gelu, gelu-tanh, silu, abs, or
+    /// `sampled` (a table, with --table).
     #[arg(long, value_name = "NAME", default_value = "relu")]
     pub(crate) function: FunctionArgument,
     /// Table of the function: lines `x,y`, joined by straight lines.

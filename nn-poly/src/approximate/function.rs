@@ -36,6 +36,9 @@ pub enum Function {
     Abs,
     /// Straight lines between points of a table.
     Sampled(SampledFunction),
+    /// `x (1 + tanh(√(2/π) (x + 0.044715 x³)))/2`, the form of GELU that some networks are trained
+    /// with; at most `5·10⁻⁴` from [`Self::Gelu`] (Hendrycks and Gimpel 2016).
+    GeluTanh,
 }
 
 /// A table of values, joined by straight lines.
@@ -58,6 +61,7 @@ impl Function {
             Self::Softplus => x.max(0.0) + (-x.abs()).exp().ln_1p(),
             Self::Gelu => x * normal_cdf(x),
             Self::Silu => x * sigmoid(x),
+            Self::GeluTanh => x * sigmoid(GeluGate::at(x).argument),
             Self::Abs => x.abs(),
             Self::Sampled(table) => table
                 .line(x)
@@ -77,6 +81,7 @@ impl Function {
             Self::Softplus => sigmoid(x),
             Self::Gelu => normal_cdf(x) + x * normal_density(x),
             Self::Silu => sigmoid(x) * (1.0 + x * sigmoid(-x)),
+            Self::GeluTanh => GeluGate::at(x).derivative(x),
             Self::Abs => 2.0 * step - 1.0,
             Self::Sampled(table) => {
                 table.line(x).map_or(0.0, |((x0, y0), (x1, y1))| (y1 - y0) / (x1 - x0))
@@ -94,6 +99,7 @@ impl Function {
             Self::Softplus => sigmoid(x) * sigmoid(-x),
             Self::Gelu => normal_density(x) * (2.0 - x * x),
             Self::Silu => 2.0 * sigmoid(x) * sigmoid(-x) + x * sigmoid_bend(x),
+            Self::GeluTanh => GeluGate::at(x).second_derivative(x),
         }
     }
 
@@ -103,7 +109,7 @@ impl Function {
         match self {
             Self::Relu | Self::Sigmoid | Self::Softplus | Self::Abs => true,
             Self::LeakyRelu { slope } => *slope <= 0.0,
-            Self::Tanh | Self::Gelu | Self::Silu => false,
+            Self::Tanh | Self::Gelu | Self::Silu | Self::GeluTanh => false,
             // Beyond the ends the first and the last line go on.
             Self::Sampled(table) => {
                 table.points.iter().all(|&(_, y)| y >= 0.0)
@@ -119,7 +125,7 @@ impl Function {
         match self {
             Self::Relu | Self::Sigmoid | Self::Tanh | Self::Softplus => true,
             Self::LeakyRelu { slope } => *slope >= 0.0,
-            Self::Gelu | Self::Silu | Self::Abs => false,
+            Self::Gelu | Self::Silu | Self::Abs | Self::GeluTanh => false,
             Self::Sampled(table) => {
                 table.points.iter().zip(table.points.iter().skip(1)).all(|(p, q)| p.1 <= q.1)
             }
@@ -133,6 +139,7 @@ impl Function {
             Self::Sigmoid | Self::Tanh | Self::Softplus => Vec::new(),
             Self::Relu | Self::LeakyRelu { .. } | Self::Abs => vec![0.0],
             Self::Gelu => vec![GELU_LEAST],
+            Self::GeluTanh => vec![GELU_TANH_LEAST],
             Self::Silu => vec![SILU_LEAST],
             Self::Sampled(table) => table.points.iter().map(|&(knot, _)| knot).collect(),
         }
@@ -159,6 +166,7 @@ impl Function {
             Self::Silu => "silu",
             Self::Abs => "abs",
             Self::Sampled(_) => "sampled",
+            Self::GeluTanh => "gelu_tanh",
         }
     }
 
@@ -167,7 +175,12 @@ impl Function {
         match self {
             Self::Relu | Self::LeakyRelu { .. } | Self::Abs => x == 0.0,
             Self::Sampled(table) => table.points.iter().any(|&(knot, _)| knot == x),
-            Self::Sigmoid | Self::Tanh | Self::Softplus | Self::Gelu | Self::Silu => false,
+            Self::Sigmoid
+            | Self::Tanh
+            | Self::Softplus
+            | Self::Gelu
+            | Self::Silu
+            | Self::GeluTanh => false,
         }
     }
 
@@ -177,7 +190,12 @@ impl Function {
         let mut cuts = match self {
             Self::Relu | Self::LeakyRelu { .. } | Self::Abs => vec![0.0],
             Self::Sampled(table) => table.points.iter().map(|&(knot, _)| knot).collect(),
-            Self::Sigmoid | Self::Tanh | Self::Softplus | Self::Gelu | Self::Silu => {
+            Self::Sigmoid
+            | Self::Tanh
+            | Self::Softplus
+            | Self::Gelu
+            | Self::Silu
+            | Self::GeluTanh => {
                 let distances = (0..24).map(|k| f64::from(k) * 2.0).chain([64.0, 128.0, 512.0]);
                 distances.flat_map(|distance| [-distance, distance]).collect()
             }
@@ -207,7 +225,8 @@ impl Function {
             | Self::Gelu
             | Self::Silu
             | Self::Abs
-            | Self::Sampled(_) => Ok(()),
+            | Self::Sampled(_)
+            | Self::GeluTanh => Ok(()),
         }
     }
 }
@@ -223,8 +242,49 @@ fn sigmoid_bend(x: f64) -> f64 {
     sigmoid(x) * sigmoid(-x) * (sigmoid(-x) - sigmoid(x))
 }
 
+/// The gate `s(p)` of `x s(p)`, the GELU by tanh: `(1 + tanh(p/2))/2` is the sigmoid of `p`.
+pub(super) struct GeluGate {
+    /// `p = 2√(2/π) (x + 0.044715 x³)`.
+    pub(super) argument: f64,
+    /// `p′`.
+    pub(super) slope: f64,
+    /// `p″`.
+    pub(super) bend: f64,
+}
+
+impl GeluGate {
+    const SCALE: f64 = std::f64::consts::FRAC_2_SQRT_PI * std::f64::consts::SQRT_2;
+    const CUBIC: f64 = 0.044_715;
+    /// `p‴`, everywhere.
+    pub(super) const TWIST: f64 = 6.0 * Self::SCALE * Self::CUBIC;
+    /// Beyond, the gate is 0 or 1 to the last bit, and powers of large `x` might be infinite.
+    const REACH: f64 = 40.0;
+
+    pub(super) fn at(x: f64) -> Self {
+        let x = x.clamp(-Self::REACH, Self::REACH);
+        Self {
+            argument: Self::SCALE * x * (1.0 + Self::CUBIC * x * x),
+            slope: Self::SCALE * (1.0 + 3.0 * Self::CUBIC * x * x),
+            bend: Self::TWIST * x,
+        }
+    }
+
+    fn derivative(&self, x: f64) -> f64 {
+        let p = self.argument;
+        sigmoid(p) + x * sigmoid(p) * sigmoid(-p) * self.slope
+    }
+
+    fn second_derivative(&self, x: f64) -> f64 {
+        let p = self.argument;
+        let rise = sigmoid(p) * sigmoid(-p);
+        2.0 * rise * self.slope + x * (sigmoid_bend(p) * self.slope * self.slope + rise * self.bend)
+    }
+}
+
 /// Where `x Φ(x)` is least.
 const GELU_LEAST: f64 = -0.751_791_524_693_564_5;
+/// Where the GELU by tanh is least.
+const GELU_TANH_LEAST: f64 = -0.752_461_422_071_016_2;
 /// Where `x/(1 + e^(−x))` is least: `−1 − W(1/e)`.
 const SILU_LEAST: f64 = -1.278_464_542_761_074;
 
@@ -349,7 +409,7 @@ impl SampledFunction {
 mod tests {
     use super::*;
 
-    fn functions() -> [Function; 9] {
+    fn functions() -> [Function; 10] {
         let table = SampledFunction::new(vec![(-9.0, 1.0), (0.0, 2.0), (9.0, -4.0)]).unwrap();
         [
             Function::Relu,
@@ -361,6 +421,7 @@ mod tests {
             Function::Silu,
             Function::Abs,
             Function::Sampled(table),
+            Function::GeluTanh,
         ]
     }
 
@@ -380,6 +441,19 @@ mod tests {
         assert_eq!(Function::Relu.derivative(0.0), 0.5);
         assert_eq!(Function::Sigmoid.value(-800.0), 0.0);
         assert_eq!(Function::Softplus.value(800.0), 800.0);
+        assert_eq!(Function::GeluTanh.value(1e200), 1e200);
+        assert_eq!(Function::GeluTanh.derivative(-1e200), 0.0);
+        assert_eq!(Function::GeluTanh.second_derivative(1e200), 0.0);
+    }
+
+    #[test]
+    fn the_gelu_by_tanh_is_near_the_other() {
+        let distance = |x: f64| (Function::GeluTanh.value(x) - Function::Gelu.value(x)).abs();
+        let largest = (-800..=800).map(|i| distance(f64::from(i) / 100.0)).fold(0.0, f64::max);
+        assert!((2e-4..5e-4).contains(&largest), "{largest}");
+        // PyTorch: functional.gelu(torch.tensor([-1., 2.], dtype=float64), approximate="tanh").
+        assert!((Function::GeluTanh.value(-1.0) + 0.158_808_009_391_7).abs() < 1e-12);
+        assert!((Function::GeluTanh.value(2.0) - 1.954_597_694_087_8).abs() < 1e-12);
     }
 
     #[test]
@@ -408,7 +482,11 @@ mod tests {
             let values = grid().filter(|&x| interval.contains(x)).map(|x| function.value(x));
             assert_eq!(values.fold(f64::NEG_INFINITY, f64::max), largest, "{function}");
         }
-        for (function, least) in [(Function::Gelu, GELU_LEAST), (Function::Silu, SILU_LEAST)] {
+        for (function, least) in [
+            (Function::Gelu, GELU_LEAST),
+            (Function::Silu, SILU_LEAST),
+            (Function::GeluTanh, GELU_TANH_LEAST),
+        ] {
             assert!(function.derivative(least).abs() < 1e-12);
         }
     }

@@ -11,7 +11,7 @@ impl Function {
     const DEFAULT_SLOPE: f64 = 0.01;
 
     /// The functions with a name of their own.
-    pub const NAMED: [Self; 8] = [
+    pub const NAMED: [Self; 9] = [
         Self::Relu,
         Self::LeakyRelu { slope: Self::DEFAULT_SLOPE },
         Self::Sigmoid,
@@ -20,12 +20,17 @@ impl Function {
         Self::Gelu,
         Self::Silu,
         Self::Abs,
+        Self::GeluTanh,
     ];
 }
 
 impl fmt::Display for Function {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self::LeakyRelu { slope } = self else { return formatter.write_str(self.kind()) };
+        let slope = match self {
+            Self::LeakyRelu { slope } => slope,
+            Self::GeluTanh => return formatter.write_str("gelu-tanh"),
+            _ => return formatter.write_str(self.kind()),
+        };
         if *slope == Self::DEFAULT_SLOPE {
             formatter.write_str("leaky-relu")
         } else {
@@ -46,8 +51,8 @@ impl FromStr for Function {
             Error::UnknownName {
                 what: "function",
                 actual: name.chars().take(40).collect(),
-                expected: "relu, leaky-relu, leaky-relu:SLOPE, sigmoid, tanh, softplus, gelu, silu or \
-                           abs",
+                expected: "relu, leaky-relu, leaky-relu:SLOPE, sigmoid, tanh, softplus, gelu, \
+                           gelu-tanh, silu or abs",
             }
         })
     }

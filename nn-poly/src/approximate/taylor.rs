@@ -1,6 +1,7 @@
 //! Taylor polynomials through the arithmetic of power series.
 
 use super::error_function::{normal_cdf, normal_density};
+use super::function::GeluGate;
 use super::{FitProblem, Function, Polynomial};
 
 /// The Taylor polynomial around the middle of the interval.
@@ -15,7 +16,7 @@ pub(super) fn polynomial(problem: &FitProblem) -> Result<Polynomial, &'static st
 ///
 /// # Source
 /// The recurrences follow from the differential equations `s′ = s(1 − s)` of the sigmoid,
-/// `t′ = 1 − t²` of tanh, and `φ′ = −xφ` of the normal density.
+/// `t′ = 1 − t²` of tanh, `s′ = s(1 − s)p′` of the sigmoid of a cubic `p`, and `φ′ = −xφ` of the normal density.
 fn coefficients(function: &Function, center: f64, degree: usize) -> Result<Vec<f64>, &'static str> {
     if function.has_corner_at(center) {
         return Err("the function has a corner in the middle of the interval");
@@ -46,6 +47,16 @@ fn coefficients(function: &Function, center: f64, degree: usize) -> Result<Vec<f
             let density = recurrence(n, normal_density(center), |phi, k| -product(&x, phi, k));
             let cdf = integrate(normal_cdf(center), &density);
             Ok((0..n).map(|k| product(&x, &cdf, k)).collect())
+        }
+        Function::GeluTanh => {
+            let gate = GeluGate::at(center);
+            let slope = [gate.slope, gate.bend, GeluGate::TWIST / 2.0];
+            let first = Function::Sigmoid.value(gate.argument);
+            let s = recurrence(n, first, |s, k| {
+                let rise: Vec<f64> = (0..=k).map(|i| at(s, i) - product(s, s, i)).collect();
+                product(&rise, &slope, k)
+            });
+            Ok((0..n).map(|k| product(&x, &s, k)).collect())
         }
         Function::Sampled(_) => Err("a table has no higher derivatives"),
     }
@@ -86,8 +97,14 @@ mod tests {
     /// lower: each coefficient is checked against the one before it.
     #[test]
     fn each_derivative_is_the_slope_of_the_one_before() {
-        let functions =
-            [Function::Sigmoid, Function::Tanh, Function::Softplus, Function::Gelu, Function::Silu];
+        let functions = [
+            Function::Sigmoid,
+            Function::Tanh,
+            Function::Softplus,
+            Function::Gelu,
+            Function::Silu,
+            Function::GeluTanh,
+        ];
         for function in functions {
             for center in [-1.7, 0.0, 0.6, 3.0] {
                 let series = |x| coefficients(&function, x, 8).unwrap();

@@ -22,8 +22,8 @@
 //! epsilon = 1e-5                   # default 1e-5
 //!
 //! [[layers]]
-//! kind = "relu"                    # also: square, flatten, sigmoid, tanh, softplus, gelu, silu, abs;
-//!                                  # clamp with limit, leaky_relu with slope
+//! kind = "relu"                    # also: square, flatten, sigmoid, tanh, softplus, gelu, gelu_tanh,
+//!                                  # silu, abs; clamp with limit, leaky_relu with slope
 //!
 //! [[layers]]
 //! kind = "average_pool"            # also: max_pool, which takes padding; stride defaults to the window
@@ -108,6 +108,7 @@ enum LayerSpec {
     Tanh {},
     Softplus {},
     Gelu {},
+    GeluTanh {},
     Silu {},
     Abs {},
     LeakyRelu {
@@ -140,6 +141,7 @@ impl LayerSpec {
             Self::Tanh {} => "tanh",
             Self::Softplus {} => "softplus",
             Self::Gelu {} => "gelu",
+            Self::GeluTanh {} => "gelu_tanh",
             Self::Silu {} => "silu",
             Self::Abs {} => "abs",
             Self::LeakyRelu { .. } => "leaky_relu",
@@ -160,6 +162,7 @@ impl LayerSpec {
             | Self::Tanh {}
             | Self::Softplus {}
             | Self::Gelu {}
+            | Self::GeluTanh {}
             | Self::Silu {}
             | Self::Abs {}
             | Self::LeakyRelu { .. }
@@ -280,6 +283,7 @@ impl Reader<'_> {
             LayerSpec::Tanh {} => function(Function::Tanh),
             LayerSpec::Softplus {} => function(Function::Softplus),
             LayerSpec::Gelu {} => function(Function::Gelu),
+            LayerSpec::GeluTanh {} => function(Function::GeluTanh),
             LayerSpec::Silu {} => function(Function::Silu),
             LayerSpec::Abs {} => function(Function::Abs),
             LayerSpec::LeakyRelu { slope } => function(Function::LeakyRelu { slope: *slope }),

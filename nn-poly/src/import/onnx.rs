@@ -12,7 +12,7 @@
 //! | `BatchNormalization`, `ai.onnx.ml.Scaler`, `Add`, `Sub`, `Mul`, `Div`, `Neg` with constants | scale and offset per channel, folded |
 //! | `Mul`, `Add`, `Sub`, `Pow` of the same values | polynomial of degree 2 per channel; a square where it is one |
 //! | `Relu`, `Clip(0, limit)` | ReLU, clamp |
-//! | `Tanh`, `Gelu`, `LeakyRelu`, `PRelu` with one slope, `Softplus`, `Abs`; `Sigmoid` before other operators, and times its input (SiLU) | activation, for the client |
+//! | `Tanh`, `Gelu` (exact or by tanh), `LeakyRelu`, `PRelu` with one slope, `Softplus`, `Abs`; `Sigmoid` before other operators, and times its input (SiLU) | activation, for the client |
 //! | `AveragePool`, `GlobalAveragePool`, `ReduceMean`, `MaxPool`, `GlobalMaxPool` | pool (a convolution where padding counts) |
 //! | `Pad` with zeros | padding of the next convolution |
 //! | `Erf` in `x · (1 + erf(x / √2)) / 2` | GELU, for the client |

@@ -377,11 +377,12 @@ mod tests {
                 (network.outputs(&inputs).unwrap(), equal.outputs(&inputs).unwrap());
             let spread = before.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
             // Half of the scores at least: squares that give way to their mean show where a single sample
-            // is far from it.
+            // is far from it, and what follows may make them ten times larger. A wrong factor moves scores
+            // by as much as they are.
             let mut off: Vec<f32> = before.iter().zip(&after).map(|(x, y)| (x - y).abs()).collect();
             off.sort_by(f32::total_cmp);
             let median = off[off.len() / 2];
-            prop_assert!(median <= 0.02 * spread, "{median} of {spread}");
+            prop_assert!(median <= 0.1 * spread, "{median} of {spread}");
             for layer in equal.layers() {
                 if let Layer::Activation(Activation::Polynomial { a, .. }) = layer {
                     prop_assert!(a.iter().all(|a| a.fract() == 0.0 && a.abs() <= MAX_LEADING));

@@ -202,8 +202,8 @@ fn operators_without_a_layer_are_named_with_what_to_do() {
             graph(m).node[1].op_type = operator.into();
         });
     }
-    check("`approximate` must be none", |m| {
-        graph(m).node[1] = word(node("Gelu", &["c1"], "r1"), "approximate", "tanh");
+    check("`approximate` must be none or tanh", |m| {
+        graph(m).node[1] = word(node("Gelu", &["c1"], "r1"), "approximate", "sigmoid");
     });
     check("one slope for all channels", |m| {
         graph(m).initializer.push(tensor("slopes", &[3, 1, 1], 0.5));
@@ -258,6 +258,7 @@ fn activations_that_are_no_polynomials_are_kept() {
         (node("Tanh", &["c1"], "r1"), Function::Tanh),
         (node("Gelu", &["c1"], "r1"), Function::Gelu),
         (word(node("Gelu", &["c1"], "r1"), "approximate", "none"), Function::Gelu),
+        (word(node("Gelu", &["c1"], "r1"), "approximate", "tanh"), Function::GeluTanh),
         (node("LeakyRelu", &["c1"], "r1"), slope(0.01)),
         (float(node("LeakyRelu", &["c1"], "r1"), "alpha", 0.25), slope(0.25)),
         (node("PRelu", &["c1", "slopes"], "r1"), slope(0.5)),

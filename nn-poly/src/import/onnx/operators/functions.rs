@@ -22,10 +22,8 @@ impl<'a> Importer<'a> {
             "PRelu" => self.common_slope(node)?,
             _ => match node.word("approximate", "none") {
                 "none" => Function::Gelu,
-                _ => {
-                    let requirement = "none: export GELU without an approximation by tanh";
-                    return Err(node.bad_attribute("approximate", requirement).into());
-                }
+                "tanh" => Function::GeluTanh,
+                _ => return Err(node.bad_attribute("approximate", "none or tanh").into()),
             },
         };
         let flow = self.flow(node, 0)?;
