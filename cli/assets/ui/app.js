@@ -103,6 +103,8 @@ async function bring(files) {
 async function show(id) {
   const parsed = new DOMParser().parseFromString(await program.fragment(id), "text/html");
   byId("run").replaceChildren(...parsed.body.childNodes);
+  byId("run").dataset.batch = id;
+  byId("result").hidden = false;
   byId("empty-result").hidden = true;
   byId("run-actions").hidden = false;
   shown = id;
@@ -120,7 +122,11 @@ async function look() {
     if (running) say(spoken(running));
     showPast(past, acting(show));
     if (tampering) markWay(...tampering);
-    if (before !== wasRunning) showTray();
+    if (before !== wasRunning) {
+      showTray();
+      // The verdict of another batch must not be taken for that of this one.
+      byId("result").hidden = wasRunning !== null;
+    }
     const over = before !== null && before !== wasRunning ? past.find((run) => run.id === before) : null;
     if (over?.is_judged) await show(over.id);
     else if (over) tell(new Error(`Batch № ${over.id}: ${over.headline}.`));

@@ -44,7 +44,7 @@ export function showRunning(running) {
   if (!running) return;
   picture("live-input", running.input);
   picture("live-ciphertext", running.ciphertext);
-  byId("live-source").textContent = `${running.n_samples} × ${running.source}`;
+  byId("live-source").textContent = `${running.n_samples} ${running.n_samples === 1 ? "sample" : "samples"}: ${running.source}`;
   if (running.ciphertext) byId("live-cipher-text").textContent = running.ciphertext.description;
   else byId("live-cipher-text").textContent = "Encrypting …";
   byId("live-rounds").replaceChildren(...running.rounds.map(step));

@@ -11,6 +11,8 @@ use serde::Serialize;
 use fingerprint::Verdict;
 
 pub(crate) use self::faults::FaultView;
+#[cfg(test)]
+pub(crate) use self::predicted::BarView;
 pub(crate) use self::predicted::{PredictionsView, SampleView, Sheet};
 use super::drawing::Drawing;
 use super::{segments, units, verdict};
@@ -202,7 +204,10 @@ impl VerdictView {
             headline,
             text: verdict::explanation(verdict),
             segment,
-            chances: chances.into_iter().map(|(what, caught)| Chance { what, caught }).collect(),
+            chances: chances
+                .into_iter()
+                .map(|(what, caught)| Chance { what, caught: raised(&caught) })
+                .collect(),
             advice: soundness.and_then(verdict::advice),
         }
     }
@@ -219,6 +224,19 @@ impl VerdictView {
             advice: None,
         }
     }
+}
+
+/// `2^-57` as it is written on paper: `2⁻⁵⁷`.
+fn raised(text: &str) -> String {
+    const DIGITS: [char; 10] = ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'];
+    let Some((base, exponent)) = text.split_once('^') else { return text.to_owned() };
+    let raise = |c: char| match c.to_digit(10) {
+        Some(digit) => DIGITS.get(digit as usize).copied().unwrap_or(c),
+        None if c == '-' => '⁻',
+        None => c,
+    };
+    let raised: String = exponent.chars().map(raise).collect();
+    format!("{base}{raised}")
 }
 
 /// The rounds of a record: live or finished.

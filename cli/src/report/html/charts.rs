@@ -60,7 +60,7 @@ pub(super) fn rounds(page: &mut Markup, rounds: &[RoundView]) {
     let most_bytes = most(|round| round.bytes_up.max(round.bytes_down));
     let most_time = rounds.iter().map(micros).max().unwrap_or(0);
     page.raw(format_args!("<div class=\"wide\"><table class=\"rounds\"><thead><tr>"));
-    for title in ["Round", "Sent", "Received", "Time", ""] {
+    for title in ["Round", "Sent", "Received", "Time"] {
         page.raw(format_args!("<th scope=\"col\">{title}</th>"));
     }
     page.raw(format_args!("</tr></thead><tbody>"));
@@ -73,7 +73,10 @@ pub(super) fn rounds(page: &mut Markup, rounds: &[RoundView]) {
         page.raw(format_args!("<tr class=\"{}\"><th scope=\"row\">", round.state));
         page.text("span", "computes", format_args!("{} {}", round.number, round.computes));
         let blocks = units::counted(round.n_blocks, "block");
-        page.raw(format_args!("<span class=\"quiet\">{blocks}</span></th>"));
+        page.raw(format_args!(
+            "<span class=\"state\"><span aria-hidden=\"true\">{sign}</span> {words}</span>\
+             <span class=\"quiet\">{blocks}</span></th>"
+        ));
         for bytes in [round.bytes_up, round.bytes_down] {
             page.raw(format_args!("<td>{}", units::bytes(bytes)));
             meter(page, bytes, most_bytes, "");
@@ -81,9 +84,7 @@ pub(super) fn rounds(page: &mut Markup, rounds: &[RoundView]) {
         }
         page.raw(format_args!("<td>{}", Escaped(&round.time)));
         meter(page, micros(round), most_time, "");
-        page.raw(format_args!(
-            "</td><td class=\"state\"><span aria-hidden=\"true\">{sign}</span> {words}</td></tr>"
-        ));
+        page.raw(format_args!("</td></tr>"));
     }
     page.raw(format_args!("</tbody></table></div>"));
 }
