@@ -99,7 +99,7 @@ fn write_fragment(page: &mut Markup, view: &RunView) {
     faults(page, view);
     if let Some(predictions) = &view.predictions {
         answers(page, predictions);
-    } else if view.verdict.tone == Tone::Bad {
+    } else {
         page.text("p", "withheld", "No predictions were released.");
     }
     soundness(page, &view.verdict);

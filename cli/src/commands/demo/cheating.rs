@@ -152,7 +152,42 @@ fn change(
 
 #[cfg(test)]
 mod tests {
+    use fingerprint::{LayoutOptions, Verdict};
+    use nn_poly::plan::ActivationSide;
+    use protocol::client::{Endpoint, RetryPolicy};
+    use securedl_tests::models::{TinyModel, samples};
+
     use super::*;
+    use crate::pipeline::inference::{self, RunSettings};
+
+    #[tokio::test]
+    async fn every_way_to_cheat_is_caught_in_every_segment() {
+        let plan = TinyModel::conv_pool_square().plan(ActivationSide::Server, 8);
+        let host = CheatingHost::new(&plan).unwrap();
+        let serving = Endpoint::in_process(inference::server(host.clone()).unwrap());
+        let layout = LayoutOptions { network_canaries: 4, ..LayoutOptions::default() };
+        let retry = RetryPolicy::never();
+        let settings = RunSettings { layout, retry, fingerprint: None };
+        let inputs = samples(&plan, 3, 1);
+        let n_segments = plan.public().segments.len();
+        for (kind, _) in host.kinds() {
+            for segment in 0..n_segments {
+                host.choose(kind, segment).unwrap();
+                assert_eq!(host.current(), (kind, segment));
+                let run = inference::run_alone(&plan, &inputs, &serving, &settings).await.unwrap();
+                let found = match run.verdict {
+                    Verdict::Intact { .. } => None,
+                    Verdict::ModelModified { segment, .. }
+                    | Verdict::ComputationTampered { segment, .. } => Some(segment as usize),
+                    Verdict::Unverified { .. } => panic!("{kind} in segment {segment}"),
+                };
+                let expected = (kind != "honest").then_some(segment);
+                assert_eq!(found, expected, "{kind} in segment {segment}");
+                assert_eq!(run.scores.is_some(), kind == "honest");
+            }
+        }
+        assert!(host.choose("bribe", 0).is_err() && host.choose("word", n_segments).is_err());
+    }
 
     #[test]
     fn a_range_is_changed_wherever_pieces_are_cut() {
