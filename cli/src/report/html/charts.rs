@@ -78,11 +78,13 @@ pub(super) fn rounds(page: &mut Markup, rounds: &[RoundView]) {
              <span class=\"quiet\">{blocks}</span></th>"
         ));
         for bytes in [round.bytes_up, round.bytes_down] {
-            page.raw(format_args!("<td>{}", units::bytes(bytes)));
+            let shown = if bytes == 0 { "–".to_owned() } else { units::bytes(bytes) };
+            page.raw(format_args!("<td>{shown}"));
             meter(page, bytes, most_bytes, "");
             page.raw(format_args!("</td>"));
         }
-        page.raw(format_args!("<td>{}", Escaped(&round.time)));
+        let time = if round.n_blocks == 0 { "–" } else { &round.time };
+        page.raw(format_args!("<td>{}", Escaped(time)));
         meter(page, micros(round), most_time, "");
         page.raw(format_args!("</td></tr>"));
     }
