@@ -11,8 +11,10 @@ mod serve;
 mod tables;
 mod training;
 mod trust;
+mod ui;
 mod values;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::styling::{AnsiColor, Styles};
@@ -33,7 +35,7 @@ pub(crate) use bench::{
     NetworkArguments, PeersArguments, TransportName,
 };
 pub(crate) use import::ImportArguments;
-pub(crate) use inference::InferArguments;
+pub(crate) use inference::{CheckArguments, ConnectionArguments, InferArguments};
 pub(crate) use planning::{LinkArgument, ObjectiveName, PlanningArguments};
 pub(crate) use polynomial::{
     ApproximateArguments, FunctionArgument, IntervalArgument, MethodArgument,
@@ -45,6 +47,7 @@ pub(crate) use training::{
     ArchitectureArguments, CrossValidateArguments, FineTuneArguments, TrainArguments,
     TrainedModelArguments, TrainingRunArguments,
 };
+pub(crate) use ui::UiArguments;
 pub(crate) use values::{BitsArgument, OutputPath};
 
 const STYLES: Styles = Styles::styled()
@@ -60,6 +63,7 @@ const ABOUT: &str = "Private, verified neural-network inference: a server evalua
 const EXAMPLES: &str = "\
 Examples:
   securedl demo                                  everything at once, nothing to configure
+  securedl demo --ui                             the same to try out, in a browser
   securedl train --data mnist --network cryptonets --out mnist.model
   securedl import digits.onnx --out digits.model
   securedl compile mnist.model --calibrate mnist --out plans/mnist.plan
@@ -113,6 +117,7 @@ pub(crate) enum Command {
     Sign(SignArguments),
     Serve(ServeArguments),
     Infer(InferArguments),
+    Ui(UiArguments),
     /// Judge what a failed run has kept.
     #[command(subcommand, arg_required_else_help = true)]
     Evidence(EvidenceCommand),
@@ -139,6 +144,7 @@ pub(crate) enum Command {
 #[command(after_help = "\
 Examples:
   securedl demo
+  securedl demo --ui
   securedl demo --samples 500 --activation client --json demo.json")]
 pub(crate) struct DemoArguments {
     /// Samples in the encrypted batch.
@@ -151,8 +157,15 @@ pub(crate) struct DemoArguments {
     #[arg(long, value_enum, value_name = "SIDE", default_value_t = SideName::Server)]
     pub(crate) activation: SideName,
     /// Write a report of both runs (`-` = standard output).
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "ui")]
     pub(crate) json: Option<OutputPath>,
+    /// Instead of the two runs: a page on this machine on which to draw digits, watch them being
+    /// classified, and let the server cheat. Prints the page's address and serves it until Ctrl-C.
+    #[arg(long)]
+    pub(crate) ui: bool,
+    /// With `--ui`: address of the page; loopback addresses only. Port 0 takes any free one.
+    #[arg(long, value_name = "ADDR", requires = "ui", default_value = ui::LISTEN)]
+    pub(crate) listen: SocketAddr,
 }
 
 /// How to read data.

@@ -15,10 +15,12 @@ pub(crate) mod infer;
 pub(crate) mod inspect;
 pub(crate) mod paper;
 pub(crate) mod polynomialize;
+mod reaching;
 pub(crate) mod serve;
 pub(crate) mod sign;
 pub(crate) mod tls;
 pub(crate) mod train;
+pub(crate) mod ui;
 pub(crate) mod verify;
 
 use anyhow::{Context, Result};

@@ -18,6 +18,7 @@ mod options;
 mod output;
 mod pipeline;
 mod report;
+mod ui;
 
 use std::panic::AssertUnwindSafe;
 use std::process::ExitCode;
@@ -66,6 +67,7 @@ fn run(command: Command) -> Result<Outcome> {
         }
         Command::Serve(arguments) => commands::serve::run(&arguments),
         Command::Infer(arguments) => commands::infer::run(&arguments),
+        Command::Ui(arguments) => commands::ui::run(&arguments),
         Command::Attack(arguments) => commands::attack::run(&arguments),
         Command::Fingerprint(FingerprintCommand::Generate(arguments)) => {
             commands::fingerprint::generate(&arguments)

@@ -10,7 +10,8 @@ use nn_poly::plan::{ActivationSide, Trust};
 use protocol::client::RetryPolicy;
 
 use crate::args::{
-    ActivationName, BitsArgument, InferArguments, NetworkName, SideName, SplitName, TrustName,
+    ActivationName, BitsArgument, ConnectionArguments, InferArguments, NetworkName, SideName,
+    SplitName, TrustName,
 };
 use crate::failure::Hint;
 
@@ -108,13 +109,29 @@ pub(crate) enum Venue {
 
 impl Venue {
     /// What the flags of `infer` say; [`Venue::Local`] if they say nothing.
-    pub(crate) fn new(arguments: &InferArguments) -> Self {
-        if let (false, Some(tls)) = (arguments.server.is_empty(), &arguments.tls) {
-            Self::Server { addresses: arguments.server.clone(), tls: tls.clone() }
-        } else if arguments.simulate {
-            Self::Simulation
-        } else {
-            Self::Local
+    pub(crate) fn of_run(arguments: &InferArguments) -> Self {
+        match Self::of_connection(&arguments.connection) {
+            Self::Local if arguments.simulate => Self::Simulation,
+            venue @ (Self::Local | Self::Server { .. } | Self::Simulation) => venue,
+        }
+    }
+
+    /// The servers that are named; without any, [`Venue::Local`].
+    pub(crate) fn of_connection(connection: &ConnectionArguments) -> Self {
+        match &connection.tls {
+            Some(tls) if !connection.server.is_empty() => {
+                Self::Server { addresses: connection.server.clone(), tls: tls.clone() }
+            }
+            _ => Self::Local,
+        }
+    }
+
+    /// Where that is, in words.
+    pub(crate) fn in_words(&self) -> String {
+        match self {
+            Self::Server { addresses, .. } => format!("{} over TLS", addresses.join(", ")),
+            Self::Local => "this process, through the same messages".to_owned(),
+            Self::Simulation => "none: the integer network alone".to_owned(),
         }
     }
 

@@ -1,6 +1,7 @@
 //! The steps behind the commands: train, make polynomial, fine-tune, compile, cross-validate, run
 //! encrypted, attack.
 
+pub(crate) mod altering;
 pub(crate) mod assessing;
 pub(crate) mod attacking;
 pub(crate) mod compiling;
@@ -12,6 +13,7 @@ pub(crate) mod joining;
 pub(crate) mod keeping;
 pub(crate) mod planning;
 pub(crate) mod polynomializing;
+pub(crate) mod recording;
 pub(crate) mod servers;
 pub(crate) mod source;
 pub(crate) mod streaming;

@@ -5,7 +5,10 @@
 
 pub(crate) mod accuracy;
 pub(crate) mod bit_search;
+pub(crate) mod distribution;
+pub(crate) mod drawing;
 pub(crate) mod figures;
+pub(crate) mod html;
 pub(crate) mod layers;
 pub(crate) mod machine;
 pub(crate) mod memory;
@@ -26,6 +29,7 @@ pub(crate) mod tables;
 pub(crate) mod terminal;
 pub(crate) mod units;
 pub(crate) mod verdict;
+pub(crate) mod view;
 
 use progress::Progress;
 use terminal::Screen;

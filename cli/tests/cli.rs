@@ -35,6 +35,8 @@ mod importing;
 mod masked;
 #[path = "cli/operation.rs"]
 mod operation;
+#[path = "cli/page.rs"]
+mod page;
 #[path = "cli/paper.rs"]
 mod paper;
 #[path = "cli/paper_tables.rs"]

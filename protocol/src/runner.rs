@@ -30,6 +30,7 @@ use crate::session::{
     BatchResult, BatchSession, ClientPlan, Lane, OpenedBlock, PreparedBlock, Result, Round,
     SessionError, Tally,
 };
+use crate::transcript::VerifiedReceipt;
 
 pub use self::batches::{BatchRun, Batches, BatchesOutcome, Totals, run_batches};
 
@@ -95,6 +96,21 @@ pub trait RunProgress: Send + Sync {
     fn block_finished(&self);
     /// The round was judged.
     fn round_finished(&self);
+    /// The ciphertexts of a block begin to exist: its payload grows from now on. Whoever keeps a handle
+    /// of the payload keeps all of its bytes in memory.
+    fn request_begun(&self, request: &PreparedRequest) {
+        let _ = request;
+    }
+    /// The reply to a request arrived, and the receipt is of both. Whether the reply is right is the
+    /// round's verdict.
+    fn request_answered(&self, request: &PreparedRequest, receipt: &VerifiedReceipt) {
+        let _ = (request, receipt);
+    }
+    /// The round of a batch was judged; `rejected` is there unless it was intact. Comes right after
+    /// [`round_finished`](Self::round_finished), and says which round that was.
+    fn round_judged(&self, batch: usize, stage: usize, rejected: Option<&Verdict>) {
+        let _ = (batch, stage, rejected);
+    }
     /// The batch was intact, and its result was taken.
     fn batch_finished(&self, batch: usize, n_samples: usize) {
         let _ = (batch, n_samples);
@@ -260,6 +276,11 @@ impl Shared {
             })
             .await?;
             self.progress.round_finished();
+            let rejected = match &round {
+                Round::Rejected { verdict, .. } => Some(verdict),
+                Round::Continue(_) | Round::Finished(_) => None,
+            };
+            self.progress.round_judged(batch, stage, rejected);
             match round {
                 Round::Continue(next) => session = *next,
                 Round::Finished(result) => return Ok(BatchOutcome::Finished(Box::new(result))),
@@ -305,6 +326,7 @@ impl Shared {
         };
         // Without an announcement the encryption has failed and says why.
         let Ok(request) = announced.await else { return Err(encryption.failure().await) };
+        self.progress.request_begun(&request);
         let (sink, stream) = reply_queue(QUEUED_PIECES);
         let exchange = self.exchange(&request, sink, &awaited);
         let opening = async {
@@ -348,6 +370,7 @@ impl Shared {
         let outcome = self.remote.evaluate_streaming(request, sink, &mut on_progress).await;
         awaited.end();
         let receipt = outcome?.receipt;
+        self.progress.request_answered(request, &receipt);
         let busy = Duration::from_micros(receipt.receipt().evaluate_micros);
         *self.server_busy.lock().unwrap_or_else(PoisonError::into_inner) += busy;
         Ok(())

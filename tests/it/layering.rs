@@ -33,11 +33,12 @@ const ALLOWED: [(&str, &[&str]); 7] = [
 ];
 
 /// Third-party crates that only one crate may name, besides the test kit, which plays the other side.
-const RESERVED: [(&str, &str); 4] = [
+const RESERVED: [(&str, &str); 5] = [
     ("fhe-math", "securedl-he-core"),
     ("tfhe-ntt", "securedl-he-core"),
     ("rustls", "securedl-protocol"),
     ("clap", "securedl-cli"),
+    ("axum", "securedl-cli"),
 ];
 
 /// Third-party crates a crate must not name: no network, files or formats below their layer.

@@ -23,17 +23,29 @@ pub fn mutant(decoder: &Decoder, number: u64) -> Vec<u8> {
     seed[..n].copy_from_slice(&name[..n]);
     seed[24..].copy_from_slice(&number.to_le_bytes());
     let mut rng = ChaCha8Rng::from_seed(seed);
-    let limit = corpus.iter().map(Vec::len).max().unwrap_or(0) * MAX_GROWTH + 64;
-    let mut bytes = corpus[rng.random_range(0..corpus.len())].clone();
-    for _ in 0..rng.random_range(1..=MAX_CHANGES) {
-        change(&mut bytes, &corpus, &mut rng);
-        bytes.truncate(limit);
-    }
+    let mut bytes = changed(&corpus, &mut rng);
     // Behind a digest, or in front of it: both have to hold.
     if let Some(seal) = decoder.seal
         && rng.random_range(0..4) > 0
     {
         seal(&mut bytes);
+    }
+    bytes
+}
+
+/// Mutant `number` of bytes that no [`Decoder`] stands for, such as the body of a request.
+#[must_use]
+pub fn mutant_of(corpus: &[Vec<u8>], number: u64) -> Vec<u8> {
+    changed(corpus, &mut ChaCha8Rng::seed_from_u64(number))
+}
+
+/// One of the samples with a few changes.
+fn changed(corpus: &[Vec<u8>], rng: &mut ChaCha8Rng) -> Vec<u8> {
+    let limit = corpus.iter().map(Vec::len).max().unwrap_or(0) * MAX_GROWTH + 64;
+    let mut bytes = corpus[rng.random_range(0..corpus.len())].clone();
+    for _ in 0..rng.random_range(1..=MAX_CHANGES) {
+        change(&mut bytes, corpus, rng);
+        bytes.truncate(limit);
     }
     bytes
 }

@@ -43,48 +43,22 @@ pub(crate) struct InferArguments {
     /// Samples to classify, from the start of the part [default: all].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) samples: Option<u64>,
-    /// Server that holds the plan, as host:port; or several, separated by commas: what one cannot
-    /// answer, another does.
-    #[arg(long, value_name = "ADDR,…", requires = "tls", value_delimiter = ',')]
-    pub(crate) server: Vec<String>,
-    /// Use only servers with this identity (64 digits), as `securedl tls init` and `serve` print it; may
-    /// be repeated.
-    #[arg(long = "identity", value_name = "HEX", requires = "server")]
-    pub(crate) identities: Vec<String>,
-    /// Folder with the servers' ca.pem.
-    #[arg(long, value_name = "DIR", requires = "server")]
-    pub(crate) tls: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) connection: ConnectionArguments,
     /// Run client and server in this process, through the same messages.
     #[arg(long)]
     pub(crate) local: bool,
     /// Evaluate the integer network alone: no encryption, no server, nothing verified.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "fingerprint")]
     pub(crate) simulate: bool,
-    /// Slots of each block that carry samples with known results (segments with a square).
-    #[arg(long, value_name = "K", default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
-    pub(crate) canaries: u32,
-    /// Secret slots each sample takes (segments with a square); 2 closes the gap for single samples.
-    #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
-    pub(crate) replicas: u32,
-    /// Use the samples of this fingerprint as canaries, compared with the integers it holds [default:
-    /// samples of the data].
-    #[arg(long, value_name = "FP", conflicts_with = "simulate")]
-    pub(crate) fingerprint: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) checks: CheckArguments,
     /// Batches under way at the same time. Results do not depend on it; memory does.
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub(crate) in_flight: u8,
     /// Go on with an interrupted run: batches in the journal beside --out are not run again.
     #[arg(long, requires = "out", conflicts_with = "simulate")]
     pub(crate) resume: bool,
-    /// Seconds to wait for a server that cannot be reached any more.
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
-    pub(crate) patience: u64,
-    #[command(flatten)]
-    pub(crate) credentials: CredentialArguments,
-    /// Use the plan, and the fingerprint, only if this owner has signed them (`owner.pub`); may be
-    /// repeated. The plan's signature may also come from the server.
-    #[arg(long = "owner", value_name = "PUB")]
-    pub(crate) owners: Vec<PathBuf>,
     /// Folder for evidence of a failed check [default: `evidence` beside --out].
     #[arg(long, value_name = "DIR", conflicts_with = "no_evidence")]
     pub(crate) evidence: Option<PathBuf>,
@@ -101,4 +75,47 @@ pub(crate) struct InferArguments {
     /// Where to write the report (`-` = standard output).
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<OutputPath>,
+    /// Where to write the report as one page for a browser, with pictures, plots and receipts.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+}
+
+/// Where the servers of a run are, and whom to trust.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConnectionArguments {
+    /// Server that holds the plan, as host:port; or several, separated by commas: what one cannot
+    /// answer, another does.
+    #[arg(long, value_name = "ADDR,…", requires = "tls", value_delimiter = ',')]
+    pub(crate) server: Vec<String>,
+    /// Use only servers with this identity (64 digits), as `securedl tls init` and `serve` print it; may
+    /// be repeated.
+    #[arg(long = "identity", value_name = "HEX", requires = "server")]
+    pub(crate) identities: Vec<String>,
+    /// Folder with the servers' ca.pem.
+    #[arg(long, value_name = "DIR", requires = "server")]
+    pub(crate) tls: Option<PathBuf>,
+    /// Seconds to wait for a server that cannot be reached any more.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    pub(crate) patience: u64,
+    #[command(flatten)]
+    pub(crate) credentials: CredentialArguments,
+    /// Use the plan, and the fingerprint, only if this owner has signed them (`owner.pub`); may be
+    /// repeated. The plan's signature may also come from the server.
+    #[arg(long = "owner", value_name = "PUB")]
+    pub(crate) owners: Vec<PathBuf>,
+}
+
+/// What a run is checked with.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CheckArguments {
+    /// Slots of each block that carry samples with known results (segments with a square).
+    #[arg(long, value_name = "K", default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
+    pub(crate) canaries: u32,
+    /// Secret slots each sample takes (segments with a square); 2 closes the gap for single samples.
+    #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub(crate) replicas: u32,
+    /// Use the samples of this fingerprint as canaries, compared with the integers it holds [default:
+    /// samples of the data].
+    #[arg(long, value_name = "FP")]
+    pub(crate) fingerprint: Option<PathBuf>,
 }

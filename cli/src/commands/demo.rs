@@ -1,5 +1,7 @@
 //! `securedl demo`: the whole story on one machine, with nothing to configure.
 
+mod cheating;
+mod page;
 mod tampering;
 
 use std::net::{Ipv4Addr, SocketAddr};
@@ -64,6 +66,10 @@ pub(crate) fn run(arguments: &DemoArguments) -> Result<Outcome> {
     let data = draw(arguments)?;
     let trained = train(&console, &data.training, arguments.seed)?;
     let compiled = compile(screen, &trained, &data.training, arguments)?;
+    if arguments.ui {
+        page::serve(screen, compiled.plan, data.batch, arguments.listen)?;
+        return Ok(Outcome::Success);
+    }
     let plan = &compiled.plan;
     let inputs = plan.public().quantize(data.batch.features())?;
 
@@ -322,7 +328,8 @@ fn tampered_run(
 ) -> Result<(Tampering, Run)> {
     let screen = &console.screen;
     screen.heading("4  The same batch, on a server that cheats a little");
-    let (change, tampered) = tampering::change_one_weight(plan)?;
+    let middle = plan.public().segments.len() / 2;
+    let (change, tampered) = tampering::change_one_weight(plan, middle)?;
     screen.fact(
         "Change",
         format!(

@@ -1,35 +1,37 @@
 //! `securedl infer`: classify samples, encrypted and verified.
 
 mod masked;
+mod page;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
-use fingerprint::{Fingerprint, LayoutOptions, UnverifiedReason, Verdict};
+use anyhow::{Result, bail};
+use fingerprint::{LayoutOptions, UnverifiedReason, Verdict};
 use nn_poly::import::SampleStream;
 use nn_poly::plan::{Plan, Trust};
-use protocol::client::Endpoint;
-use protocol::runner::{BatchRun, BatchesOutcome, RunOptions, Totals, run_batches};
+use protocol::runner::{BatchRun, BatchesOutcome, RunOptions, RunProgress, Totals, run_batches};
 use protocol::signature::Subject;
 
+use super::reaching;
 use super::sign::{self, Voucher};
 use crate::args::InferArguments;
-use crate::credentials;
 use crate::failure::{Hint, Outcome};
 use crate::kind::FileKind;
 use crate::logs;
-use crate::options::{Venue, retry_policy};
+use crate::options::Venue;
 use crate::output::{Destination, OutputFile};
 use crate::pipeline::inference::{self, Costs, Run, RunSettings};
-use crate::pipeline::servers::{self, EvidenceFolder, Sought, Visitor};
+use crate::pipeline::recording::{Record, Recorder};
+use crate::pipeline::servers::EvidenceFolder;
 use crate::pipeline::source::DataSource;
 use crate::pipeline::streaming::{self, Work};
-use crate::pipeline::{fingerprinting, watching};
+use crate::pipeline::watching;
 use crate::report::predictions::Format;
 use crate::report::run::{Findings, RunReport, print_costs};
 use crate::report::terminal::{Ink, Screen};
-use crate::report::{Console, segments, units, verdict};
+use crate::report::{Console, html, segments, units, verdict};
 
 /// Samples of a simulation that are evaluated together.
 const SIMULATED_TOGETHER: usize = 8192;
@@ -38,6 +40,15 @@ const SIMULATED_TOGETHER: usize = 8192;
 struct Outputs {
     predictions: Option<(OutputFile, Format)>,
     report: Option<Destination>,
+    page: Option<OutputFile>,
+}
+
+/// A run that came to its end.
+struct Ended<'a> {
+    run: Run,
+    work: Work<'a>,
+    /// What was recorded for a page, if one is asked for.
+    record: Record,
 }
 
 /// Run and report.
@@ -45,7 +56,7 @@ pub(crate) fn run(arguments: &InferArguments) -> Result<Outcome> {
     let console = Console::new(arguments.json.as_ref());
     let Console { screen, progress } = &console;
     logs::start("warn", logs::Style::Brief, progress);
-    let venue = Venue::new(arguments);
+    let venue = Venue::of_run(arguments);
     let predictions = arguments
         .out
         .as_deref()
@@ -53,6 +64,7 @@ pub(crate) fn run(arguments: &InferArguments) -> Result<Outcome> {
     let outputs = Outputs {
         predictions: predictions.transpose()?,
         report: arguments.json.as_ref().map(Destination::check).transpose()?,
+        page: arguments.report.as_deref().map(OutputFile::check).transpose()?,
     };
     if FileKind::of(&arguments.plan)? == FileKind::PublicPlan {
         return masked::run(arguments, &console, &outputs);
@@ -71,8 +83,11 @@ pub(crate) fn run(arguments: &InferArguments) -> Result<Outcome> {
     let source = DataSource::new(&arguments.data, &arguments.reading);
     let samples = streaming::open(&plan, &source, arguments.split.into(), arguments.samples)?;
     introduce(screen, &plan, &samples, &venue, arguments);
-    let voucher =
-        Voucher::of(&arguments.plan, Subject::of_plan(&plan), sign::owners(&arguments.owners)?)?;
+    let voucher = Voucher::of(
+        &arguments.plan,
+        Subject::of_plan(&plan),
+        sign::owners(&arguments.connection.owners)?,
+    )?;
     let case = Case {
         arguments,
         venue: &venue,
@@ -81,8 +96,8 @@ pub(crate) fn run(arguments: &InferArguments) -> Result<Outcome> {
         console: &console,
         outputs: &outputs,
     };
-    let (run, work) = case.evaluate(samples)?;
-    case.conclude(&run, work)
+    let ended = case.evaluate(samples)?;
+    case.conclude(ended)
 }
 
 fn introduce(
@@ -109,12 +124,7 @@ fn introduce(
         );
         screen.fact("", screen.paint(Ink::Warn, text));
     }
-    let place = match venue {
-        Venue::Server { addresses, .. } => format!("{} over TLS", addresses.join(", ")),
-        Venue::Local => "this process, through the same messages".to_owned(),
-        Venue::Simulation => "none: the integer network alone".to_owned(),
-    };
-    screen.fact("Server", place);
+    screen.fact("Server", venue.in_words());
 }
 
 /// Everything a run is made of.
@@ -129,35 +139,30 @@ struct Case<'a> {
 
 impl<'a> Case<'a> {
     /// The run itself.
-    fn evaluate(&self, samples: SampleStream) -> Result<(Run, Work<'a>)> {
+    fn evaluate(&self, samples: SampleStream) -> Result<Ended<'a>> {
         let Self { arguments, venue, voucher, console, .. } = self;
         // Without a signature beside the plan, the server's word is asked for.
         if voucher.is_beside_file() || !matches!(venue, Venue::Server { .. }) {
             console.screen.fact("Signature", voucher.check(None)?);
         }
-        let settings = RunSettings {
-            layout: LayoutOptions {
-                network_canaries: arguments.canaries as usize,
-                replicas: arguments.replicas as usize,
-                ..LayoutOptions::default()
-            },
-            retry: retry_policy(arguments.patience),
-            fingerprint: arguments.fingerprint.as_deref().map(fingerprinting::load).transpose()?,
-        };
-        if let (Some(fingerprint), Some(path)) = (&settings.fingerprint, &arguments.fingerprint) {
-            self.introduce_fingerprint(fingerprint, path)?;
+        let settings = reaching::settings(&arguments.connection, &arguments.checks)?;
+        if let (Some(fingerprint), Some(path)) =
+            (&settings.fingerprint, &arguments.checks.fingerprint)
+        {
+            let named = (fingerprint, path.as_path());
+            reaching::introduce_fingerprint(&console.screen, self.plan, named, voucher)?;
         }
         if **venue == Venue::Simulation {
             return self.simulate(samples);
         }
         let beside = arguments.out.as_deref().and_then(Path::parent);
-        let is_wanted = !arguments.no_evidence && !arguments.server.is_empty();
+        let is_wanted = !arguments.no_evidence && !arguments.connection.server.is_empty();
         let folder = EvidenceFolder::new(is_wanted, arguments.evidence.as_deref(), beside);
         // Ends when nothing is written to the folder any more.
         super::runtime()?.block_on(self.encrypted(samples, &settings, folder.path()))
     }
 
-    fn simulate(&self, samples: SampleStream) -> Result<(Run, Work<'a>)> {
+    fn simulate(&self, samples: SampleStream) -> Result<Ended<'a>> {
         let started = Instant::now();
         let mut work = Work::new(self.plan, samples, SIMULATED_TOGETHER);
         if self.outputs.predictions.is_some() {
@@ -172,31 +177,7 @@ impl<'a> Case<'a> {
             total: started.elapsed(),
             evidence: Vec::new(),
         };
-        Ok((run, work))
-    }
-
-    fn introduce_fingerprint(&self, fingerprint: &Fingerprint, path: &Path) -> Result<()> {
-        let screen = &self.console.screen;
-        fingerprint
-            .check_plan(self.plan)
-            .hint(|| "make one: `securedl fingerprint generate PLAN --model MODEL …`")?;
-        let segments = &self.plan.public().segments;
-        let text = if segments.iter().any(|segment| segment.n_squares() > 0) {
-            format!(
-                "drawn from {} of a fingerprint",
-                units::counted(fingerprint.n_samples(), "sample")
-            )
-        } else {
-            "none: this plan carries none, the fingerprint adds nothing; every word of every reply is \
-             checked instead, and with it every weight"
-                .to_owned()
-        };
-        screen.fact("Canaries", text);
-        let subject = Subject::of_fingerprint(fingerprint)?;
-        let owners = self.voucher.owners().to_vec();
-        let signed = Voucher::of(path, subject, owners)?.check(None)?;
-        screen.fact("", format!("fingerprint signed: {signed}"));
-        Ok(())
+        Ok(Ended { run, work, record: Record::default() })
     }
 
     /// On servers, or on one inside this process.
@@ -205,30 +186,12 @@ impl<'a> Case<'a> {
         samples: SampleStream,
         settings: &RunSettings,
         evidence: Option<&Path>,
-    ) -> Result<(Run, Work<'a>)> {
+    ) -> Result<Ended<'a>> {
         let Self { arguments, venue, plan, voucher, console, .. } = self;
-        let identities = arguments.identities.iter().map(|text| text.parse());
-        let visitor = Visitor {
-            retry: settings.retry.clone(),
-            token: credentials::token(&arguments.credentials)?,
-            identities: identities.collect::<Result<_, _>>().context("--identity")?,
-        };
-        let servers = match venue {
-            Venue::Server { addresses, tls } => {
-                let trust = credentials::trust(tls, &arguments.credentials)?;
-                let endpoint = |address: &String| Endpoint::tls(address, trust.clone(), None);
-                let endpoints = addresses.iter().map(endpoint).collect::<Result<_, _>>()?;
-                let found = servers::find(endpoints, &Sought::plan(plan), &visitor).await?;
-                for remark in &found.remarks {
-                    console.screen.fact("", console.screen.paint(Ink::Warn, remark));
-                }
-                if !voucher.is_beside_file() {
-                    console.screen.fact("Signature", voucher.check(found.signature.as_ref())?);
-                }
-                found.servers
-            }
-            Venue::Local | Venue::Simulation => vec![inference::in_process(plan)?],
-        };
+        let connection = &arguments.connection;
+        let visitor = reaching::visitor(connection)?;
+        let servers =
+            reaching::servers(venue, plan, connection, &visitor, voucher, &console.screen).await?;
         let mut work = Work::new(plan, samples, 1);
         let client_plan = inference::prepare(plan, settings, |count| work.draw_canaries(count))?;
         let in_flight = usize::from(arguments.in_flight);
@@ -243,7 +206,8 @@ impl<'a> Case<'a> {
             }
         }
         let remote = visitor.client(servers, connections)?;
-        let progress = self.progress(&work);
+        let recorder = Recorder::new(plan, self.progress(&work));
+        let progress: Arc<dyn RunProgress> = recorder.clone();
         let run = BatchRun {
             plan: &client_plan,
             remote: &remote,
@@ -264,7 +228,8 @@ impl<'a> Case<'a> {
         };
         let traffic = remote.traffic();
         remote.close().await;
-        drop(progress);
+        let record = recorder.record();
+        drop((progress, recorder));
         let (verdict, totals, evidence) = match outcome {
             Ok(BatchesOutcome::Verified { verdict, totals }) => (verdict, totals, Vec::new()),
             Ok(BatchesOutcome::Rejected { verdict, totals, evidence, .. }) => {
@@ -281,7 +246,7 @@ impl<'a> Case<'a> {
             total: started.elapsed(),
             evidence,
         };
-        Ok((run, work))
+        Ok(Ended { run, work, record })
     }
 
     /// What results depend on, for the journal; the samples themselves are compared batch by batch.
@@ -302,7 +267,7 @@ impl<'a> Case<'a> {
         ))
     }
 
-    fn progress(&self, work: &Work<'_>) -> std::sync::Arc<dyn protocol::runner::RunProgress> {
+    fn progress(&self, work: &Work<'_>) -> Arc<dyn RunProgress> {
         let progress = &self.console.progress;
         if work.n_batches() > 1 {
             let sizes = (work.n_batches(), work.n_samples());
@@ -325,7 +290,8 @@ impl<'a> Case<'a> {
     }
 
     /// Print, write; decide how the command ends.
-    fn conclude(&self, run: &Run, mut work: Work<'_>) -> Result<Outcome> {
+    fn conclude(&self, ended: Ended<'_>) -> Result<Outcome> {
+        let Ended { ref run, mut work, record } = ended;
         let Self { arguments, venue, plan, console, outputs, .. } = self;
         let screen = &console.screen;
         let is_complete = work.counts.n_samples == work.n_samples();
@@ -363,14 +329,22 @@ impl<'a> Case<'a> {
         }
         screen.gap();
         if is_contradicted {
-            let text = "✗ Some scores are not the integer network's: the server altered samples that carried no canary";
+            let text = format!("✗ {}", verdict::CONTRADICTED);
             screen.line(format_args!("  {}", screen.paint(Ink::Bad, text)));
         }
         let is_accepted =
             arguments.accept_unverified && matches!(run.verdict, Verdict::Unverified { .. });
         let released = (run.verdict.is_intact() || is_accepted) && !is_contradicted;
+        let view = outputs.page.as_ref().map(|_| {
+            let released = released && is_complete;
+            self.view(run, &work, &record, page::Claims { is_compared, is_contradicted, released })
+        });
         if let Some((file, format)) = &outputs.predictions {
             write_predictions(screen, file, *format, &mut work, released && is_complete)?;
+        }
+        if let (Some(file), Some(view)) = (&outputs.page, view) {
+            file.write(html::report(&view?).as_bytes())?;
+            screen.fact("Page", file.shown().display());
         }
         if let Some(destination) = &outputs.report {
             let report = RunReport::new(plan, venue.name(), run, findings);
@@ -433,7 +407,7 @@ fn write_predictions(
 }
 
 /// Ends when the user or the system asks this process to stop.
-async fn interrupted() {
+pub(super) async fn interrupted() {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

@@ -1,6 +1,6 @@
 //! Samples through a plan: encrypted on a server, or simulated.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,7 @@ use protocol::client::{ClientOptions, Endpoint, RemoteEvaluator, RetryPolicy, Tr
 use protocol::hosting::PlanShelf;
 use protocol::identifiers::Label;
 use protocol::identity::Identity;
-use protocol::runner::{self, RunOptions, RunOutcome};
+use protocol::runner::{self, RunOptions, RunOutcome, RunProgress};
 use protocol::server::service::PlanHost;
 use protocol::server::{Server, ServerOptions};
 use protocol::session::{ClientPlan, SessionOptions, Tally};
@@ -139,11 +139,26 @@ pub(crate) async fn run(
     settings: &RunSettings,
     progress: &Progress,
 ) -> Result<Run> {
-    let started = Instant::now();
     let client_plan = prepare(plan, settings, |count| draw_canaries(inputs, count))?;
-    let options = RunOptions::for_plan(&client_plan);
-    let rounds = progress_of_rounds(progress);
-    let outcome = runner::run(&client_plan, inputs, remote, &options, &rounds).await?;
+    run_prepared(&client_plan, inputs, remote, &progress_of_rounds(progress), None).await
+}
+
+/// Run samples with a plan whose checks are prepared, watched and with evidence kept in a folder, if
+/// one is named.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) async fn run_prepared(
+    client_plan: &Arc<ClientPlan>,
+    inputs: &IntegerMatrix,
+    remote: &Arc<RemoteEvaluator>,
+    watcher: &Arc<dyn RunProgress>,
+    evidence: Option<&Path>,
+) -> Result<Run> {
+    let started = Instant::now();
+    let options = RunOptions::for_plan(client_plan);
+    let outcome =
+        runner::run_recorded(client_plan, inputs, remote, &options, watcher, evidence).await?;
     let n_samples = inputs.ncols();
     let traffic = remote.traffic();
     Ok(match outcome {
@@ -234,7 +249,10 @@ pub(crate) fn fingerprinted(
 }
 
 /// `count` columns of `inputs`, every selection equally likely; repeated if there are fewer.
-fn draw_canaries(inputs: &IntegerMatrix, count: usize) -> Result<IntegerMatrix> {
+///
+/// # Errors
+/// The operating system gives no random numbers.
+pub(crate) fn draw_canaries(inputs: &IntegerMatrix, count: usize) -> Result<IntegerMatrix> {
     Ok(inputs.select(Axis(1), &draw_numbers(inputs.ncols(), count)?))
 }
 

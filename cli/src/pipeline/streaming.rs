@@ -1,7 +1,6 @@
 //! Samples of any number through a plan: read, run and kept batch by batch.
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +17,7 @@ use protocol::session::BatchResult;
 use super::inference::draw_numbers;
 use super::source::DataSource;
 use crate::output::OutputFile;
+use crate::report::distribution::Distribution;
 use crate::report::predictions::{Format, Predictions, PredictionsWriter};
 
 /// Open samples for a plan: as many as wanted, with the plan's classes.
@@ -64,8 +64,8 @@ fn shape_found(error: &anyhow::Error) -> Option<String> {
 pub(crate) struct Counts {
     /// Samples finished.
     pub(crate) n_samples: usize,
-    /// Predictions that equal their label.
-    n_correct: usize,
+    /// Predictions by class, and the first ones.
+    pub(crate) distribution: Distribution,
     /// Samples with a value out of calibration.
     pub(crate) n_out: usize,
     /// Samples with a score that is not the integer network's.
@@ -193,9 +193,9 @@ impl<'a> Work<'a> {
 
     /// Share of right predictions among the finished ones, where labels are known.
     pub(crate) fn accuracy(&self) -> Option<f64> {
-        self.samples
-            .labels()
-            .map(|_| crate::report::units::share(self.counts.n_correct, self.counts.n_samples))
+        self.samples.labels().map(|_| {
+            crate::report::units::share(self.counts.distribution.n_right, self.counts.n_samples)
+        })
     }
 
     /// Where finished batches of a run that failed are kept, if any are.
@@ -262,6 +262,21 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// The first samples as they are, at most `count`.
+    ///
+    /// # Errors
+    /// Samples that cannot be read.
+    pub(crate) fn first_features(&self, count: usize) -> Result<Vec<Vec<f32>>> {
+        let numbers: Vec<usize> = (0..count.min(self.n_samples())).collect();
+        let features = self.samples.select(&numbers)?;
+        Ok(features.outer_iter().map(|row| row.to_vec()).collect())
+    }
+
+    /// Name of the data.
+    pub(crate) fn source(&self) -> String {
+        self.samples.source()
+    }
+
     /// As many samples as canaries are wanted, drawn from all of them.
     ///
     /// # Errors
@@ -276,18 +291,14 @@ impl<'a> Work<'a> {
         features.map(|features| self.plan.public().quantize(&features)).transpose()
     }
 
-    fn labels_of(&self, range: Range<usize>) -> Option<&[u32]> {
-        self.samples.labels().and_then(|labels| labels.get(range))
-    }
-
     fn note(&mut self, result: &BatchResult) {
         let range = self.counts.n_samples..self.counts.n_samples + result.out_of_calibration.len();
         let predictions = Predictions {
             scores: &result.scores,
             out_of_calibration: &result.out_of_calibration,
-            labels: self.labels_of(range.clone()),
+            labels: self.samples.labels().and_then(|labels| labels.get(range.clone())),
         };
-        self.counts.n_correct += predictions.n_correct().unwrap_or(0);
+        self.counts.distribution.add(&predictions);
         self.counts.n_out += result.out_of_calibration.iter().filter(|&&flag| flag).count();
         self.counts.n_samples = range.end;
     }

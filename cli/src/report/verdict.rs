@@ -4,6 +4,10 @@ use fingerprint::{MaskedVerdict, Soundness, Verdict};
 
 use super::terminal::{Ink, Screen};
 
+/// What a comparison with the integer network shows that the checks did not.
+pub(crate) const CONTRADICTED: &str =
+    "Some scores are not the integer network's: the server altered samples that carried no canary";
+
 /// Below this, cheating on a single sample is worth a word of advice.
 const WEAK_BITS: f64 = 5.0;
 
@@ -36,9 +40,7 @@ pub(crate) fn print(screen: &Screen, verdict: &Verdict) {
         for (what, chance) in soundness_lines(soundness) {
             screen.line(format_args!("    {what:<36} {chance}"));
         }
-        if soundness.one_sample_bits.is_some_and(|bits| bits < WEAK_BITS) {
-            let advice =
-                "--replicas 2 puts every sample into two secret slots, which protects single ones";
+        if let Some(advice) = advice(soundness) {
             screen.paragraph(2, screen.paint(Ink::Dim, advice));
         }
     }
@@ -118,6 +120,13 @@ fn listed(noun: &str, indices: &[u32]) -> String {
         n if n <= SHOWN => format!("{noun}s {first}"),
         n => format!("{n} {noun}s ({first}, …)"),
     }
+}
+
+/// What to do about a weak figure.
+pub(crate) fn advice(soundness: &Soundness) -> Option<&'static str> {
+    soundness.one_sample_bits.is_some_and(|bits| bits < WEAK_BITS).then_some(
+        "--replicas 2 puts every sample into two secret slots, which protects single ones",
+    )
 }
 
 /// Kinds of cheating, and how likely each would have been caught.

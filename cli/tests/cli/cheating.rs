@@ -110,14 +110,21 @@ fn one_weight_off_by_one_is_named_and_releases_nothing() {
     for (name, path) in [("squares", &fixture.squares), ("linear", &fixture.linear)] {
         let plan = Plan::load(path).unwrap();
         let address = serve(&runtime, &plan, &tampered(&plan), &fixture.tls).to_string();
-        let [out, report] = ["csv", "json"].map(|kind| folder.join(format!("{name}.{kind}")));
+        let [out, report, page] =
+            ["csv", "json", "html"].map(|kind| folder.join(format!("{name}.{kind}")));
         let results = ["--accept-unverified", "--out", text(&out), "--json", text(&report)];
+        let results = [&results[..], &["--report", text(&page)]].concat();
         let finished = run(&infer(path, &address, &results));
         assert_eq!(finished.code, Some(1), "{name}: {}", finished.stderr);
         for expected in ["✗ ModelModified", "segment 1", "not written"] {
             assert!(finished.stdout.contains(expected), "{name}: {}", finished.stdout);
         }
         assert!(!out.exists(), "{name}: no predictions");
+        let page = fs::read_to_string(&page).unwrap();
+        for expected in ["Caught: ", "What gave it away", "Segment 1: ", "No predictions were"] {
+            assert!(page.contains(expected), "{name}: {expected}");
+        }
+        assert!(!page.contains("class=\"sample\""), "{name}: no predictions here either");
         the_fault_is_proven(&folder.join("evidence"), path, &plan);
         let report: Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
         assert_eq!(report["verdict"], "ModelModified");

@@ -62,8 +62,9 @@ fn a_batch_on_a_server_equals_the_simulation_and_is_intact() {
     let folder = folder("server-run");
     let server = Served::start(&fixture.plans, &fixture.tls, "127.0.0.1:0");
     for (plan, replicas) in [(&fixture.squares, "2"), (&fixture.linear, "1")] {
-        let [predictions, simulated, report] =
-            ["predictions.csv", "simulated.csv", "report.json"].map(|name| folder.join(name));
+        let [predictions, simulated, report, page] =
+            ["predictions.csv", "simulated.csv", "report.json", "report.html"]
+                .map(|name| folder.join(name));
         let common = ["infer", "--plan", text(plan), "--data", text(&fixture.data)];
         let encrypted = [
             "--server",
@@ -76,6 +77,8 @@ fn a_batch_on_a_server_equals_the_simulation_and_is_intact() {
             text(&predictions),
             "--json",
             text(&report),
+            "--report",
+            text(&page),
         ];
         succeed(&[&common[..], &encrypted].concat());
         let simulate = ["--simulate", "--accept-unverified", "--out", text(&simulated)];
@@ -86,6 +89,13 @@ fn a_batch_on_a_server_equals_the_simulation_and_is_intact() {
         let header = "index,prediction,score_0,score_1,score_2,out_of_calibration,label";
         assert_eq!(predictions.lines().next(), Some(header));
 
+        let page = fs::read_to_string(&page).unwrap();
+        let right = format!("of {N_TEST} right");
+        for expected in
+            ["data-verdict=\"Intact\"", "blobs.csv", "Receipts", "✓</span> passed", &right]
+        {
+            assert!(page.contains(expected), "{expected}");
+        }
         let report = json(&report);
         for field in REPORT_FIELDS {
             let value = report.pointer(field).unwrap_or_else(|| panic!("no {field}"));

@@ -21,14 +21,13 @@ pub(super) struct Tampering {
     pub(super) n_weights: usize,
 }
 
-/// A copy of `plan` with one weight in the middle of the network one unit nearer to zero.
+/// A copy of `plan` with one weight in the middle of a segment one unit nearer to zero.
 ///
 /// Nearer to zero, so that all ranges stay proven and the change shows nowhere but in the results.
-pub(super) fn change_one_weight(plan: &Plan) -> Result<(Tampering, Plan)> {
+pub(super) fn change_one_weight(plan: &Plan, segment_idx: usize) -> Result<(Tampering, Plan)> {
     let public = plan.public();
     let mut weights = plan.network().weights().to_vec();
     let n_weights = weights.iter().map(|stage| stage.weights.len()).sum();
-    let segment_idx = public.segments.len() / 2;
     let segment = public.segment(segment_idx)?;
     let stage_idx = segment.stage as usize;
     let (structure, _) = plan.network().stage(stage_idx)?;
@@ -53,4 +52,22 @@ pub(super) fn change_one_weight(plan: &Plan) -> Result<(Tampering, Plan)> {
         n_weights,
     };
     Ok((change, Plan::new(public.clone(), weights)?))
+}
+
+/// A copy of `plan` in which the weights of a segment that are one unit large are zero: less work, and
+/// answers that are mostly right.
+pub(super) fn drop_small_weights(plan: &Plan, segment_idx: usize) -> Result<Plan> {
+    let public = plan.public();
+    let mut weights = plan.network().weights().to_vec();
+    let stage_idx = public.segment(segment_idx)?.stage as usize;
+    let numbers = weights.get_mut(stage_idx).map(|stage| &mut stage.weights);
+    let mut n_dropped = 0_usize;
+    for weight in numbers.into_iter().flatten().filter(|weight| weight.abs() == 1) {
+        *weight = 0;
+        n_dropped += 1;
+    }
+    if n_dropped == 0 {
+        bail!("no weight of this segment is one unit large; there is nothing to drop");
+    }
+    Ok(Plan::new(public.clone(), weights)?)
 }

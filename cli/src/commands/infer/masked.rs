@@ -10,7 +10,6 @@ use nn_poly::artifact;
 use nn_poly::import::{Dataset, Split};
 use nn_poly::integer::IntegerMatrix;
 use nn_poly::plan::{MAX_PUBLIC_PLAN_BYTES, PublicPlan, Trust};
-use protocol::client::Endpoint;
 use protocol::masked::{MaskedOptions, MaskedPlan, MaskedResult, run as run_masked};
 use protocol::runner::RunProgress;
 use protocol::signature::Subject;
@@ -18,12 +17,12 @@ use serde::Serialize;
 
 use super::Outputs;
 use crate::args::InferArguments;
+use crate::commands::reaching;
 use crate::commands::sign::{self, Voucher};
-use crate::credentials;
 use crate::failure::{Hint, Outcome};
 use crate::kind::FileKind;
-use crate::options::{Venue, retry_policy};
-use crate::pipeline::servers::{self, Sought, Visitor};
+use crate::options::Venue;
+use crate::pipeline::servers::{self, Sought};
 use crate::pipeline::source::DataSource;
 use crate::report::predictions::{Predictions, PredictionsWriter};
 use crate::report::terminal::{Ink, Screen};
@@ -39,7 +38,7 @@ pub(super) fn run(
     outputs: &Outputs,
 ) -> Result<Outcome> {
     let Console { screen, progress } = console;
-    let Venue::Server { addresses, tls } = Venue::new(arguments) else { bail!(NEEDS_SERVER) };
+    let Venue::Server { addresses, tls } = Venue::of_run(arguments) else { bail!(NEEDS_SERVER) };
     refuse_flags(arguments)?;
     let public =
         PublicPlan::from_bytes(&artifact::read_file(&arguments.plan, MAX_PUBLIC_PLAN_BYTES)?)
@@ -55,22 +54,16 @@ pub(super) fn run(
     let source = DataSource::new(&arguments.data, &arguments.reading);
     let split = arguments.split.into();
     let workload = Workload::load(&public, &source, split, arguments.samples)?;
-    let n_canaries = (arguments.canaries as usize).min(pack.n_canaries());
+    let n_canaries = (arguments.checks.canaries as usize).min(pack.n_canaries());
     let sharpness = pack.sharpness();
     let plan = MaskedPlan::new(public, pack, n_canaries)?;
 
     introduce(screen, &plan, &workload, &addresses.join(", "));
     let subject = Subject::of_public(plan.digest(), plan.public());
-    let voucher = Voucher::of(&arguments.plan, subject, sign::owners(&arguments.owners)?)?;
-    let identities = arguments.identities.iter().map(|text| text.parse());
-    let visitor = Visitor {
-        retry: retry_policy(arguments.patience),
-        token: credentials::token(&arguments.credentials)?,
-        identities: identities.collect::<Result<_, _>>().context("--identity")?,
-    };
-    let trust = credentials::trust(&tls, &arguments.credentials)?;
-    let endpoint = |address: &String| Endpoint::tls(address, trust.clone(), None);
-    let endpoints = addresses.iter().map(endpoint).collect::<Result<_, _>>()?;
+    let voucher =
+        Voucher::of(&arguments.plan, subject, sign::owners(&arguments.connection.owners)?)?;
+    let visitor = reaching::visitor(&arguments.connection)?;
+    let endpoints = reaching::endpoints(&addresses, &tls, &arguments.connection)?;
     let sought = Sought::public(plan.digest(), subject, &plan.public().name);
     let bar = progress.spinner("running");
     let watch: Arc<dyn RunProgress> = Arc::new(protocol::runner::Silent);
@@ -128,11 +121,12 @@ impl Workload {
 /// Flags that mean nothing here are mistakes, not wishes.
 fn refuse_flags(arguments: &InferArguments) -> Result<()> {
     for (is_set, flag, reason) in [
-        (arguments.replicas > 1, "--replicas", "replicas differ by their masks"),
-        (arguments.fingerprint.is_some(), "--fingerprint", "canaries come from the pack"),
+        (arguments.checks.replicas > 1, "--replicas", "replicas differ by their masks"),
+        (arguments.checks.fingerprint.is_some(), "--fingerprint", "canaries come from the pack"),
         (arguments.evidence.is_some(), "--evidence", "a reply cannot be recomputed without masks"),
         (arguments.accept_unverified, "--accept-unverified", "every run carries canaries"),
         (arguments.resume, "--resume", "it keeps no journal"),
+        (arguments.report.is_some(), "--report", "its verdict is another one; use --json"),
     ] {
         if is_set {
             bail!("a masked run takes no {flag}: {reason}");

@@ -1,0 +1,205 @@
+//! The demonstration's server, which cheats as it is told to.
+
+use std::sync::{Arc, PoisonError, RwLock};
+
+use anyhow::{Result, bail};
+use nn_poly::plan::Plan;
+use protocol::hosting::PlanShelf;
+use protocol::identifiers::Digest;
+use protocol::message::{ModelCard, Refusal};
+use protocol::server::service::{PlanHost, SegmentService};
+
+use super::tampering;
+use crate::pipeline::altering::{AlteredSegment, ciphertext_bytes};
+use crate::ui::Tampering;
+
+/// Ways to cheat: what programs call them, and what they are.
+const KINDS: [(&str, &str); 5] = [
+    ("honest", "Be honest"),
+    ("weight", "Change one weight by one unit"),
+    ("pruned", "Save work: drop the small weights"),
+    ("neuron", "Leave out one neuron"),
+    ("word", "Change one bit of each reply"),
+];
+
+/// A host of one plan.
+pub(super) struct CheatingHost {
+    plan: Plan,
+    digest: Digest,
+    honest: PlanShelf,
+    way: RwLock<Way>,
+}
+
+#[derive(Clone)]
+struct Way {
+    kind: &'static str,
+    segment: usize,
+    cheat: Cheat,
+}
+
+#[derive(Clone)]
+enum Cheat {
+    None,
+    /// Another model, under the plan's digest.
+    Model(Arc<PlanShelf>),
+    /// The ciphertext in the middle is zero.
+    Zero,
+    /// The first bit of the ciphertext in the middle is another.
+    Bit,
+}
+
+impl CheatingHost {
+    /// An honest host, for the time being.
+    ///
+    /// # Errors
+    /// A plan whose parameters cannot be used.
+    pub(super) fn new(plan: &Plan) -> Result<Arc<Self>> {
+        let mut honest = PlanShelf::new();
+        let digest = honest.insert(plan)?;
+        let segment = plan.public().segments.len() / 2;
+        let way = RwLock::new(Way { kind: "honest", segment, cheat: Cheat::None });
+        Ok(Arc::new(Self { plan: plan.clone(), digest, honest, way }))
+    }
+
+    /// A panic while the way was held leaves it usable: it is replaced as a whole.
+    fn way(&self) -> Way {
+        self.way.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn other_model(&self, plan: &Plan) -> Result<Cheat> {
+        let mut shelf = PlanShelf::new();
+        // It claims to run the plan it was given.
+        shelf.insert_as(plan, self.digest)?;
+        Ok(Cheat::Model(Arc::new(shelf)))
+    }
+}
+
+impl Tampering for CheatingHost {
+    fn kinds(&self) -> Vec<(&'static str, &'static str)> {
+        KINDS.to_vec()
+    }
+
+    fn current(&self) -> (&'static str, usize) {
+        let way = self.way();
+        (way.kind, way.segment)
+    }
+
+    fn choose(&self, kind: &str, segment: usize) -> Result<()> {
+        self.plan.public().segment(segment)?;
+        let Some(&(kind, _)) = KINDS.iter().find(|(name, _)| *name == kind) else {
+            bail!("there is no such way to cheat");
+        };
+        let cheat = match kind {
+            "weight" => self.other_model(&tampering::change_one_weight(&self.plan, segment)?.1)?,
+            "pruned" => self.other_model(&tampering::drop_small_weights(&self.plan, segment)?)?,
+            "neuron" => Cheat::Zero,
+            "word" => Cheat::Bit,
+            _ => Cheat::None,
+        };
+        *self.way.write().unwrap_or_else(PoisonError::into_inner) = Way { kind, segment, cheat };
+        Ok(())
+    }
+}
+
+impl PlanHost for CheatingHost {
+    fn models(&self) -> Vec<ModelCard> {
+        self.honest.models()
+    }
+
+    fn public_plan(&self, plan: &Digest) -> Option<Arc<[u8]>> {
+        self.honest.public_plan(plan)
+    }
+
+    fn segment(&self, plan: &Digest, segment: u32) -> Result<Arc<dyn SegmentService>, Refusal> {
+        let honest = self.honest.segment(plan, segment)?;
+        let way = self.way();
+        if way.segment != segment as usize {
+            return Ok(honest);
+        }
+        let size = ciphertext_bytes(&*honest);
+        let start = u64::from(honest.n_outputs() / 2) * size;
+        Ok(match way.cheat {
+            Cheat::None => honest,
+            Cheat::Model(shelf) => shelf.segment(plan, segment)?,
+            Cheat::Zero => AlteredSegment::new(
+                honest,
+                Arc::new(move |piece_start, piece| {
+                    change(piece_start, piece, (start, size), |byte| *byte = 0)
+                }),
+            ),
+            Cheat::Bit => AlteredSegment::new(
+                honest,
+                Arc::new(move |piece_start, piece| {
+                    change(piece_start, piece, (start, 1), |byte| *byte ^= 1)
+                }),
+            ),
+        })
+    }
+}
+
+/// Change the bytes of a piece that lie in a range of the reply.
+fn change(
+    piece_start: u64,
+    piece: &mut [u8],
+    (start, length): (u64, u64),
+    change: impl Fn(&mut u8),
+) {
+    let within = |position: u64| usize::try_from(position).unwrap_or(usize::MAX).min(piece.len());
+    let from = within(start.saturating_sub(piece_start));
+    let to = within((start + length).saturating_sub(piece_start));
+    piece.get_mut(from..to).unwrap_or_default().iter_mut().for_each(change);
+}
+
+#[cfg(test)]
+mod tests {
+    use fingerprint::{LayoutOptions, Verdict};
+    use nn_poly::plan::ActivationSide;
+    use protocol::client::{Endpoint, RetryPolicy};
+    use securedl_tests::models::{TinyModel, samples};
+
+    use super::*;
+    use crate::pipeline::inference::{self, RunSettings};
+
+    #[tokio::test]
+    async fn every_way_to_cheat_is_caught_in_every_segment() {
+        let plan = TinyModel::conv_pool_square().plan(ActivationSide::Server, 8);
+        let host = CheatingHost::new(&plan).unwrap();
+        let serving = Endpoint::in_process(inference::server(host.clone()).unwrap());
+        let layout = LayoutOptions { network_canaries: 4, ..LayoutOptions::default() };
+        let retry = RetryPolicy::never();
+        let settings = RunSettings { layout, retry, fingerprint: None };
+        let inputs = samples(&plan, 3, 1);
+        let n_segments = plan.public().segments.len();
+        for (kind, _) in host.kinds() {
+            for segment in 0..n_segments {
+                host.choose(kind, segment).unwrap();
+                assert_eq!(host.current(), (kind, segment));
+                let run = inference::run_alone(&plan, &inputs, &serving, &settings).await.unwrap();
+                let found = match run.verdict {
+                    Verdict::Intact { .. } => None,
+                    Verdict::ModelModified { segment, .. }
+                    | Verdict::ComputationTampered { segment, .. } => Some(segment as usize),
+                    Verdict::Unverified { .. } => panic!("{kind} in segment {segment}"),
+                };
+                let expected = (kind != "honest").then_some(segment);
+                assert_eq!(found, expected, "{kind} in segment {segment}");
+                assert_eq!(run.scores.is_some(), kind == "honest");
+            }
+        }
+        assert!(host.choose("bribe", 0).is_err() && host.choose("word", n_segments).is_err());
+    }
+
+    #[test]
+    fn a_range_is_changed_wherever_pieces_are_cut() {
+        for cut in 1..8 {
+            let mut bytes = [1_u8; 10];
+            let mut start = 0;
+            for piece in bytes.chunks_mut(cut) {
+                let length = piece.len() as u64;
+                change(start, piece, (3, 4), |byte| *byte = 0);
+                start += length;
+            }
+            assert_eq!(bytes, [1, 1, 1, 0, 0, 0, 0, 1, 1, 1], "pieces of {cut}");
+        }
+    }
+}
