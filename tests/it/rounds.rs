@@ -74,7 +74,7 @@ fn every_number_of_rounds_gives_exactly_the_integers_of_its_network() {
                 panic!("{rounds} rounds, {side}: rejected")
             };
             assert!(result.verdict.is_intact(), "{rounds} rounds, {side}: {:?}", result.verdict);
-            assert_eq!(result.tally.rounds, rounds as u64, "{side}");
+            assert_eq!(result.tally.rounds as usize, rounds, "{side}");
             let inputs = samples(&plan, N_SAMPLES, 7);
             for (sample, column) in inputs.columns().into_iter().enumerate() {
                 let stages = plan.network().reference(&column.to_vec(), &[]).unwrap();

@@ -5,6 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use fingerprint::CanaryPack;
+use nn_poly::encrypted::StoragePool;
 use nn_poly::encrypted::masked::{MaskKey, MaskedEvaluator};
 use protocol::masked::{MaskedPlan, MaskedSession};
 use rand::SeedableRng;
@@ -60,8 +61,10 @@ fn masked_requests_take_what_they_declare() {
             let (seed, payload) = (request.header().seed, request.payload().to_bytes().unwrap());
             // Once before anything is counted: buffers that threads share are made.
             let reply = answer(&evaluator, seed, &payload, usize::MAX);
-            // Another evaluator: without spare memory of the first one's.
+            // Another evaluator: without spare memory of the first one's, and with a pool that its residues
+            // share, as on a server.
             let fresh = MaskedEvaluator::new(&plan, stage, Arc::clone(&key)).unwrap();
+            let fresh = fresh.with_pool(&Arc::new(StoragePool::default()));
             let peak = peak_of(|| drop(answer(&fresh, seed, &payload, ON_THEIR_WAY)));
             let declared = usize::try_from(fresh.memory_bytes()).unwrap();
             eprintln!("{} stage {stage}: {peak} bytes of {declared} declared", model.name);

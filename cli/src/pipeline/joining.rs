@@ -210,8 +210,9 @@ mod tests {
             assert!(way.iter().zip(joinable).all(|(join, may)| may || !join));
         }
         assert_eq!(ways(&[true; 12], 6).len(), MOST_TRIED);
-        // As long as it may be, and done at once.
-        assert_eq!(ways(&[true; 400], 100), [[true, true, true, false].repeat(100)]);
+        // A long network: found at once.
+        let longest = [true, true, true, false].repeat(100);
+        assert_eq!(ways(&[true; 400], 100).first(), Some(&longest));
         assert_eq!(ways(&joinable, 4).first(), Some(&vec![true, false, false, false, false]));
     }
 

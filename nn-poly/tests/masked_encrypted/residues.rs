@@ -123,8 +123,9 @@ fn no_refreshed_value_is_grossly_wrong_modulo_the_primes_of_a_plan() {
         let (n_raised, n_wrong) = refresh_blocks(&Crossing::new(stage, all), stage, n_blocks);
         assert_eq!(n_wrong, 0, "stage {stage}");
         let n_values = n_blocks * BLOCK as u64;
-        // Masks of zero raise nothing, and roundings that are exact raise nothing either.
-        assert!(n_raised > n_values / 5 && n_raised < n_values / 2, "{n_raised} of {n_values}");
+        // About half of them: masks at their ends raise almost none, or almost all.
+        let usual = n_values / 5..n_values / 5 * 4;
+        assert!(usual.contains(&n_raised), "{n_raised} of {n_values}");
         // One prime less: masked values wrap, and the test sees it.
         let (_, n_wrong) = refresh_blocks(&Crossing::new(stage, all - 1), stage, 1);
         assert!(n_wrong > BLOCK as u64 / 2, "stage {stage}: {n_wrong} of {BLOCK}");

@@ -191,7 +191,7 @@ impl MaskedEvaluator {
     /// payload, and of one residue at a time the public key, the decoded block, and whatever takes most
     /// of decoding it, subtracting old masks, and computing results, masking them and handing them over.
     /// What the pool keeps for others is not counted, nor what threads keep of their own (about two
-    /// megabytes each).
+    /// megabytes each). Depends on the number of threads here.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         let of_one = self.residues.iter().map(|(evaluator, _)| self.residue_bytes(evaluator));
@@ -205,16 +205,20 @@ impl MaskedEvaluator {
         let row = context.params().ring_degree() * size_of::<u64>();
         let decoding = 2 * (DECODED_BYTES + context.request_ciphertext_bytes());
         let n_masked = self.inputs.iter().filter(|input| matches!(input, Input::Masked { .. }));
-        let unmasking = n_masked.count().min(CHUNK) * (n_moduli + MASKING_ROWS) * row;
+        let tasks = |n: usize| n.min(rayon::current_num_threads());
+        let n_masked = n_masked.count().min(CHUNK);
+        let unmasking = (n_masked * n_moduli + tasks(n_masked) * MASKING_ROWS) * row;
         let (n_results, band) = evaluator.largest_band();
         let n_polynomials = context.reply_degree() + 1;
         // A switch by several primes holds two blocks at a time, beside the one it began with; one by none
         // holds a copy.
         let switched: usize = (context.reply_moduli()..n_moduli).rev().take(2).sum();
         let switching = n_moduli + if switched == 0 { n_moduli } else { switched };
-        let masking = n_polynomials * context.reply_moduli()
-            + RERANDOMIZING_ROWS.max(n_moduli + MASKING_ROWS);
-        let chunk = n_results.min(CHUNK) * masking.max(n_polynomials * switching) * row;
+        let n_chunk = n_results.min(CHUNK);
+        let masking = n_chunk * n_moduli + tasks(n_chunk) * MASKING_ROWS;
+        let masked = n_chunk * n_polynomials * context.reply_moduli()
+            + masking.max(tasks(n_chunk) * RERANDOMIZING_ROWS);
+        let chunk = masked.max(n_chunk * n_polynomials * switching) * row;
         // No more pieces than there are bytes of a reply.
         let piece = PIECE_BYTES + context.reply_ciphertext_bytes();
         let reply = usize::try_from(self.reply_bytes).unwrap_or(usize::MAX);
