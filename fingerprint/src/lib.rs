@@ -41,7 +41,7 @@ pub use crate::generate::{
     Constraint, GenerateConfig, GenerateProgress, GenerateSpec, GeneratorKind, NoProgress,
     OptimizerKind, UnfinishedBag, generate, generate_for_integer, resume, resume_for_integer,
 };
-pub use crate::pack::{CanaryPack, MaskedSoundness, MaskedVerdict, judge_masked};
+pub use crate::pack::{CanaryPack, MaskedSoundness, MaskedVerdict, Sharpness, judge_masked};
 pub use crate::rule::ComparisonRule;
 pub use crate::sample::{InputGrid, SampleBag, SampleInfo};
 pub use crate::select::{SelectionFeatures, SelectionRule, select};

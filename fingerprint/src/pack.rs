@@ -26,6 +26,8 @@ pub const PACK_MAGIC: Magic = *b"SDLCNPCK";
 pub const PACK_VERSION: u32 = 1;
 /// Largest pack: 256 MiB.
 pub const MAX_PACK_BYTES: usize = 1 << 28;
+/// What the digests of packs are derived from.
+const IDENTITY_CONTEXT: &str = "securedl canary pack identity 1";
 /// Most canaries of a pack.
 pub const MAX_PACK_CANARIES: usize = 1 << 12;
 
@@ -48,14 +50,20 @@ struct Content {
     ranges: Vec<(i64, i64)>,
 }
 
-/// How sharp the tolerance of a pack is.
+/// How sharp the tolerances of a pack are: what its owner and its users can tell from the pack alone.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Sharpness {
+    /// Canaries of the pack.
+    pub n_canaries: usize,
     /// Mean width of a score's range, as a share of how far the middles of a canary's ranges lie
     /// apart: above 1, a wrong score mostly looks like an honest one.
     pub width_share: f64,
-    /// Canaries whose best class is the same for all tolerated scores.
+    /// Canaries whose best class is the same for all tolerated scores: a wrong label is out of
+    /// tolerance. None of a network with a single score.
     pub n_decided: usize,
+    /// Most canaries that may tolerate one and the same vector of scores (an upper bound): if all of
+    /// them, a server may ignore its inputs.
+    pub n_alike: usize,
 }
 
 impl CanaryPack {
@@ -106,6 +114,14 @@ impl CanaryPack {
         self.0.plan
     }
 
+    /// A digest of everything in the pack, the digest of its plan included: what its owner signs.
+    ///
+    /// # Errors
+    /// [`Error::Network`] never for a checked pack.
+    pub fn identity(&self) -> Result<Digest> {
+        Ok(Digest(blake3::derive_key(IDENTITY_CONTEXT, &self.to_bytes()?)))
+    }
+
     /// Number of canaries, at least one.
     #[must_use]
     pub fn n_canaries(&self) -> usize {
@@ -154,12 +170,39 @@ impl CanaryPack {
             let lowest = middles.iter().copied().fold(f64::INFINITY, f64::min);
             let width: f64 = self.ranges(canary).map(|range| range.width() as f64).sum();
             shares += width / middles.len().max(1) as f64 / (highest - lowest).max(1.0);
-            let best = self.ranges(canary).max_by_key(|range| range.low);
-            let best = best.map_or(i64::MIN, |range| range.low);
-            let n_rivals = self.ranges(canary).filter(|range| range.high >= best).count();
-            n_decided += usize::from(n_rivals == 1);
+            n_decided += usize::from(self.is_decided(canary));
         }
-        Sharpness { width_share: shares / self.n_canaries().max(1) as f64, n_decided }
+        let n_canaries = self.n_canaries();
+        let width_share = shares / n_canaries.max(1) as f64;
+        Sharpness { n_canaries, width_share, n_decided, n_alike: self.n_alike() }
+    }
+
+    /// Whether all tolerated scores of a canary have one best class, of several.
+    fn is_decided(&self, canary: usize) -> bool {
+        let best = self.ranges(canary).max_by_key(|range| range.low);
+        let best = best.map_or(i64::MIN, |range| range.low);
+        let n_rivals = self.ranges(canary).filter(|range| range.high >= best).count();
+        self.0.n_scores > 1 && n_rivals == 1
+    }
+
+    /// Most canaries whose ranges have a vector of scores in common, bounded score by score: the most
+    /// ranges of one score that overlap.
+    fn n_alike(&self) -> usize {
+        let n_scores = self.0.n_scores as usize;
+        let of_score = |score: usize| {
+            let ranges = self.0.ranges.iter().skip(score).step_by(n_scores.max(1));
+            // Where one value is the end of a range and the start of another, both contain it.
+            let mut ends: Vec<(i64, bool)> =
+                ranges.flat_map(|&(low, high)| [(low, false), (high, true)]).collect();
+            ends.sort_unstable();
+            let (mut n_open, mut most) = (0_usize, 0);
+            for (_, is_end) in ends {
+                n_open = if is_end { n_open.saturating_sub(1) } else { n_open + 1 };
+                most = most.max(n_open);
+            }
+            most
+        };
+        (0..n_scores).map(of_score).min().unwrap_or(0)
     }
 
     /// The file.
@@ -212,51 +255,88 @@ fn check_count(name: &'static str, actual: usize, max: usize) -> Result<()> {
     Err(Error::CountOutOfRange { name, actual, min: 1, max })
 }
 
-/// What canaries within their tolerance are worth: `−log2` of the chance that gross cheating stays
-/// unnoticed. What moves no canary's score beyond its tolerance is *not* noticed, whatever the bits.
+/// Fewest bits with which cheating on *every* sample must be noticed for a run to count as verified:
+/// otherwise it is missed at least every other time.
+pub const LEAST_BITS: f64 = 1.0;
+
+/// What canaries within their tolerance are worth: `−log2` of the chance that cheating stays
+/// unnoticed, of each block. What moves no canary's score beyond its tolerance is *not* noticed,
+/// whatever the bits.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct MaskedSoundness {
     /// Canaries of each block.
     pub n_canaries: usize,
-    /// The server replaces the results of at least one percent of a block's samples by others beyond
-    /// tolerance, the same way in whatever slots it picks.
+    /// The server gives every sample a wrong label.
+    pub every_label_bits: f64,
+    /// The server answers without the inputs: the same scores to every sample, or any others that it
+    /// chooses or draws for each slot.
+    pub ignored_inputs_bits: f64,
+    /// The server gives wrong labels to at least one percent of a block's samples, in whatever slots it
+    /// picks.
     pub one_percent_bits: f64,
-    /// As that, of one sample.
+    /// As that, to one sample.
     pub one_sample_bits: f64,
     /// An honest server is accused with at most `2^-false_alarm_bits`, per run with all canaries.
     pub false_alarm_bits: f64,
 }
 
 impl MaskedSoundness {
-    /// For blocks of at most `n_samples` samples with `n_canaries` canaries.
+    /// For blocks of at most `n_samples` samples with `n_canaries` canaries, drawn from a pack of this
+    /// sharpness for every block.
     ///
-    /// A server that alters `a` slots which carry samples or canaries, chosen without knowing which,
-    /// misses all `k` canaries with probability `C(n, a)/C(n + k, a)`.
+    /// Of the `k` canaries drawn from `K`, `D` are decided, which is hypergeometric. A server that alters
+    /// the labels in `a` slots which carry samples or canaries, chosen without knowing which, misses all
+    /// decided ones with probability `E[C(n + k − D, a)/C(n + k, a)]`; on every slot with `P(D = 0)`.
+    /// Scores that ignore the inputs are tolerated by at most `T` canaries in each slot, so that they pass
+    /// with probability at most `T^k/(K·(K − 1)⋯(K − k + 1))`. Derived in `docs/soundness.md`, section 9.
     #[must_use]
-    pub fn new(n_samples: usize, n_canaries: usize, false_alarm_bits: f64) -> Self {
+    pub fn new(
+        n_samples: usize,
+        n_canaries: usize,
+        sharpness: Sharpness,
+        false_alarm_bits: f64,
+    ) -> Self {
         let (n, k) = (n_samples as u64, n_canaries as u64);
-        let bits = |altered: u64| {
-            let draw = Hypergeometric::new(n + k, k, altered.clamp(1, n.max(1)));
-            draw.map_or(0.0, |draw| -draw.ln_none() / core::f64::consts::LN_2).clamp(0.0, 128.0)
+        let (packed, decided) = (sharpness.n_canaries as u64, sharpness.n_decided as u64);
+        let alike = sharpness.n_alike as u64;
+        let drawn = |marked: u64| Hypergeometric::new(packed, marked, k).ok();
+        let none_of = |marked: u64| drawn(marked).map_or(0.0, |draw| draw.ln_none());
+        let ignored: f64 = (0..k.min(packed)).map(|i| ln(alike) - ln(packed - i)).sum();
+        let altered = |a: u64| {
+            let of_decided = (0..=k).map(|d| {
+                let ln_drawn = drawn(decided).map_or(f64::NEG_INFINITY, |x| x.ln_probability(d));
+                let missed = Hypergeometric::new(n + k, d, a.clamp(1, n.max(1)));
+                (ln_drawn + missed.map_or(0.0, |draw| draw.ln_none())).exp()
+            });
+            of_decided.sum::<f64>().min(1.0).ln()
+        };
+        // No count that fits nothing promises anything.
+        let is_drawable = drawn(decided).is_some();
+        let bits = |ln_missed: f64| {
+            let bits = -ln_missed / core::f64::consts::LN_2;
+            if is_drawable { bits.clamp(0.0, 128.0) } else { 0.0 }
         };
         Self {
             n_canaries,
-            one_percent_bits: bits(n.div_ceil(100)),
-            one_sample_bits: bits(1),
+            every_label_bits: bits(none_of(decided)),
+            ignored_inputs_bits: bits(ignored.min(0.0)),
+            one_percent_bits: bits(altered(n.div_ceil(100))),
+            one_sample_bits: bits(altered(1)),
             false_alarm_bits,
         }
     }
 
-    /// The weaker of both.
+    /// Whether canaries within their tolerance vouch for anything: cheating on all samples is noticed
+    /// more often than not.
     #[must_use]
-    pub fn weaker(self, other: Self) -> Self {
-        Self {
-            n_canaries: self.n_canaries.min(other.n_canaries),
-            one_percent_bits: self.one_percent_bits.min(other.one_percent_bits),
-            one_sample_bits: self.one_sample_bits.min(other.one_sample_bits),
-            false_alarm_bits: self.false_alarm_bits.min(other.false_alarm_bits),
-        }
+    pub fn vouches(&self) -> bool {
+        self.every_label_bits >= LEAST_BITS && self.ignored_inputs_bits >= LEAST_BITS
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "at most a few thousand canaries")]
+fn ln(count: u64) -> f64 {
+    (count as f64).ln()
 }
 
 /// What a client without weights may believe about a run.
@@ -264,6 +344,13 @@ impl MaskedSoundness {
 pub enum MaskedVerdict {
     /// Every canary's scores are what an honest run may give.
     Tolerated {
+        /// What that is worth.
+        soundness: MaskedSoundness,
+    },
+    /// So are they here, but the tolerances are so wide that a server which ignores its inputs, or answers
+    /// with wrong labels only, would most likely pass as well ([`MaskedSoundness::vouches`]): nothing
+    /// is verified.
+    Unverified {
         /// What that is worth.
         soundness: MaskedSoundness,
     },
@@ -283,12 +370,16 @@ pub enum MaskedVerdict {
 pub fn judge_masked(blocks: &[(u64, u64)], soundness: MaskedSoundness) -> MaskedVerdict {
     let failed = (0..).zip(blocks).filter(|(_, (_, failed))| *failed > 0);
     let failed: Vec<u32> = failed.map(|(block, _)| block).collect();
-    if failed.is_empty() {
-        return MaskedVerdict::Tolerated { soundness };
-    }
-    MaskedVerdict::Refuted {
-        blocks: failed,
-        n_failed: blocks.iter().map(|(_, failed)| failed).sum(),
-        n_canaries: blocks.iter().map(|(carried, _)| carried).sum(),
+    match (failed.is_empty(), soundness.vouches()) {
+        (true, true) => MaskedVerdict::Tolerated { soundness },
+        (true, false) => MaskedVerdict::Unverified { soundness },
+        (false, _) => MaskedVerdict::Refuted {
+            blocks: failed,
+            n_failed: blocks.iter().map(|(_, failed)| failed).sum(),
+            n_canaries: blocks.iter().map(|(carried, _)| carried).sum(),
+        },
     }
 }
+
+#[cfg(test)]
+mod tests;

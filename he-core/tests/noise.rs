@@ -328,6 +328,42 @@ fn leveled_operations_stay_within_three_bits_of_their_bounds() {
     }
 }
 
+/// One product after the other down the levels, each of independent values: the bound of the last is not
+/// looser than that of the first.
+#[test]
+fn products_down_the_levels_stay_within_three_bits_of_their_bounds() {
+    let t = ParamsSpec::smallest_slot_modulus(8192, 1 << 16).unwrap();
+    let spec = ParamsSpec::with_bits(8192, t.into(), &[41; 4]).unwrap();
+    let special = spec.further_primes(&[47]).unwrap();
+    let params = Params::with_special_moduli(spec, special).unwrap();
+    let mut rng = ChaCha20Rng::seed_from_u64(9);
+    let key = SecretKey::generate(&params, &mut rng);
+    let set = KeySet::new().with_relinearization();
+    let keys = EvaluationKeys::generate(&key, &set, &mut rng).unwrap();
+    let evaluator = Evaluator::new(&keys).unwrap();
+    let encoder = RowEncoder::new(&params).unwrap();
+    let mut values: Vec<Ciphertext> = (0..8)
+        .map(|_| {
+            let slots: Vec<i64> = (0..8192).map(|_| rng.random_range(0..t.cast_signed())).collect();
+            Ciphertext::encrypt(&encoder.encode(&slots).unwrap(), &key, &mut rng).unwrap()
+        })
+        .collect();
+    println!("N = 8192, t = {t}, four primes of 41 bits, special prime of 47 bits, in a chain:");
+    let mut levels = Vec::new();
+    while values.len() > 1 {
+        values =
+            values.chunks(2).map(|pair| evaluator.multiply(&pair[0], &pair[1]).unwrap()).collect();
+        levels.push(values[0].n_moduli());
+        // A phase is measured over two moduli at most.
+        if levels.last() == Some(&2) {
+            check_leveled("product at the end of a chain", &key, &values[0]);
+        }
+        let low = evaluator.compress(&values[0]).unwrap();
+        check_leveled("the same, switched", &key, &low);
+    }
+    assert_eq!(levels, [4, 3, 2], "a level is used up by every product but the first");
+}
+
 /// Powers without relinearisation: their noise varies in size from one root of unity to the next.
 #[test]
 fn products_of_products_follow_the_order_of_the_phase() {

@@ -9,6 +9,9 @@
     reason = "tests"
 )]
 
+#[path = "masked_encrypted/residues.rs"]
+mod residues;
+
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::{Arc, LazyLock};

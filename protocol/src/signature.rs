@@ -1,20 +1,24 @@
-//! An owner's signature of a plan or a fingerprint, in a file beside it.
+//! An owner's signature of a plan, a fingerprint or a pack of canaries, in a file beside it.
 //!
 //! ```text
 //! signed text = BLAKE3_derive_key("securedl owner signature 1",
-//!                 kind u8 ‖ digest 32 ‖ digest of the public part 32 (plans only))
+//!                 kind u8 ‖ digest 32 ‖ digest of the public part 32 (plans only)
+//!                                     ‖ digest of the plan 32 (packs only))
 //!
 //! FILE.sig:
 //!   securedl signature 1
-//!   kind plan
+//!   kind plan | fingerprint | pack
 //!   digest <64 digits>
 //!   public <64 digits>          (plans only)
+//!   plan <64 digits>            (packs only)
 //!   key <64 digits>
 //!   signature <128 digits>
 //! ```
 //! What is signed is the content's digest, not the file's bytes: it is checked after the file was
 //! decoded. The signature of a plan also covers the digest of its public part, so that a client that
-//! fetched only that part can check it. The kind keeps a signature of one kind from being taken for
+//! fetched only that part can check it. The signature of a pack also covers the digest of the plan whose
+//! scores it bounds: a data owner has no weights, and learns only from it which plan the pack is
+//! about. The kind keeps a signature of one kind from being taken for
 //! another; the context keeps it apart from receipts.
 
 use std::fmt;
@@ -22,7 +26,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use fingerprint::Fingerprint;
+use fingerprint::{CanaryPack, Fingerprint};
 use nn_poly::plan::{Plan, PublicPlan};
 use rand::CryptoRng;
 use serde::{Deserialize, Serialize};
@@ -56,6 +60,13 @@ pub enum Subject {
     },
     /// A fingerprint: the digest of everything but its count of uses.
     Fingerprint(Digest),
+    /// A pack of canaries: the digest of everything in it, and that of the plan it is of.
+    Pack {
+        /// Digest of the pack.
+        pack: Digest,
+        /// Digest of the plan.
+        plan: Digest,
+    },
 }
 
 impl Subject {
@@ -79,6 +90,15 @@ impl Subject {
         Ok(Self::Fingerprint(Digest(fingerprint.identity()?.0)))
     }
 
+    /// A pack of canaries as the subject: of the plan that the pack names, which
+    /// [`CanaryPack::check_plan`] compares with the public part at hand.
+    ///
+    /// # Errors
+    /// Never for a checked pack.
+    pub fn of_pack(pack: &CanaryPack) -> Result<Self, fingerprint::Error> {
+        Ok(Self::Pack { pack: Digest(pack.identity()?.0), plan: Digest(pack.plan().0) })
+    }
+
     fn signed_text(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key(CONTEXT);
         match self {
@@ -87,6 +107,9 @@ impl Subject {
             }
             Self::Fingerprint(digest) => {
                 hasher.update(&[2]).update(digest.as_bytes());
+            }
+            Self::Pack { pack, plan } => {
+                hasher.update(&[3]).update(pack.as_bytes()).update(plan.as_bytes());
             }
         }
         *hasher.finalize().as_bytes()
@@ -98,6 +121,9 @@ impl fmt::Display for Subject {
         match self {
             Self::Plan { plan, .. } => write!(f, "plan {}", plan.short()),
             Self::Fingerprint(digest) => write!(f, "fingerprint {}", digest.short()),
+            Self::Pack { pack, plan } => {
+                write!(f, "pack {} of plan {}", pack.short(), plan.short())
+            }
         }
     }
 }
@@ -248,6 +274,9 @@ impl OwnerSignature {
                 write!(text, "\nkind plan\ndigest {plan}\npublic {public}")
             }
             Subject::Fingerprint(digest) => write!(text, "\nkind fingerprint\ndigest {digest}"),
+            Subject::Pack { pack, plan } => {
+                write!(text, "\nkind pack\ndigest {pack}\nplan {plan}")
+            }
         };
         let _ = write!(text, "\nkey {}\nsignature ", self.key);
         let _ = write_hex(&mut text, &self.signature.to_bytes());
@@ -277,6 +306,10 @@ impl OwnerSignature {
                 Subject::Plan { plan: content, public }
             }
             "fingerprint" => Subject::Fingerprint(content),
+            "pack" => {
+                let plan = digest(field(&mut lines, "plan")?)?;
+                Subject::Pack { pack: content, plan }
+            }
             _ => return None,
         };
         let key = OwnerPublic(field(&mut lines, "key")?.parse().ok()?);
@@ -393,6 +426,7 @@ mod tests {
     use super::*;
 
     const PLAN: Subject = Subject::Plan { plan: Digest([1; 32]), public: Digest([2; 32]) };
+    const PACK: Subject = Subject::Pack { pack: Digest([1; 32]), plan: Digest([2; 32]) };
 
     fn key() -> OwnerKey {
         OwnerKey::from_seed(&[7; 32])
@@ -413,6 +447,14 @@ mod tests {
         );
         assert_eq!(text, expected);
         assert_eq!(OwnerSignature::from_text(&text), Some((key().sign(&PLAN), PLAN)));
+        // A pack of the same digests is another text, signed for itself.
+        let pack = key().sign(&PACK).to_text(&PACK);
+        let (ones, twos) = ("01".repeat(32), "02".repeat(32));
+        let expected = format!("securedl signature 1\nkind pack\ndigest {ones}\nplan {twos}\nkey ");
+        assert!(pack.starts_with(&expected), "{pack}");
+        assert_eq!(OwnerSignature::from_text(&pack), Some((key().sign(&PACK), PACK)));
+        let signed = blake3::derive_key(CONTEXT, &[&[3][..], &[1; 32], &[2; 32]].concat());
+        assert!(key().public().0.verifies(&signed, &key().sign(&PACK).signature));
     }
 
     #[test]
@@ -430,6 +472,8 @@ mod tests {
             Subject::Plan { plan: Digest([1; 32]), public: Digest([3; 32]) },
             Subject::Plan { plan: Digest([3; 32]), public: Digest([2; 32]) },
             Subject::Fingerprint(Digest([1; 32])),
+            PACK,
+            Subject::Pack { pack: Digest([1; 32]), plan: Digest([3; 32]) },
         ] {
             let outcome = check(Some(&signature), &subject, &owner);
             assert_eq!(outcome, Err(SignatureProblem::Wrong { subject }));
@@ -461,14 +505,19 @@ mod tests {
     proptest! {
         /// Whatever is changed in a signature file, it does not verify afterwards.
         #[test]
-        fn altered_files_are_refused(at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-            let text = key().sign(&PLAN).to_text(&PLAN);
+        fn altered_files_are_refused(
+            subject in prop::sample::select(vec![PLAN, PACK, Subject::Fingerprint(Digest([1; 32]))]),
+            at in any::<prop::sample::Index>(),
+            byte in any::<u8>(),
+        ) {
+            let original = subject;
+            let text = key().sign(&original).to_text(&original);
             let mut bytes = text.clone().into_bytes();
             let length = bytes.len();
             if let Some(target) = bytes.get_mut(at.index(length)) { *target = byte; }
             if bytes != text.as_bytes() && let Ok(altered) = String::from_utf8(bytes)
                 && let Some((signature, subject)) = OwnerSignature::from_text(&altered) {
-                prop_assert!(subject != PLAN || signature.verify(&PLAN).is_err());
+                prop_assert!(subject != original || signature.verify(&original).is_err());
                 prop_assert!(check(Some(&signature), &subject, &[key().public()]).is_err());
             }
         }

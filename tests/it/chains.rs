@@ -13,7 +13,8 @@ use securedl_tests::chains::plan;
 use securedl_tests::loopback::{in_process, runtime, server, shelf};
 use securedl_tests::models::{client_plan, samples, session_options};
 
-fn outcome(plan: &Plan, host: Arc<dyn PlanHost>, n: usize) -> RunOutcome {
+/// A run of `n` samples on this host, with a few canaries.
+pub(crate) fn outcome(plan: &Plan, host: Arc<dyn PlanHost>, n: usize) -> RunOutcome {
     let owner = client_plan(plan, session_options(3, 1));
     let inputs = samples(plan, n, 7);
     let silent: Arc<dyn RunProgress> = Arc::new(Silent);

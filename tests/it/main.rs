@@ -30,4 +30,5 @@ mod reaction;
 mod real_data;
 mod reload;
 mod retry;
+mod rounds;
 mod tamper;

@@ -14,7 +14,8 @@ use protocol::error::{Error, PeerFault};
 use protocol::hosting::{HostingError, PlanShelf};
 use protocol::identifiers::Digest;
 use protocol::masked::{
-    BlockOutcome, DECOYS, MaskedOptions, MaskedPlan, MaskedResult, MaskedRound, MaskedSession, run,
+    BlockOutcome, DECOYS, MaskedCosts, MaskedOptions, MaskedPlan, MaskedResult, MaskedRound,
+    MaskedSession, run,
 };
 use protocol::message::{EvaluateHeader, RefusalCode};
 use protocol::runner::{RunProgress, Silent};
@@ -114,10 +115,12 @@ fn an_honest_server_is_tolerated() {
     let client = client(&PLAN);
     let inputs = samples(&PLAN, client.samples_per_block() + 5, 3);
     let honest = run_on(&client, &inputs, masked_shelf(&PLAN, KEY));
-    let MaskedVerdict::Tolerated { soundness } = honest.verdict else { panic!("{honest:?}") };
+    // Refreshed values are 0 or 1 here, so that no label is decided: nobody is accused, and nothing is
+    // verified. The tolerances of a finer grid tell answers apart: see `a_server_that_…`.
+    let MaskedVerdict::Unverified { soundness } = honest.verdict else { panic!("{honest:?}") };
     assert_eq!(soundness.n_canaries, N_CANARIES);
     assert!(soundness.false_alarm_bits > 40.0, "{soundness:?}");
-    assert!(soundness.one_percent_bits > 0.0 && soundness.one_percent_bits < 1.0);
+    assert!(!soundness.vouches() && soundness.one_percent_bits < 1.0, "{soundness:?}");
     let scores = honest.scores.unwrap();
     assert_eq!(scores.dim(), (3, inputs.ncols()));
     assert_eq!(honest.costs.blocks, 2);
@@ -140,14 +143,7 @@ fn altered_weights_are_refuted_as_far_as_they_move_scores() {
     let (public, pack) = handed_out(&PLAN);
     let client = MaskedPlan::new(public.clone(), pack.clone(), N_CANARIES).unwrap();
     let inputs = samples(&PLAN, 6, 1);
-    let host = |alter: &dyn Fn(usize, &mut StageWeights)| {
-        let mut weights = PLAN.network().weights().to_vec();
-        weights.iter_mut().enumerate().for_each(|(i, numbers)| alter(i, numbers));
-        let altered = Plan::new(public.clone(), weights);
-        let mut shelf = PlanShelf::new().with_mask_key(MaskKey::from_bytes(&[KEY; 32]));
-        shelf.insert_as(&altered.unwrap(), client.digest()).unwrap();
-        Arc::new(shelf)
-    };
+    let host = |alter: &dyn Fn(usize, &mut StageWeights)| impostor(&PLAN, alter);
     // Every score is the largest that is proven: still a plan with this public part.
     let highest = public.first_segment(2).unwrap().range.high;
     let is_beyond = |canary| pack.ranges(canary).any(|range| range.high < highest);
@@ -167,6 +163,51 @@ fn altered_weights_are_refuted_as_far_as_they_move_scores() {
     assert!(run_on(&client, &inputs, host(&|_, _| ())).scores.is_some());
     // So few inputs on so coarse a grid leave a wide tolerance, and the pack says so.
     assert!(pack.sharpness().width_share > 1.0, "{:?}", pack.sharpness());
+}
+
+/// The exact network behind the public part of another, with a mask key.
+fn impostor(plan: &Plan, alter: &dyn Fn(usize, &mut StageWeights)) -> Arc<PlanShelf> {
+    let mut weights = plan.network().weights().to_vec();
+    weights.iter_mut().enumerate().for_each(|(i, numbers)| alter(i, numbers));
+    let altered = Plan::new(plan.public().clone(), weights).unwrap();
+    let mut shelf = PlanShelf::new().with_mask_key(MaskKey::from_bytes(&[KEY; 32]));
+    shelf.insert_as(&altered, Digest(plan.digest().0)).unwrap();
+    Arc::new(shelf)
+}
+
+/// What the figures of a sharp pack say is noticed, is: answers that ignore the inputs, and wrong labels.
+#[test]
+fn a_server_that_ignores_inputs_or_mixes_up_labels_is_refuted_by_a_sharp_pack() {
+    let plan = TinyModel::fine_grid().masked_plan();
+    let client = client(&plan);
+    let inputs = samples(&plan, 30, 3);
+    let sharpness = client.pack().sharpness();
+    assert!(sharpness.width_share < 0.5 && 2 * sharpness.n_decided > N_PACKED, "{sharpness:?}");
+    let honest = run_on(&client, &inputs, masked_shelf(&plan, KEY));
+    let MaskedVerdict::Tolerated { soundness } = honest.verdict else { panic!("{honest:?}") };
+    assert!(soundness.vouches() && soundness.one_sample_bits > 0.0, "{soundness:?}");
+    // Scores of whatever inputs, the same for all: without the last layer's weights only its bias is left.
+    let ignorant = impostor(&plan, &|i, numbers| {
+        if i == 1 {
+            numbers.weights.fill(0);
+        }
+    });
+    // The scores of the classes in another order.
+    let mixed_up = impostor(&plan, &|i, numbers| {
+        if i == 1 {
+            let n_hidden = numbers.weights.len() / 3;
+            numbers.weights.rotate_left(n_hidden);
+            numbers.bias.rotate_left(1);
+        }
+    });
+    for (what, host) in [("ignorant", ignorant), ("mixed up", mixed_up)] {
+        let result = run_on(&client, &inputs, host);
+        assert!(matches!(result.verdict, MaskedVerdict::Refuted { .. }), "{what}: {result:?}");
+        assert!(result.scores.is_none());
+        // What was sent does not tell: as much as to an honest server, to the last request.
+        let sent = |costs: &MaskedCosts| (costs.blocks, costs.bytes_up, costs.bytes_down);
+        assert_eq!(sent(&result.costs), sent(&honest.costs), "{what}");
+    }
 }
 
 /// The same request again, to the same or another server with the key: the same reply, so that a retry

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
+use fingerprint::CanaryPack;
 use nn_poly::plan::{ActivationSide, Plan};
 use protocol::hosting::{HostingError, PlanShelf};
 use protocol::identifiers::Digest;
 use protocol::message::{PlanBytes, PublicPart};
 use protocol::signature::{
-    OwnerKey, OwnerPublic, OwnerSignature, PublicPartError, SignatureProblem, Subject,
+    OwnerKey, OwnerPublic, OwnerSignature, PublicPartError, SignatureProblem, Subject, check,
     signature_path,
 };
 use securedl_tests::loopback::{in_process, runtime, server};
-use securedl_tests::models::TinyModel;
+use securedl_tests::models::{TinyModel, samples};
 
 fn owner() -> OwnerKey {
     OwnerKey::from_seed(&[3; 32])
@@ -67,6 +68,38 @@ fn a_fetched_public_part_is_its_owners_for_that_plan_only() {
     assert_eq!(problem_of(&part, digest, &strangers), Some(foreign));
     let garbage = PublicPart { plan: PlanBytes(vec![7; 100].into()), ..part };
     assert!(matches!(garbage.open(digest, &owners), Err(PublicPartError::Plan { .. })));
+}
+
+/// A pack says which plan it bounds, and its signature says so too: of another plan, of other canaries or
+/// of a plan with the pack's digest it is none.
+#[test]
+fn the_signature_of_a_pack_is_of_these_canaries_of_this_plan() {
+    let packs = [2, 3].map(|seed| {
+        let plan = TinyModel::fine_grid().with_seed(seed).masked_plan();
+        let made = CanaryPack::make(&plan, &samples(&plan, 5, 1)).unwrap();
+        let longer = CanaryPack::make(&plan, &samples(&plan, 6, 1)).unwrap();
+        [made, longer]
+    });
+    let subject = |pack: &CanaryPack| Subject::of_pack(pack).unwrap();
+    let [[pack, longer], [foreign, _]] = &packs;
+    let owners = [owner().public()];
+    let signature = owner().sign(&subject(pack));
+    let again = CanaryPack::from_bytes(&pack.to_bytes().unwrap()).unwrap();
+    assert_eq!(check(Some(&signature), &subject(&again), &owners), Ok(()));
+    assert_eq!(check(None, &subject(pack), &owners), Err(SignatureProblem::Missing));
+    let Subject::Pack { pack: digest, plan } = subject(pack) else { panic!("a pack") };
+    assert_eq!(plan, Digest(pack.plan().0));
+    let Subject::Pack { plan: other_plan, .. } = subject(foreign) else { panic!("a pack") };
+    for wrong in [
+        subject(longer),
+        subject(foreign),
+        Subject::Pack { pack: digest, plan: other_plan },
+        Subject::Plan { plan: digest, public: plan },
+        Subject::Fingerprint(digest),
+    ] {
+        let problem = SignatureProblem::Wrong { subject: wrong };
+        assert_eq!(check(Some(&signature), &wrong, &owners), Err(problem));
+    }
 }
 
 #[test]

@@ -89,6 +89,28 @@ fn every_row_of_promises_says_what_it_assumes_and_what_holds_it() {
     }
 }
 
+/// The leakage table says of every row what each setting shows, and which test holds it, or that none does.
+#[test]
+fn every_row_of_the_leakage_table_names_what_holds_it() {
+    let page = fs::read_to_string(root().join("SECURITY.md")).expect("the page");
+    let table = page.lines().skip_while(|line| !line.starts_with("| Who learns what"));
+    let rows: Vec<&str> = table.skip(2).take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() >= 15, "{} rows", rows.len());
+    for party in ["client", "server", "owner", "network", "other clients", "readers of files"] {
+        let is_partys = |row: &&str| row.starts_with(&format!("| **{party}"));
+        assert!(rows.iter().any(|row| is_partys(row)), "nothing is said of the {party}");
+    }
+    for row in rows {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        assert_eq!(cells.len(), 5, "who, three settings, what holds it: {row}");
+        assert!(cells.iter().all(|cell| !cell.is_empty()), "{row}");
+        let held = cells[4];
+        let is_tested = quoted(held).into_iter().any(is_test_name);
+        let is_marked = ["*assumption*", "by construction", "– ("].iter().any(|m| held.contains(m));
+        assert!(is_tested || is_marked, "neither a test nor an assumption: {row}");
+    }
+}
+
 #[test]
 fn every_decoder_has_its_fuzz_target() {
     let folder = root().join("fuzz/fuzz_targets");

@@ -1,5 +1,5 @@
-//! Tests that watch the memory of the process: what decoders take for bytes of strangers, and what is
-//! left of secrets when it is given back.
+//! Tests that watch the memory of the process: what decoders take for bytes of strangers, what requests
+//! take beside what they declare, and what is left of secrets when it is given back.
 //!
 //! The allocator counts for the whole process, so tests here take turns.
 
@@ -12,6 +12,7 @@
 )]
 
 mod allocator;
+mod declared;
 mod mutants;
 mod wiping;
 

@@ -21,7 +21,7 @@ use protocol::session::{ClientPlan, SessionOptions};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// Largest refreshed value.
+/// Largest refreshed value, unless a model says otherwise.
 const GRID_MAX: i32 = 15;
 
 /// One stage of a [`TinyModel`].
@@ -88,6 +88,8 @@ pub struct TinyModel {
     pub stages: Vec<TinyStage>,
     /// Largest weight magnitude.
     pub max_weight: i16,
+    /// Largest refreshed value.
+    pub grid_max: i32,
     /// Seed of all numbers.
     pub seed: u64,
 }
@@ -135,6 +137,28 @@ impl TinyModel {
             stage(dense(5, 3), Activation::Identity, previous(2)),
         ];
         Self::new("dense-quadratic", Volume::vector(12), stages, 7, 2)
+    }
+
+    /// Two dense layers with a square and a fine grid between them: one unit more or less of a refreshed
+    /// value moves no label.
+    #[must_use]
+    pub fn fine_grid() -> Self {
+        let stages = vec![
+            stage(dense(12, 7), Activation::Square, previous(0)),
+            stage(dense(7, 3), Activation::Identity, previous(1)),
+        ];
+        let model = Self::new("fine-grid", Volume::vector(12), stages, 7, 2);
+        Self { grid_max: 4095, ..model }
+    }
+
+    /// Two dense layers with a square between them, of so many neurons.
+    #[must_use]
+    pub fn wide_dense(n_in: usize, n_hidden: usize) -> Self {
+        let stages = vec![
+            stage(dense(n_in, n_hidden), Activation::Square, previous(0)),
+            stage(dense(n_hidden, 3), Activation::Identity, previous(1)),
+        ];
+        Self::new("wide-dense", Volume::vector(n_in), stages, 1, 2)
     }
 
     /// A single linear layer: one segment, the same for both activation sides.
@@ -333,7 +357,7 @@ impl TinyModel {
     }
 
     fn new(name: &str, input: Volume, stages: Vec<TinyStage>, max_weight: i16, seed: u64) -> Self {
-        Self { name: name.to_owned(), input, stages, max_weight, seed }
+        Self { name: name.to_owned(), input, stages, max_weight, grid_max: GRID_MAX, seed }
     }
 
     /// The same structure with other numbers.
@@ -376,7 +400,7 @@ impl TinyModel {
                     IntegerNetwork::new(grid, n_inputs, structure.clone(), weights.clone())
                         .expect("a tiny model is a network");
                 let high = prefix.stage_ranges(position).unwrap().bounds(StageOutput::Pooled).high;
-                structure[position].refresh = Some(refresh(high, out.channels));
+                structure[position].refresh = Some(refresh(high, out.channels, self.grid_max));
             }
         }
         IntegerNetwork::new(grid, n_inputs, structure, weights).expect("a tiny model is a network")
@@ -486,11 +510,11 @@ fn random_conv(input: Volume, rng: &mut StdRng) -> ConvGeometry {
 
 /// Multipliers that take a third of the proven range to the upper end of the grid: some clamping,
 /// and different steps per channel.
-fn refresh(high: i64, n_channels: usize) -> Refresh {
+fn refresh(high: i64, n_channels: usize, grid_max: i32) -> Refresh {
     let shift = 24;
-    let full = ((3 * i64::from(GRID_MAX)) << shift) / high.max(1);
+    let full = ((3 * i64::from(grid_max)) << shift) / high.max(1);
     let multipliers = (0..n_channels as i64).map(|c| (full + full * c / 7).max(1)).collect();
-    Refresh { multipliers, shift, min: 0, max: GRID_MAX }
+    Refresh { multipliers, shift, min: 0, max: grid_max }
 }
 
 /// Samples on the plan's grid, one column each: all at the upper end, all at the lower end, then

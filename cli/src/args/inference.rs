@@ -99,8 +99,8 @@ pub(crate) struct ConnectionArguments {
     pub(crate) patience: u64,
     #[command(flatten)]
     pub(crate) credentials: CredentialArguments,
-    /// Use the plan, and the fingerprint, only if this owner has signed them (`owner.pub`); may be
-    /// repeated. The plan's signature may also come from the server.
+    /// Use the plan, and the fingerprint or the pack, only if this owner has signed them (`owner.pub`);
+    /// may be repeated. The plan's signature may also come from the server.
     #[arg(long = "owner", value_name = "PUB")]
     pub(crate) owners: Vec<PathBuf>,
 }

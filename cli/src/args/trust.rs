@@ -79,13 +79,14 @@ pub(crate) enum KeysCommand {
     },
 }
 
-/// Sign a plan or a fingerprint: writes FILE.sig.
+/// Sign a plan, a fingerprint or a pack of canaries: writes FILE.sig.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Example:
-  securedl sign plans/mnist.plan --key keys/owner.key")]
+Examples:
+  securedl sign plans/mnist.plan --key keys/owner.key
+  securedl sign plans/mnist.plan.pack --key keys/owner.key      for data owners, of a masked plan")]
 pub(crate) struct SignArguments {
-    /// A plan or a fingerprint.
+    /// A plan, a fingerprint or a pack.
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     /// The owner's secret key, made by `securedl keys init`.

@@ -3,6 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use fingerprint::CanaryPack;
+use fingerprint::pack::MAX_PACK_BYTES;
+use nn_poly::artifact;
 use nn_poly::plan::Plan;
 use protocol::signature::{self, OwnerKey, OwnerPublic, OwnerSignature, Subject};
 use rand_chacha::ChaCha20Rng;
@@ -28,7 +31,7 @@ pub(crate) fn init(directory: &Path) -> Result<Outcome> {
     Ok(Outcome::Success)
 }
 
-/// Sign a plan or a fingerprint.
+/// Sign a plan, a fingerprint or a pack of canaries.
 pub(crate) fn sign(arguments: &SignArguments) -> Result<Outcome> {
     let Console { screen, .. } = Console::new(None);
     let file = &arguments.file;
@@ -36,13 +39,13 @@ pub(crate) fn sign(arguments: &SignArguments) -> Result<Outcome> {
     let subject = match FileKind::of(file)? {
         FileKind::Plan => Subject::of_plan(&Plan::load(file)?),
         FileKind::Fingerprint => Subject::of_fingerprint(&fingerprinting::load(file)?)?,
+        FileKind::Pack => Subject::of_pack(&load_pack(file)?)?,
         other @ (FileKind::Model
         | FileKind::PublicPlan
         | FileKind::Checkpoint
         | FileKind::UnfinishedBag
-        | FileKind::Pack
         | FileKind::Unknown) => {
-            bail!("{} is {other}; plans and fingerprints are signed", file.display())
+            bail!("{} is {other}; plans, fingerprints and packs are signed", file.display())
         }
     };
     let output = OutputFile::check(&signature::signature_path(file))?;
@@ -52,6 +55,16 @@ pub(crate) fn sign(arguments: &SignArguments) -> Result<Outcome> {
     screen.fact("Signature", output.shown().display());
     screen.finish()?;
     Ok(Outcome::Success)
+}
+
+/// Read a pack of canaries.
+///
+/// # Errors
+/// A file that is no pack, or damaged.
+pub(crate) fn load_pack(file: &Path) -> Result<CanaryPack> {
+    FileKind::Pack.expect_of(file)?;
+    let bytes = artifact::read_file(file, MAX_PACK_BYTES)?;
+    CanaryPack::from_bytes(&bytes).with_context(|| format!("{} cannot be used", file.display()))
 }
 
 /// The owners whose public keys are in these files.

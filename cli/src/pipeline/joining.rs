@@ -4,6 +4,7 @@ use anyhow::Result;
 use ndarray::{Array2, Axis};
 use nn_poly::Error;
 use nn_poly::integer::StageOutput;
+use nn_poly::integer::chain::MAX_CHAIN_STEPS;
 use nn_poly::model::{LayerBits, Model};
 use nn_poly::network::predictions;
 use nn_poly::plan::ActivationSide;
@@ -14,6 +15,8 @@ use nn_poly::plan::ModelFacts;
 
 /// Ways of joining that are compared for one number of rounds, at most.
 const MOST_WAYS: usize = 4;
+/// Ways that are looked at to find these: numbers outgrow 120 bits in some of them.
+const MOST_TRIED: usize = 64;
 /// Ways that agree with the network before rounding on so much smaller a share of the samples than the
 /// best one are left out, however fast they are.
 const WORSE_AGREEMENT: f64 = 0.02;
@@ -56,10 +59,9 @@ impl<'a> Joining<'a> {
         self.joinable.len()
     }
 
-    /// Rounds when everything is joined that may be.
+    /// Rounds when as much is joined as may be.
     pub(crate) fn fewest_rounds(&self) -> usize {
-        let n_joined = self.joinable.iter().filter(|joinable| **joinable).count();
-        (self.joinable.len() - n_joined).max(1)
+        fewest_rounds(&self.joinable)
     }
 
     /// The networks that take exactly `rounds` rounds, none if no numbers of 120 bits hold them; without
@@ -77,9 +79,15 @@ impl<'a> Joining<'a> {
         let answers = predictions(&unrounded(self.model.network())?.outputs(&inputs)?);
         let watched = Watched { inputs, answers };
         let mut prepared = Vec::new();
+        let mut n_found = 0;
         for joins in ways(&self.joinable, rounds) {
+            let before = prepared.len();
             for &side in &self.sides {
                 prepared.extend(self.joined(&joins, side, &watched)?);
+            }
+            n_found += usize::from(prepared.len() > before);
+            if n_found == MOST_WAYS {
+                break;
             }
         }
         let best = prepared.iter().filter_map(|of| of.agreement).fold(0.0, f64::max);
@@ -141,37 +149,55 @@ impl Watched {
     }
 }
 
-/// Ways to leave out refreshes so that `rounds` stages remain; those that leave out early ones first,
-/// whose values are still small.
-fn ways(joinable: &[bool], rounds: usize) -> Vec<Vec<bool>> {
-    let places: Vec<usize> =
-        joinable.iter().enumerate().filter(|(_, may)| **may).map(|(idx, _)| idx).collect();
-    let Some(n_joined) = joinable.len().checked_sub(rounds) else { return Vec::new() };
-    let mut found = Vec::new();
-    choose(&places, n_joined, &mut Vec::new(), &mut found);
-    let marked = |chosen: Vec<usize>| (0..joinable.len()).map(|i| chosen.contains(&i)).collect();
-    found.into_iter().map(marked).collect()
+/// Rounds when as much is joined as may be.
+fn fewest_rounds(joinable: &[bool]) -> usize {
+    (joinable.len() - most_joined(joinable, 0)).max(1)
 }
 
-/// The first [`MOST_WAYS`] choices of `n` of the places.
-fn choose(places: &[usize], n: usize, chosen: &mut Vec<usize>, found: &mut Vec<Vec<usize>>) {
-    if found.len() == MOST_WAYS || places.len() < n {
+/// How many stages can be joined to the ones after them, behind `in_a_row` joined ones: no chain has more
+/// than [`MAX_CHAIN_STEPS`] stages before its last.
+fn most_joined(joinable: &[bool], mut in_a_row: usize) -> usize {
+    let mut n_joined = 0;
+    for &may in joinable {
+        in_a_row = if may && in_a_row < MAX_CHAIN_STEPS { in_a_row + 1 } else { 0 };
+        n_joined += usize::from(in_a_row > 0);
+    }
+    n_joined
+}
+
+/// The first [`MOST_TRIED`] ways to leave out refreshes so that `rounds` stages remain; those that leave
+/// out early ones first, whose values are still small.
+fn ways(joinable: &[bool], rounds: usize) -> Vec<Vec<bool>> {
+    let Some(n_joined) = joinable.len().checked_sub(rounds) else { return Vec::new() };
+    let mut found = Vec::new();
+    choose(joinable, n_joined, &mut Vec::new(), &mut found);
+    found
+}
+
+/// Decides about the stages after `chosen`, of which `n` more are to be joined.
+fn choose(joinable: &[bool], n: usize, chosen: &mut Vec<bool>, found: &mut Vec<Vec<bool>>) {
+    let rest = joinable.get(chosen.len()..).unwrap_or_default();
+    let in_a_row = chosen.iter().rev().take_while(|join| **join).count();
+    if found.len() == MOST_TRIED || most_joined(rest, in_a_row) < n {
         return;
     }
-    if n == 0 {
+    let Some(&may) = rest.first() else {
         found.push(chosen.clone());
         return;
-    }
-    if let Some((&first, rest)) = places.split_first() {
-        chosen.push(first);
-        choose(rest, n - 1, chosen, found);
+    };
+    if may && n > 0 && in_a_row < MAX_CHAIN_STEPS {
+        chosen.push(true);
+        choose(joinable, n - 1, chosen, found);
         chosen.pop();
-        choose(rest, n, chosen, found);
     }
+    chosen.push(false);
+    choose(joinable, n, chosen, found);
+    chosen.pop();
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::indexing_slicing, reason = "tests")]
     use super::*;
 
     #[test]
@@ -183,7 +209,41 @@ mod tests {
             assert_eq!(way.iter().filter(|join| **join).count(), 2);
             assert!(way.iter().zip(joinable).all(|(join, may)| may || !join));
         }
-        assert_eq!(ways(&[true; 9], 5).len(), MOST_WAYS);
+        assert_eq!(ways(&[true; 12], 6).len(), MOST_TRIED);
+        // A long network: found at once.
+        let longest = [true, true, true, false].repeat(100);
+        assert_eq!(ways(&[true; 400], 100).first(), Some(&longest));
         assert_eq!(ways(&joinable, 4).first(), Some(&vec![true, false, false, false, false]));
+    }
+
+    /// Long networks: no chain is longer than chains may be, and there is a way for every number of rounds
+    /// down to the fewest.
+    #[test]
+    fn no_way_joins_more_stages_than_a_chain_has() {
+        let longest = |way: &[bool]| {
+            let runs = way.split(|join| !join).map(<[bool]>::len);
+            runs.max().unwrap_or(0)
+        };
+        for n_stages in 1..=13 {
+            // The last stage has nothing to run into.
+            let mut joinable = vec![true; n_stages];
+            joinable[n_stages - 1] = false;
+            for gap in 0..n_stages {
+                joinable[gap] = false;
+                let fewest = fewest_rounds(&joinable);
+                assert!(ways(&joinable, fewest - 1).is_empty(), "{joinable:?}");
+                for rounds in fewest..=n_stages {
+                    let found = ways(&joinable, rounds);
+                    assert!(!found.is_empty(), "{joinable:?} in {rounds} rounds");
+                    for way in found {
+                        assert!(longest(&way) <= MAX_CHAIN_STEPS);
+                        let n_joined = way.iter().filter(|join| **join).count();
+                        assert_eq!(n_stages - n_joined, rounds);
+                        assert!(way.iter().zip(&joinable).all(|(join, may)| *may || !join));
+                    }
+                }
+                joinable[gap] = gap + 1 < n_stages;
+            }
+        }
     }
 }

@@ -215,3 +215,6 @@ pub(crate) fn assessed(plan: &Plan, size: RunSize) -> Result<Planning> {
     let alternative = assess(plan, &goal, &mut ReferenceRates::new(n_cores()))?;
     Ok(Planning { alternatives: vec![alternative], goal, self_test: None })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Verdicts and soundness in words.
 
-use fingerprint::{MaskedVerdict, Soundness, Verdict};
+use fingerprint::{MaskedSoundness, MaskedVerdict, Sharpness, Soundness, Verdict};
 
 use super::terminal::{Ink, Screen};
 
@@ -47,7 +47,7 @@ pub(crate) fn print(screen: &Screen, verdict: &Verdict) {
 }
 
 /// Print what a client without weights may believe, and what it may not.
-pub(crate) fn print_masked(screen: &Screen, verdict: &MaskedVerdict, tolerance_share: f64) {
+pub(crate) fn print_masked(screen: &Screen, verdict: &MaskedVerdict, sharpness: &Sharpness) {
     screen.gap();
     match verdict {
         MaskedVerdict::Tolerated { soundness } => {
@@ -58,20 +58,21 @@ pub(crate) fn print_masked(screen: &Screen, verdict: &MaskedVerdict, tolerance_s
             );
             screen.paragraph(2, format_args!("{title}  {text}"));
             screen.gap();
-            let lead = "A server that cheats beyond the tolerance is caught if it changes";
-            screen.line(format_args!("  {}", screen.paint(Ink::Dim, lead)));
-            for (what, bits) in [
-                ("1 % of the samples of a block", soundness.one_percent_bits),
-                ("a single sample", soundness.one_sample_bits),
-            ] {
-                screen.line(format_args!("    {what:<36} {}", caught(Some(bits))));
-            }
+            print_noticed(screen, soundness, sharpness);
+        }
+        MaskedVerdict::Unverified { soundness } => {
+            let title = screen.paint(Ink::Warn, "? Unverified");
             let text = format!(
-                "Without the weights no more can be checked: another model is noticed only if it moves a \
-                 canary's score by about {} of its spread.",
-                super::units::percent(tolerance_share)
+                "not verified: the scores of all {} canaries are within tolerances so wide that {}",
+                soundness.n_canaries,
+                passes(soundness)
             );
-            screen.paragraph(2, screen.paint(Ink::Dim, text));
+            screen.paragraph(2, format_args!("{title}  {text}"));
+            screen.gap();
+            print_noticed(screen, soundness, sharpness);
+            let advice = "ask the model's owner for a pack with narrower tolerances (more bits of activations) \
+                          or with more canaries; --accept-unverified releases the predictions all the same";
+            screen.paragraph(2, screen.paint(Ink::Dim, advice));
         }
         MaskedVerdict::Refuted { blocks, n_failed, n_canaries } => {
             let title = screen.paint(Ink::Bad, "✗ OutsideTolerance");
@@ -82,6 +83,41 @@ pub(crate) fn print_masked(screen: &Screen, verdict: &MaskedVerdict, tolerance_s
             screen.paragraph(2, format_args!("{title}  {text}"));
         }
     }
+}
+
+/// Which server would most likely pass, by the weaker figure.
+fn passes(soundness: &MaskedSoundness) -> &'static str {
+    if soundness.ignored_inputs_bits < soundness.every_label_bits {
+        "a server that ignores the inputs would most likely pass"
+    } else {
+        "a server with a wrong label for every sample would most likely pass"
+    }
+}
+
+/// Print what canaries of this sharpness can notice.
+pub(crate) fn print_noticed(screen: &Screen, soundness: &MaskedSoundness, sharpness: &Sharpness) {
+    let lead = "A server that cheats is caught if it gives";
+    screen.line(format_args!("  {}", screen.paint(Ink::Dim, lead)));
+    for (what, chance) in masked_lines(soundness) {
+        screen.line(format_args!("    {what:<36} {chance}"));
+    }
+    let text = format!(
+        "Without the weights no more can be checked: another model is noticed only if it moves a \
+         canary's score by about {} of its spread.",
+        super::units::percent(sharpness.width_share)
+    );
+    screen.paragraph(2, screen.paint(Ink::Dim, text));
+}
+
+/// Kinds of cheating on a data owner, and how likely each would have been caught, in any one block.
+fn masked_lines(soundness: &MaskedSoundness) -> [(&'static str, String); 4] {
+    [
+        ("a wrong label to every sample", soundness.every_label_bits),
+        ("scores that ignore the samples", soundness.ignored_inputs_bits),
+        ("wrong labels to 1 % of a block", soundness.one_percent_bits),
+        ("a wrong label to a single sample", soundness.one_sample_bits),
+    ]
+    .map(|(what, bits)| (what, caught(Some(bits))))
 }
 
 /// What a verdict means, in one sentence.

@@ -2,14 +2,38 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use fingerprint::CanaryPack;
+use ndarray::Axis;
+use nn_poly::integer::IntegerMatrix;
+use nn_poly::plan::Plan;
 
 use super::fixture::{N_TEST, Served, fixture, folder, run, succeed, text};
 
-/// The three files that `compile --trust masked` writes.
+/// The three files that `compile --trust masked` writes. Made once; tests that write beside them use
+/// copies.
 struct Masked {
     plans: PathBuf,
     public: PathBuf,
     pack: PathBuf,
+}
+
+fn masked() -> &'static Masked {
+    static MASKED: OnceLock<Masked> = OnceLock::new();
+    MASKED.get_or_init(|| compile(&folder("masked-plans")))
+}
+
+/// Copies of the files.
+fn copied(folder: &Path) -> Masked {
+    let plans = folder.join("plans");
+    fs::create_dir(&plans).unwrap();
+    for file in fs::read_dir(&masked().plans).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), plans.join(file.file_name())).unwrap();
+    }
+    let beside = |suffix: &str| plans.join(format!("blobs.plan{suffix}"));
+    Masked { public: beside(".public"), pack: beside(".pack"), plans }
 }
 
 fn compile(folder: &Path) -> Masked {
@@ -52,9 +76,9 @@ fn serve(masked: &Masked, key: &Path) -> Served {
 fn a_data_owner_classifies_without_weights() {
     let fixture = fixture();
     let folder = folder("masked");
-    let masked = compile(&folder);
+    let masked = masked();
     let key = folder.join("mask.key");
-    let server = serve(&masked, &key);
+    let server = serve(masked, &key);
     assert!(key.exists(), "made by the server");
     let (out, report) = (folder.join("predictions.csv"), folder.join("report.json"));
     let (public, pack, data) = (text(&masked.public), text(&masked.pack), text(&fixture.data));
@@ -62,7 +86,13 @@ fn a_data_owner_classifies_without_weights() {
     let results = ["--out", text(&out), "--json", text(&report)];
     let own = ["infer", "--plan", public, "--pack", pack, "--data", data];
     let finished = succeed(&[&own[..], &remote, &results].concat());
-    for expected in ["masked: you own the data", "WithinTolerance", "Without the weights"] {
+    for expected in [
+        "masked: you own the data",
+        "WithinTolerance",
+        "a wrong label to every sample",
+        "scores that ignore the samples",
+        "Without the weights",
+    ] {
         assert!(finished.stdout.contains(expected), "{expected}: {}", finished.stdout);
     }
     let predictions = fs::read_to_string(&out).unwrap();
@@ -70,9 +100,13 @@ fn a_data_owner_classifies_without_weights() {
     let report: serde_json::Value =
         serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
     assert_eq!(report["trust"], "masked");
-    assert!(
-        report["verdict"]["Tolerated"]["soundness"]["false_alarm_bits"].as_f64().unwrap() > 30.0
-    );
+    let soundness = &report["verdict"]["Tolerated"]["soundness"];
+    for (figure, at_least) in
+        [("false_alarm_bits", 30.0), ("every_label_bits", 10.0), ("ignored_inputs_bits", 1.0)]
+    {
+        assert!(soundness[figure].as_f64().unwrap() >= at_least, "{figure}: {soundness}");
+    }
+    assert_eq!(report["pack"]["n_canaries"], 20, "{report}");
     assert!(report["accuracy"].as_f64().unwrap() > 0.8, "{report}");
 
     // Whatever is missing or of the other setting is named.
@@ -99,7 +133,7 @@ fn a_data_owner_classifies_without_weights() {
 fn masked_plans_need_a_key_and_take_no_other_settings() {
     let fixture = fixture();
     let folder = folder("masked-refused");
-    let masked = compile(&folder);
+    let masked = masked();
     let finished = run(&super::fixture::serve(&masked.plans, &fixture.tls, &["--open"]));
     assert_eq!(finished.code, Some(2));
     assert!(finished.stderr.contains("--mask-key"), "{}", finished.stderr);
@@ -112,4 +146,102 @@ fn masked_plans_need_a_key_and_take_no_other_settings() {
         assert!(finished.stderr.contains(flags[0]), "{}", finished.stderr);
         assert!(!out.exists());
     }
+}
+
+/// Canaries that are one sample, twenty times: a server that gives every sample this sample's scores
+/// would pass, and so nothing is verified however honest it is.
+#[test]
+fn a_pack_that_notices_nothing_ends_as_not_verified() {
+    let fixture = fixture();
+    let folder = folder("masked-unverified");
+    let masked = copied(&folder);
+    let plan = Plan::load(&masked.plans.join("blobs.plan")).unwrap();
+    let grid = plan.public().input;
+    let n_inputs = plan.network().n_inputs();
+    let sample = IntegerMatrix::from_shape_fn((n_inputs, 1), |(input, _)| {
+        if input % 2 == 0 { grid.min() } else { grid.max() }
+    });
+    let pack = CanaryPack::make(&plan, &sample.select(Axis(1), &[0; 20])).unwrap();
+    fs::write(&masked.pack, pack.to_bytes().unwrap()).unwrap();
+    let server = serve(&masked, &folder.join("mask.key"));
+    let (out, report) = (folder.join("predictions.csv"), folder.join("report.json"));
+    let remote = ["--server", &server.address, "--tls", text(&fixture.tls)];
+    let own = ["infer", "--plan", text(&masked.public), "--pack", text(&masked.pack)];
+    let data = ["--data", text(&fixture.data), "--samples", "3"];
+    let results = ["--out", text(&out), "--json", text(&report)];
+    let infer = [&own[..], &data, &remote, &results].concat();
+    let finished = run(&infer);
+    assert_eq!(finished.code, Some(2), "{}", finished.stderr);
+    let said = finished.stdout.split_whitespace().collect::<Vec<_>>().join(" ");
+    for expected in ["? Unverified", "not verified", "ignores the inputs", "not written"] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    assert!(!said.contains("WithinTolerance") && !out.exists(), "{said}");
+    let text_of = fs::read_to_string(&report).unwrap();
+    let written: serde_json::Value = serde_json::from_str(&text_of).unwrap();
+    let soundness = &written["verdict"]["Unverified"]["soundness"];
+    assert_eq!(soundness["ignored_inputs_bits"], 0.0, "{written}");
+    assert_eq!(written["pack"]["n_alike"], 20, "{written}");
+    // Whoever asks for them gets the predictions all the same.
+    let finished = succeed(&[&infer[..], &["--accept-unverified"]].concat());
+    assert!(finished.stdout.contains("? Unverified"), "{}", finished.stdout);
+    assert_eq!(fs::read_to_string(&out).unwrap().lines().count(), 3 + 1);
+}
+
+#[test]
+fn a_pack_is_used_only_if_its_owner_has_signed_it() {
+    let fixture = fixture();
+    let folder = folder("masked-signed");
+    let masked = copied(&folder);
+    for name in ["keys", "other"] {
+        succeed(&["keys", "init", text(&folder.join(name))]);
+    }
+    let path = |name: &str| folder.join(name);
+    let (key, owner) = (path("keys/owner.key"), path("keys/owner.pub"));
+    let plan = masked.plans.join("blobs.plan");
+    succeed(&["sign", text(&plan), "--key", text(&key)]);
+    let server = serve(&masked, &folder.join("mask.key"));
+    let remote = ["--server", &server.address, "--tls", text(&fixture.tls)];
+    let data = ["--data", text(&fixture.data), "--samples", "3"];
+    let infer = |pack: &Path, owners: &[&Path]| {
+        let own = ["infer", "--plan", text(&masked.public), "--pack", text(pack)];
+        let owners: Vec<&str> = owners.iter().flat_map(|file| ["--owner", text(file)]).collect();
+        run(&[&own[..], &data, &remote, &owners].concat())
+    };
+    let refused = |pack: &Path, owners: &[&Path], words: &str| {
+        let finished = infer(pack, owners);
+        assert_eq!(finished.code, Some(2), "{}", finished.stdout);
+        assert!(finished.stderr.contains(words), "{words}: {}", finished.stderr);
+        assert!(finished.stderr.contains(text(pack)) || words.contains("another plan"));
+    };
+    // The plan is signed, and announced by the server; the pack is not.
+    refused(&masked.pack, &[&owner], "there is no signature");
+    let signed = succeed(&["sign", text(&masked.pack), "--key", text(&key)]);
+    assert!(signed.stdout.contains("of plan"), "{}", signed.stdout);
+    let finished = infer(&masked.pack, &[&owner]);
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    assert_eq!(finished.stdout.matches("as --owner demands").count(), 2, "{}", finished.stdout);
+    refused(&masked.pack, &[&path("other/owner.pub")], "none of the owners");
+    // Another pack of the same plan under the signature: wrong, whoever is trusted or nobody.
+    let loaded = Plan::load(&plan).unwrap();
+    let inputs = IntegerMatrix::zeros((loaded.network().n_inputs(), 4));
+    let exchanged = CanaryPack::make(&loaded, &inputs).unwrap();
+    let original = fs::read(&masked.pack).unwrap();
+    fs::write(&masked.pack, exchanged.to_bytes().unwrap()).unwrap();
+    for owners in [&[&*owner][..], &[]] {
+        refused(&masked.pack, owners, "not of this pack");
+    }
+    fs::write(&masked.pack, original).unwrap();
+    // The signature of the plan is none of the pack, though it is the same owner's.
+    let beside = |file: &Path| PathBuf::from(format!("{}.sig", text(file)));
+    fs::copy(beside(&plan), beside(&masked.pack)).unwrap();
+    refused(&masked.pack, &[], "not of this pack");
+    // A pack of another plan, signed by the right owner.
+    let other = folder.join("other.plan");
+    let base = ["compile", text(&fixture.model), "--calibrate", text(&fixture.data)];
+    let more = ["--trust", "masked", "--bits", "5/5/5", "--out", text(&other)];
+    succeed(&[&base[..], &more].concat());
+    let foreign = folder.join("other.plan.pack");
+    succeed(&["sign", text(&foreign), "--key", text(&key)]);
+    refused(&foreign, &[&owner], "another plan");
 }

@@ -94,7 +94,7 @@ fn fewer_rounds_than_layers_run_encrypted() {
     for (name, rounds, arguments) in [
         ("two", 2, &["--rounds", "2", "--activation", "server"] as &[&str]),
         ("client", 2, &["--rounds", "2", "--activation", "client"]),
-        ("one", 1, &["--rounds", "0"]),
+        ("one", 1, &["--rounds", "0", "--activation", "server"]),
         ("fewest", 1, &["--objective", "rounds"]),
     ] {
         let plan = folder(&format!("plan-rounds-{name}")).join("joined.plan");

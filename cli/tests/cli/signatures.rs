@@ -65,7 +65,7 @@ fn a_plan_is_used_only_if_its_owner_has_signed_it() {
     refused(&[&nonsense], "no owner's public key");
     let wrong = run(&["sign", text(&fixture.model), "--key", text(&key)]);
     assert_eq!(wrong.code, Some(2));
-    assert!(wrong.stderr.contains("plans and fingerprints are signed"), "{}", wrong.stderr);
+    assert!(wrong.stderr.contains("plans, fingerprints and packs are signed"), "{}", wrong.stderr);
 }
 
 #[test]

@@ -9,7 +9,7 @@ use he_core::{
 use proptest::prelude::*;
 use rand::RngCore;
 
-const N: usize = 32;
+pub(crate) const N: usize = 32;
 
 fn params(t: u64, bits: &[u32], special: &[u32]) -> Params {
     let spec = ParamsSpec::with_bits(N, t.into(), bits).unwrap();
@@ -18,21 +18,21 @@ fn params(t: u64, bits: &[u32], special: &[u32]) -> Params {
 }
 
 /// The same operations on slots.
-struct Plain {
-    t: i128,
+pub(crate) struct Plain {
+    pub(crate) t: i128,
 }
 
 impl Plain {
-    fn map(&self, f: impl Fn(usize) -> i128) -> Vec<i128> {
+    pub(crate) fn map(&self, f: impl Fn(usize) -> i128) -> Vec<i128> {
         (0..N).map(|i| f(i).rem_euclid(self.t)).collect()
     }
 }
 
 /// One step of a random circuit: which operation, on which of the values so far.
-type Step = (u8, usize, usize, i64);
+pub(crate) type Step = (u8, usize, usize, i64);
 
 /// Runs a step on any arithmetic.
-fn apply<A: Arithmetic>(
+pub(crate) fn apply<A: Arithmetic>(
     a: &A,
     values: &[A::Value],
     &(operation, i, j, c): &Step,
@@ -56,7 +56,7 @@ fn apply<A: Arithmetic>(
 }
 
 /// The same step on slots.
-fn apply_plain(
+pub(crate) fn apply_plain(
     p: &Plain,
     values: &[Vec<i128>],
     &(operation, i, j, c): &Step,

@@ -9,23 +9,24 @@ use proptest::prelude::*;
 use rand::RngCore;
 
 /// Toy parameters with slots modulo a prime of at least `2^log2_t`.
-fn params(n: usize, log2_t: u32, bits: &[u32], special: &[u32]) -> Params {
+pub(crate) fn params(n: usize, log2_t: u32, bits: &[u32], special: &[u32]) -> Params {
     let t = ParamsSpec::smallest_slot_modulus(n, 1 << log2_t).unwrap();
     let spec = ParamsSpec::with_bits(n, t.into(), bits).unwrap();
     let special = spec.further_primes(special).unwrap();
     Params::insecure_with_special_moduli(spec, special).unwrap()
 }
 
-struct Round {
+/// A key holder with evaluation keys.
+pub(crate) struct Round {
     params: Params,
     encoder: RowEncoder,
     key: SecretKey,
-    keys: EvaluationKeys,
+    pub(crate) keys: EvaluationKeys,
     t: i128,
 }
 
 impl Round {
-    fn new(params: Params, set: &KeySet, seed: u64) -> Self {
+    pub(crate) fn new(params: Params, set: &KeySet, seed: u64) -> Self {
         let key = SecretKey::generate(&params, &mut generator(seed));
         let keys = EvaluationKeys::generate(&key, set, &mut generator(!seed)).unwrap();
         let encoder = RowEncoder::new(&params).unwrap();
@@ -33,7 +34,7 @@ impl Round {
         Self { params, encoder, key, keys, t }
     }
 
-    fn values(&self, seed: u64) -> Vec<i64> {
+    pub(crate) fn values(&self, seed: u64) -> Vec<i64> {
         let mut rng = generator(seed);
         // Saturated values among random ones.
         let t = self.t as i64;
@@ -45,12 +46,17 @@ impl Round {
             .collect()
     }
 
-    fn encrypt(&self, planes: &[Vec<i64>], seed: u64) -> CiphertextBlock {
+    pub(crate) fn encrypt(&self, planes: &[Vec<i64>], seed: u64) -> CiphertextBlock {
         let plaintexts: Vec<_> = planes.iter().map(|p| self.encoder.encode(p).unwrap()).collect();
         BlockEncryptor::new(&self.key, &mut generator(seed)).encrypt_next(&plaintexts).unwrap()
     }
 
-    fn check(&self, block: &CiphertextBlock, index: usize, expected: impl Fn(usize) -> i128) {
+    pub(crate) fn check(
+        &self,
+        block: &CiphertextBlock,
+        index: usize,
+        expected: impl Fn(usize) -> i128,
+    ) {
         let message = Decryptor::new(&self.key).decrypt(block, index).unwrap();
         let decoded = self.encoder.decode_from(&message, 0).unwrap();
         for (slot, &actual) in decoded.iter().enumerate() {
@@ -58,12 +64,12 @@ impl Round {
         }
     }
 
-    fn residue(&self, x: i64) -> i128 {
+    pub(crate) fn residue(&self, x: i64) -> i128 {
         i128::from(x).rem_euclid(self.t)
     }
 
     /// Slot that `slot` shows after a rotation to the left and perhaps a swap.
-    fn source(&self, slot: usize, steps: i64, swap: bool) -> usize {
+    pub(crate) fn source(&self, slot: usize, steps: i64, swap: bool) -> usize {
         let columns = self.encoder.columns();
         let (row, column) = (slot / columns, slot % columns);
         let row = if swap { 1 - row } else { row };

@@ -21,9 +21,9 @@ use chain::{ChainEvaluator, chain_evaluators};
 /// enough for bands of a convolution to share most of the inputs they read.
 const BAND_BYTES: usize = 32 << 20;
 /// Bytes of a reply that are handed over together, about.
-const PIECE_BYTES: usize = 2 << 20;
+pub(super) const PIECE_BYTES: usize = 2 << 20;
 /// Bytes of a request that are decoded together, about: enough to keep all threads busy.
-const DECODED_BYTES: usize = 1 << 20;
+pub(super) const DECODED_BYTES: usize = 1 << 20;
 
 /// One segment of one plan, ready to evaluate request after request.
 ///
@@ -215,10 +215,16 @@ impl SegmentEvaluator {
         Ok(flow)
     }
 
-    /// Bytes of the results of the largest band.
-    pub(super) fn band_bytes(&self) -> u64 {
+    /// Most results that exist at one time, and the memory that the pool may give for them.
+    pub(super) fn largest_band(&self) -> (usize, usize) {
         let most = self.bands.iter().map(Band::n_results).max().unwrap_or(0);
-        (most * row_bytes(&self.context, self.context.reply_degree() + 1)) as u64
+        let bytes = most * row_bytes(&self.context, self.context.reply_degree() + 1);
+        (most, StoragePool::most_for(bytes))
+    }
+
+    /// Memory that the pool may give for a request's block.
+    pub(super) fn block_bytes(&self) -> usize {
+        StoragePool::most_for(self.input_bytes())
     }
 
     /// Switches, packs and hands over the results of a band.

@@ -65,7 +65,8 @@ pub fn quantize(network: &Network<f32>) -> Result<Quantized> {
 /// As [`quantize`], with the stages marked in `joins` as steps of the next one's chain. Their channels
 /// count one unit, and the leading coefficients of their quadratics are ±1 or 0.
 ///
-/// `ends` says where stages with a chain end their segments.
+/// `ends` says where stages with a chain end their segments; without an activation that is after the linear
+/// map, whoever evaluates activations.
 pub(super) fn quantize_joined(
     network: &Network<f32>,
     joins: &[bool],
@@ -87,6 +88,7 @@ pub(super) fn quantize_joined(
         }
         let is_last = idx + 1 == n_blocks;
         let output = if is_last { None } else { Some(output_grid(block)?) };
+        let ends = if block.activation.is_some() { ends } else { StageOutput::Linear };
         let chain = (!steps.is_empty()).then_some(ends);
         let mut stage =
             lower(block, &grids, output, is_last, chain.map(|ends| (ends, structure.len())))?;

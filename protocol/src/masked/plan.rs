@@ -86,7 +86,8 @@ impl MaskedPlan {
         self.stages.len()
     }
 
-    /// What tolerated canaries are worth in a run of `n_samples` samples.
+    /// What tolerated canaries are worth in a run of `n_samples` samples. The last block may be the
+    /// smallest: figures are those of a full one, which hides single samples best.
     #[must_use]
     pub fn soundness(&self, n_samples: usize) -> MaskedSoundness {
         let full = self.samples_per_block();
@@ -94,7 +95,7 @@ impl MaskedPlan {
         let blocks = n_samples.div_ceil(full.max(1)).max(1);
         #[expect(clippy::cast_precision_loss, reason = "a logarithm of a count")]
         let bits = (self.pack.false_alarm_bits() - (blocks as f64).log2()).max(0.0);
-        MaskedSoundness::new(n_samples.min(full), n_canaries, bits)
+        MaskedSoundness::new(n_samples.min(full), n_canaries, self.pack.sharpness(), bits)
     }
 
     pub(super) fn inner_digest(&self) -> &nn_poly::plan::Digest {
@@ -110,7 +111,9 @@ impl MaskedPlan {
         &self.layout
     }
 
-    pub(super) fn pack(&self) -> &CanaryPack {
+    /// The canaries and their tolerances.
+    #[must_use]
+    pub fn pack(&self) -> &CanaryPack {
         &self.pack
     }
 

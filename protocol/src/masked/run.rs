@@ -36,7 +36,8 @@ impl Default for MaskedOptions {
 /// The result of a run.
 #[derive(Debug)]
 pub struct MaskedResult {
-    /// One row per class, one column per sample; only if the verdict allows it.
+    /// One row per class, one column per sample; none if the verdict is
+    /// [`MaskedVerdict::Refuted`]. Under [`MaskedVerdict::Unverified`] nothing vouches for them.
     pub scores: Option<ScoreMatrix>,
     /// Taken once, over all blocks.
     pub verdict: MaskedVerdict,
@@ -62,8 +63,7 @@ pub struct MaskedCosts {
 /// Runs `inputs`, one row per input neuron and one column per sample, on servers with the plan.
 ///
 /// A block takes its rounds one after the other; blocks do not wait for each other. The verdict is taken
-/// when the last one has ended, and scores are released only if it is
-/// [`MaskedVerdict::Tolerated`].
+/// when the last one has ended, and a [`MaskedVerdict::Refuted`] one releases no scores.
 ///
 /// # Errors
 /// - [`SessionError::Setting`] for a number of connections out of range.
@@ -114,8 +114,8 @@ pub async fn run(
     }
     progress.round_finished();
     let verdict = judge_masked(&found, plan.soundness(n_samples));
-    let is_released = matches!(verdict, MaskedVerdict::Tolerated { .. });
-    Ok(MaskedResult { scores: is_released.then_some(scores), verdict, costs })
+    let is_refuted = matches!(verdict, MaskedVerdict::Refuted { .. });
+    Ok(MaskedResult { scores: (!is_refuted).then_some(scores), verdict, costs })
 }
 
 impl MaskedCosts {

@@ -320,7 +320,8 @@ pub(super) fn decode_fingerprint(bytes: &[u8]) {
 
 pub(super) fn signatures() -> Vec<Vec<u8>> {
     let key = OwnerKey::from_seed(&[1; 32]);
-    [Subject::of_plan(&PLAN), Subject::Fingerprint(digest())]
+    let pack = Subject::Pack { pack: digest(), plan: digest() };
+    [Subject::of_plan(&PLAN), Subject::Fingerprint(digest()), pack]
         .iter()
         .map(|subject| key.sign(subject).to_text(subject).into_bytes())
         .collect()

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use fingerprint::{CanaryPack, CanarySet};
+use fingerprint::{CanaryPack, CanarySet, MaskedSoundness};
 use ndarray::Axis;
 use nn_poly::encrypted::masked::{BlockMasks, MaskKey, RequestHash};
 use nn_poly::integer::IntegerMatrix;
@@ -20,6 +20,8 @@ use crate::report::units;
 
 /// Samples of the calibration data on which masked labels are compared with plain ones.
 const COMPARED_SAMPLES: usize = 256;
+/// Canaries of a block with the default settings of `infer`.
+const DEFAULT_CANARIES: usize = 16;
 
 /// Refuse what a masked plan cannot have, before any work.
 ///
@@ -130,7 +132,10 @@ pub(super) fn run(
     let told = [
         ("Plan", "holds the weights: for the server and the owner only"),
         ("Public", "no weights: for data owners"),
-        ("Pack", "canaries with tolerated scores: for data owners, not for the server"),
+        (
+            "Pack",
+            "canaries with tolerated scores: for data owners, not for the server; sign it like the plan",
+        ),
     ];
     for (((name, advice), file), bytes) in told.iter().zip(&files).zip(&bytes) {
         let size = units::bytes(bytes.len() as u64);
@@ -144,13 +149,23 @@ pub(super) fn run(
 fn print_pack(screen: &Screen, pack: &CanaryPack) {
     let sharpness = pack.sharpness();
     let text = format!(
-        "{} canaries; scores tolerated within {} of a canary's spread; {} keep their label whatever the masks",
-        pack.n_canaries(),
+        "{} canaries; scores tolerated within {} of a canary's spread; {} keep their label whatever the masks; \
+         {} at most tolerate the same scores",
+        sharpness.n_canaries,
         units::percent(sharpness.width_share),
-        sharpness.n_decided
+        sharpness.n_decided,
+        sharpness.n_alike
     );
     screen.fact("Pack", text);
-    if sharpness.width_share > 1.0 {
+    // As `infer` draws them unless told otherwise; its figures also depend on the samples of a block.
+    let n_drawn = sharpness.n_canaries.min(DEFAULT_CANARIES);
+    let soundness = MaskedSoundness::new(1, n_drawn, sharpness, pack.false_alarm_bits());
+    if !soundness.vouches() {
+        let text = "these canaries vouch for nothing: `infer` will end as not verified, whatever the server does. \
+                    More bits of activations (--bits) narrow the tolerances, and samples of several classes \
+                    tell more";
+        screen.paragraph(2, screen.paint(Ink::Warn, text));
+    } else if sharpness.width_share > 1.0 {
         let text = "the tolerance is wider than the scores lie apart: canaries notice gross cheating \
                     only; more bits of activations (--bits) narrow it";
         screen.paragraph(2, screen.paint(Ink::Warn, text));

@@ -4,8 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use fingerprint::pack::MAX_PACK_BYTES;
-use fingerprint::{CanaryPack, MaskedVerdict};
+use fingerprint::{MaskedVerdict, Sharpness};
 use nn_poly::artifact;
 use nn_poly::import::{Dataset, Split};
 use nn_poly::integer::IntegerMatrix;
@@ -20,7 +19,6 @@ use crate::args::InferArguments;
 use crate::commands::reaching;
 use crate::commands::sign::{self, Voucher};
 use crate::failure::{Hint, Outcome};
-use crate::kind::FileKind;
 use crate::options::Venue;
 use crate::pipeline::servers::{self, Sought};
 use crate::pipeline::source::DataSource;
@@ -49,19 +47,19 @@ pub(super) fn run(
     let Some(pack) = &arguments.pack else {
         bail!("a masked plan needs the canaries of its owner: --pack PACK");
     };
-    FileKind::Pack.expect_of(pack)?;
-    let pack = CanaryPack::from_bytes(&artifact::read_file(pack, MAX_PACK_BYTES)?)?;
+    let owners = sign::owners(&arguments.connection.owners)?;
+    let (pack_file, pack) = (pack, sign::load_pack(pack)?);
+    let pack_voucher = Voucher::of(pack_file, Subject::of_pack(&pack)?, owners.clone())?;
     let source = DataSource::new(&arguments.data, &arguments.reading);
     let split = arguments.split.into();
     let workload = Workload::load(&public, &source, split, arguments.samples)?;
     let n_canaries = (arguments.checks.canaries as usize).min(pack.n_canaries());
-    let sharpness = pack.sharpness();
     let plan = MaskedPlan::new(public, pack, n_canaries)?;
 
     introduce(screen, &plan, &workload, &addresses.join(", "));
+    screen.fact("Pack", format!("signed: {}", pack_voucher.check(None)?));
     let subject = Subject::of_public(plan.digest(), plan.public());
-    let voucher =
-        Voucher::of(&arguments.plan, subject, sign::owners(&arguments.connection.owners)?)?;
+    let voucher = Voucher::of(&arguments.plan, subject, owners)?;
     let visitor = reaching::visitor(&arguments.connection)?;
     let endpoints = reaching::endpoints(&addresses, &tls, &arguments.connection)?;
     let sought = Sought::public(plan.digest(), subject, &plan.public().name);
@@ -82,7 +80,8 @@ pub(super) fn run(
     })?;
     drop(bar);
     let seconds = started.elapsed().as_secs_f64();
-    conclude(screen, &plan, &workload, &result, sharpness.width_share, seconds, outputs)
+    let case = Case { screen, plan: &plan, workload: &workload, outputs };
+    case.conclude(&result, seconds, arguments.accept_unverified)
 }
 
 /// The samples of a run, all of them in memory.
@@ -124,7 +123,6 @@ fn refuse_flags(arguments: &InferArguments) -> Result<()> {
         (arguments.checks.replicas > 1, "--replicas", "replicas differ by their masks"),
         (arguments.checks.fingerprint.is_some(), "--fingerprint", "canaries come from the pack"),
         (arguments.evidence.is_some(), "--evidence", "a reply cannot be recomputed without masks"),
-        (arguments.accept_unverified, "--accept-unverified", "every run carries canaries"),
         (arguments.resume, "--resume", "it keeps no journal"),
         (arguments.report.is_some(), "--report", "its verdict is another one; use --json"),
     ] {
@@ -156,7 +154,7 @@ struct MaskedReport<'a> {
     samples: usize,
     accuracy: Option<f64>,
     verdict: &'a MaskedVerdict,
-    tolerance_share: f64,
+    pack: Sharpness,
     blocks: u64,
     bytes_up: u64,
     bytes_down: u64,
@@ -184,57 +182,70 @@ fn write_predictions(
     Ok(())
 }
 
-/// Print, write; decide how the command ends.
-fn conclude(
-    screen: &Screen,
-    plan: &MaskedPlan,
-    workload: &Workload,
-    result: &MaskedResult,
-    tolerance_share: f64,
-    seconds: f64,
-    outputs: &Outputs,
-) -> Result<Outcome> {
-    let n_samples = workload.data.n_samples();
-    let flags = vec![false; n_samples];
-    let predictions = result.scores.as_ref().map(|scores| Predictions {
-        scores,
-        out_of_calibration: &flags,
-        labels: workload.data.labels(),
-    });
-    let accuracy = predictions
-        .as_ref()
-        .and_then(Predictions::n_correct)
-        .map(|n_correct| units::share(n_correct, n_samples));
-    screen.gap();
-    let costs = &result.costs;
-    screen.fact("Time", format!("{seconds:.1} s, {} blocks", units::count(costs.blocks)));
-    let (up, down) = (units::bytes(costs.bytes_up), units::bytes(costs.bytes_down));
-    screen.fact("Payload", format!("{up} up, {down} down"));
-    if let Some(accuracy) = accuracy {
-        screen.fact("Accuracy", screen.paint(Ink::Bold, units::percent(accuracy)));
-    }
-    verdict::print_masked(screen, &result.verdict, tolerance_share);
-    screen.gap();
-    write_predictions(screen, outputs, predictions.as_ref(), plan.public().class_names.len())?;
-    if let Some(destination) = &outputs.report {
-        let report = MaskedReport {
-            securedl: env!("CARGO_PKG_VERSION"),
-            trust: plan.public().trust.to_string(),
-            plan: plan.digest().to_string(),
-            samples: n_samples,
-            accuracy,
-            verdict: &result.verdict,
-            tolerance_share,
-            blocks: costs.blocks,
-            bytes_up: costs.bytes_up,
-            bytes_down: costs.bytes_down,
-            seconds,
+/// What a run is reported with.
+struct Case<'a> {
+    screen: &'a Screen,
+    plan: &'a MaskedPlan,
+    workload: &'a Workload,
+    outputs: &'a Outputs,
+}
+
+impl Case<'_> {
+    /// Print, write; decide how the command ends.
+    fn conclude(
+        &self,
+        result: &MaskedResult,
+        seconds: f64,
+        accept_unverified: bool,
+    ) -> Result<Outcome> {
+        let Self { screen, plan, workload, outputs } = self;
+        let sharpness = plan.pack().sharpness();
+        let n_samples = workload.data.n_samples();
+        let flags = vec![false; n_samples];
+        let predictions = result.scores.as_ref().map(|scores| Predictions {
+            scores,
+            out_of_calibration: &flags,
+            labels: workload.data.labels(),
+        });
+        let accuracy = predictions
+            .as_ref()
+            .and_then(Predictions::n_correct)
+            .map(|n_correct| units::share(n_correct, n_samples));
+        screen.gap();
+        let costs = &result.costs;
+        screen.fact("Time", format!("{seconds:.1} s, {} blocks", units::count(costs.blocks)));
+        let (up, down) = (units::bytes(costs.bytes_up), units::bytes(costs.bytes_down));
+        screen.fact("Payload", format!("{up} up, {down} down"));
+        if let Some(accuracy) = accuracy {
+            screen.fact("Accuracy", screen.paint(Ink::Bold, units::percent(accuracy)));
+        }
+        verdict::print_masked(screen, &result.verdict, &sharpness);
+        screen.gap();
+        let (outcome, is_released) = match result.verdict {
+            MaskedVerdict::Tolerated { .. } => (Outcome::Success, true),
+            MaskedVerdict::Unverified { .. } if accept_unverified => (Outcome::Success, true),
+            MaskedVerdict::Unverified { .. } => (Outcome::Unverified, false),
+            MaskedVerdict::Refuted { .. } => (Outcome::Cheated, false),
         };
-        destination.write(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+        let released = predictions.as_ref().filter(|_| is_released);
+        write_predictions(screen, outputs, released, plan.public().class_names.len())?;
+        if let Some(destination) = &outputs.report {
+            let report = MaskedReport {
+                securedl: env!("CARGO_PKG_VERSION"),
+                trust: plan.public().trust.to_string(),
+                plan: plan.digest().to_string(),
+                samples: n_samples,
+                accuracy,
+                verdict: &result.verdict,
+                pack: sharpness,
+                blocks: costs.blocks,
+                bytes_up: costs.bytes_up,
+                bytes_down: costs.bytes_down,
+                seconds,
+            };
+            destination.write(&(serde_json::to_string_pretty(&report)? + "\n"))?;
+        }
+        screen.finish()?;
+        Ok(outcome)
     }
-    screen.finish()?;
-    Ok(match result.verdict {
-        MaskedVerdict::Tolerated { .. } => Outcome::Success,
-        MaskedVerdict::Refuted { .. } => Outcome::Cheated,
-    })
 }

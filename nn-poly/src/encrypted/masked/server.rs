@@ -9,14 +9,21 @@ use zeroize::Zeroizing;
 
 use super::key::{MaskKey, MaskToken, RequestHash, RequestHasher, RoundSecret, TOKEN};
 use crate::encrypted::error::{Error, Result};
-use crate::encrypted::evaluator::SegmentEvaluator;
+use crate::encrypted::evaluator::{DECODED_BYTES, PIECE_BYTES, SegmentEvaluator};
 use crate::encrypted::pool::StoragePool;
 use crate::integer::{Reduction128, Refresh, ValueRef};
 use crate::plan::{Digest, MaskPart, Plan, Trust, token_stages};
 
 const SEED: usize = 32;
-/// Masks that are encoded together.
+/// Ciphertexts that are masked together.
 const CHUNK: usize = 64;
+/// Polynomials modulo one prime that a task keeps for itself while it draws and encodes masks: the draws,
+/// the masks (two words each), values and digits.
+const MASKING_ROWS: usize = 4;
+/// As that, while it rerandomizes one ciphertext.
+const RERANDOMIZING_ROWS: usize = 6;
+/// Pieces of a reply that a server holds at a time: one in the making, three on their way.
+const HELD_PIECES: usize = 4;
 
 /// One stage of one masked plan, ready to evaluate request after request.
 ///
@@ -181,16 +188,43 @@ impl MaskedEvaluator {
     }
 
     /// Upper bound of the memory one request occupies while it is received and evaluated, bytes: its
-    /// payload, one residue's decoded block with its bands, and a second band while it is masked.
+    /// payload, and of one residue at a time the public key, the decoded block, and whatever takes most
+    /// of decoding it, subtracting old masks, and computing results, masking them and handing them over.
+    /// What the pool keeps for others is not counted, nor what threads keep of their own (about two
+    /// megabytes each). Depends on the number of threads here.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
-        let of_one = |(evaluator, _): &(SegmentEvaluator, MaskPart)| {
-            let ring = evaluator.context().params();
-            let row = ring.ring_degree() * size_of::<u64>();
-            let masks = CHUNK * (row * ring.moduli().len() + 4 * row);
-            evaluator.memory_bytes() + evaluator.band_bytes() + masks as u64
-        };
-        self.request_bytes + self.residues.iter().map(of_one).max().unwrap_or(0)
+        let of_one = self.residues.iter().map(|(evaluator, _)| self.residue_bytes(evaluator));
+        self.request_bytes + of_one.max().unwrap_or(0) as u64
+    }
+
+    /// Memory of one residue beside the payload.
+    fn residue_bytes(&self, evaluator: &SegmentEvaluator) -> usize {
+        let context = evaluator.context();
+        let n_moduli = context.params().moduli().len();
+        let row = context.params().ring_degree() * size_of::<u64>();
+        let decoding = 2 * (DECODED_BYTES + context.request_ciphertext_bytes());
+        let n_masked = self.inputs.iter().filter(|input| matches!(input, Input::Masked { .. }));
+        let tasks = |n: usize| n.min(rayon::current_num_threads());
+        let n_masked = n_masked.count().min(CHUNK);
+        let unmasking = (n_masked * n_moduli + tasks(n_masked) * MASKING_ROWS) * row;
+        let (n_results, band) = evaluator.largest_band();
+        let n_polynomials = context.reply_degree() + 1;
+        // A switch by several primes holds two blocks at a time, beside the one it began with; one by none
+        // holds a copy.
+        let switched: usize = (context.reply_moduli()..n_moduli).rev().take(2).sum();
+        let switching = n_moduli + if switched == 0 { n_moduli } else { switched };
+        let n_chunk = n_results.min(CHUNK);
+        let masking = n_chunk * n_moduli + tasks(n_chunk) * MASKING_ROWS;
+        let masked = n_chunk * n_polynomials * context.reply_moduli()
+            + masking.max(tasks(n_chunk) * RERANDOMIZING_ROWS);
+        let chunk = masked.max(n_chunk * n_polynomials * switching) * row;
+        // No more pieces than there are bytes of a reply.
+        let piece = PIECE_BYTES + context.reply_ciphertext_bytes();
+        let reply = usize::try_from(self.reply_bytes).unwrap_or(usize::MAX);
+        let pieces = (HELD_PIECES * piece).min(reply);
+        let key = 2 * n_moduli * row;
+        key + evaluator.block_bytes() + decoding.max(unmasking).max(band + chunk + pieces)
     }
 
     /// Starts receiving a request whose first residue's `c_1` polynomials expand from `seed`.
@@ -250,7 +284,10 @@ impl MaskedEvaluator {
             let key = PublicKey::from_bytes(context.params(), key_bytes)?;
             let mut receiver = evaluator.receive(seed)?;
             let n_bytes = usize::try_from(context.request_bytes()).unwrap_or(usize::MAX);
-            receiver.push(take(&mut rest, n_bytes)?)?;
+            // In parts: a receiver copies what it is given at one time.
+            for part in take(&mut rest, n_bytes)?.chunks(DECODED_BYTES) {
+                receiver.push(part)?;
+            }
             let mut block = receiver.finish()?;
             self.subtract_masks(&mut block, evaluator, &request.earlier)?;
             let mut reply = Reply { evaluator, part: *part, round: &round, key: &key, next: 0 };
@@ -360,9 +397,7 @@ impl Reply<'_> {
             let seeds = outputs.map(|output| self.round.flood(self.part.residue, output));
             let seeds = Zeroizing::new(seeds.collect::<Vec<[u8; 32]>>());
             chunk.rerandomize(self.key, self.part.flood_bits, &seeds)?;
-            let mut piece = Vec::new();
-            write_reply(&chunk, &mut piece);
-            if sink(piece).is_break() {
+            if hand_over(&chunk, context.reply_ciphertext_bytes(), sink)?.is_break() {
                 return Ok(ControlFlow::Break(()));
             }
         }
@@ -380,6 +415,24 @@ impl Reply<'_> {
             masks.iter().map(|mask| reduction.residue(mask.cast_signed()).cast_signed()),
         )
     }
+}
+
+/// Packs ciphertexts of `size` bytes in pieces of a few megabytes.
+fn hand_over(
+    chunk: &CiphertextBlock,
+    size: usize,
+    sink: &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
+) -> Result<ControlFlow<()>> {
+    let step = (PIECE_BYTES / size.max(1)).max(1);
+    for first in (0..chunk.count()).step_by(step) {
+        let chosen: Vec<usize> = (first..chunk.count().min(first + step)).collect();
+        let mut piece = Vec::with_capacity(chosen.len() * size);
+        write_reply(&chunk.select(&chosen)?, &mut piece);
+        if sink(piece).is_break() {
+            return Ok(ControlFlow::Break(()));
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 fn encode(encoder: &Encoder, values: impl Iterator<Item = i64>) -> Result<Plaintext> {

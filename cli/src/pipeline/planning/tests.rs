@@ -1,0 +1,104 @@
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use ndarray::{Array1, Array2};
+use nn_poly::import::{Preprocessing, SplitSpec};
+use nn_poly::layer::{Activation, Dense, Layer};
+use nn_poly::model::{Bits, LayerBits, Model, ModelSpec, TrainingRecord};
+use nn_poly::network::{ActivationChoice, NetworkKind};
+use nn_poly::plan::Evidence;
+use nn_poly::{Network, Shape};
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use super::*;
+use crate::pipeline::compiling;
+
+/// Four dense layers with squares in between, and samples.
+fn model(widths: &[usize], seed: u64) -> (Model, Array2<f32>) {
+    let mut rng = ChaCha20Rng::seed_from_u64(seed);
+    let mut unit = || f32::from(u16::try_from(rng.next_u32() >> 16).unwrap()) / 65_535.0;
+    let mut layers = Vec::new();
+    for pair in widths.windows(2) {
+        let [n_in, n_out] = pair else { continue };
+        if !layers.is_empty() {
+            layers.push(Layer::Activation(Activation::Square));
+        }
+        let weights = Array2::from_shape_simple_fn((*n_out, *n_in), || 1.6 * unit() - 0.8);
+        let bias = Array1::from_shape_simple_fn(*n_out, || 0.4 * unit() - 0.2);
+        layers.push(Layer::Dense(Dense::new(weights, bias)));
+    }
+    let (first, last) = (widths.first().unwrap(), widths.last().unwrap());
+    let spec = ModelSpec {
+        name: "joined".into(),
+        kind: NetworkKind::Mlp,
+        activation: ActivationChoice::Square,
+        network: Network::new(Shape::vector(*first).unwrap(), layers).unwrap(),
+        preprocessing: Preprocessing::UnitRange,
+        split: SplitSpec::default(),
+        class_names: (0..*last).map(|class| class.to_string()).collect(),
+        bits: None,
+        training: TrainingRecord::default(),
+        data_source: "drawn".into(),
+    };
+    let features = Array2::from_shape_simple_fn((60, *first), || unit());
+    (Model::new(spec).unwrap(), features)
+}
+
+/// Whatever number of rounds is allowed: a plan that takes no more of them and computes exactly the
+/// integers of its network, or an error that says what to change.
+#[test]
+fn any_number_of_rounds_is_kept_or_refused_in_words() {
+    let bits = LayerBits::from(Bits::new(3, 3, 3).unwrap());
+    let mut n_plans = 0;
+    let n_segments = 4;
+    let (model, features) = model(&[4, 3, 3, 3, 2], 5);
+    for side in [ActivationSide::Server, ActivationSide::Client] {
+        let joining = Joining::new(&model, &bits, &features, Some(side)).unwrap();
+        assert_eq!((joining.fewest_rounds(), joining.most_rounds()), (1, n_segments));
+        for rounds in [0, 2, 3, 4, 9] {
+            let prepared = compiling::prepare(&model, &bits, &features).unwrap();
+            let size = RunSize { n_samples: 100, canaries_per_block: 18, replicas: 1 };
+            let most = u32::try_from(rounds.max(1)).unwrap();
+            let goal = PlanGoal {
+                activation_side: Some(side),
+                max_rounds: Some(most),
+                ..PlanGoal::new(size)
+            };
+            let found = plan(prepared, &joining, goal, false, &Progress::silent());
+            let (compiled, planning) = match found {
+                Ok(found) => found,
+                Err(error) => {
+                    let said = format!("{error:#}");
+                    let is_clear = ["rounds", "bits", "parameters"];
+                    assert!(is_clear.iter().any(|word| said.contains(word)), "{said}");
+                    continue;
+                }
+            };
+            n_plans += 1;
+            let best = planning.alternatives.first().unwrap();
+            assert!(best.forecast.rounds <= most, "{rounds} rounds, {side}");
+            let stages = compiled.plan.public().stages.len();
+            assert_eq!(stages, rounds.clamp(1, n_segments), "as many as are allowed");
+            is_exact(&compiled.plan, &features);
+        }
+    }
+    assert_eq!(n_plans, 10, "all of these have a plan");
+}
+
+/// The plan's integers are those of the definition, sample by sample.
+fn is_exact(plan: &Plan, features: &Array2<f32>) {
+    let inputs = plan.public().quantize(features).unwrap();
+    let found = plan.simulate(&inputs).unwrap();
+    let is_proven = |evidence| evidence == Evidence::Proven;
+    let all_proven = plan.public().segments.iter().all(|s| is_proven(s.range.evidence));
+    for (sample, column) in inputs.columns().into_iter().enumerate() {
+        let wraps = found.out_of_range.get(sample).copied().unwrap_or(true);
+        assert!(!(all_proven && wraps), "nothing leaves a proven range");
+        if wraps {
+            continue;
+        }
+        let stages = plan.network().reference(&column.to_vec(), &[]).unwrap();
+        let scores = &stages.last().unwrap().pooled;
+        assert_eq!(&found.scores.column(sample).to_vec(), scores, "sample {sample}");
+    }
+}
