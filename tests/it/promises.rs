@@ -98,7 +98,7 @@ fn every_row_of_the_leakage_table_names_what_holds_it() {
     assert!(rows.len() >= 15, "{} rows", rows.len());
     for party in ["client", "server", "owner", "network", "other clients", "readers of files"] {
         let is_partys = |row: &&str| row.starts_with(&format!("| **{party}"));
-        assert!(rows.iter().any(|row| is_partys(row)), "nothing is said of the {party}");
+        assert!(rows.iter().any(is_partys), "nothing is said of the {party}");
     }
     for row in rows {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();

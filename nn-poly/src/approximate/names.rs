@@ -26,11 +26,10 @@ impl Function {
 
 impl fmt::Display for Function {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let slope = match self {
-            Self::LeakyRelu { slope } => slope,
-            Self::GeluTanh => return formatter.write_str("gelu-tanh"),
-            _ => return formatter.write_str(self.kind()),
-        };
+        if *self == Self::GeluTanh {
+            return formatter.write_str("gelu-tanh");
+        }
+        let Self::LeakyRelu { slope } = self else { return formatter.write_str(self.kind()) };
         if *slope == Self::DEFAULT_SLOPE {
             formatter.write_str("leaky-relu")
         } else {

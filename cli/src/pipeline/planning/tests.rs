@@ -40,7 +40,7 @@ fn model(widths: &[usize], seed: u64) -> (Model, Array2<f32>) {
         training: TrainingRecord::default(),
         data_source: "drawn".into(),
     };
-    let features = Array2::from_shape_simple_fn((60, *first), || unit());
+    let features = Array2::from_shape_simple_fn((60, *first), &mut unit);
     (Model::new(spec).unwrap(), features)
 }
 
