@@ -30,11 +30,11 @@ use crate::session::{
     BatchResult, BatchSession, ClientPlan, Lane, OpenedBlock, PreparedBlock, Result, Round,
     SessionError, Tally,
 };
-
-pub use self::batches::{BatchRun, Batches, BatchesOutcome, Totals, run_batches};
+use crate::transcript::VerifiedReceipt;
 
 use self::awaited::Awaited;
 use self::batches::WholeMatrix;
+pub use self::batches::{BatchRun, Batches, BatchesOutcome, Totals, run_batches};
 use self::records::{keep, records};
 
 /// Largest number of samples of one batch.
@@ -95,6 +95,11 @@ pub trait RunProgress: Send + Sync {
     fn block_finished(&self);
     /// The round was judged.
     fn round_finished(&self);
+    /// A server has signed that it gave the reply to a block. Nothing follows about the reply: that is
+    /// judged with the round.
+    fn receipt(&self, receipt: &VerifiedReceipt) {
+        let _ = receipt;
+    }
     /// The batch was intact, and its result was taken.
     fn batch_finished(&self, batch: usize, n_samples: usize) {
         let _ = (batch, n_samples);
@@ -348,6 +353,7 @@ impl Shared {
         let outcome = self.remote.evaluate_streaming(request, sink, &mut on_progress).await;
         awaited.end();
         let receipt = outcome?.receipt;
+        self.progress.receipt(&receipt);
         let busy = Duration::from_micros(receipt.receipt().evaluate_micros);
         *self.server_busy.lock().unwrap_or_else(PoisonError::into_inner) += busy;
         Ok(())
