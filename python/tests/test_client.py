@@ -111,11 +111,14 @@ def test_nothing_secret_is_printed_or_pickled(plan, samples):
     }
 
 
-def test_a_server_that_is_not_there_is_an_error(plan, samples, tmp_path):
+def test_a_server_that_is_not_there_is_an_error(plan, samples, tls, tmp_path):
     with pytest.raises(securedl.Error, match="ca.pem"):
         securedl.Client(plan, "127.0.0.1:1", ca=tmp_path)
-    with pytest.raises(ValueError):
-        securedl.Client(plan, "127.0.0.1:1", ca=tmp_path, token="nonsense", identities=["x"])
+    for wrong in ({"token": "nonsense"}, {"identities": ["x"]}, {"client_certificate": tmp_path}):
+        with pytest.raises(securedl.Error):
+            securedl.Client(plan, "127.0.0.1:1", ca=tls, **wrong)
+    with pytest.raises(securedl.Error, match="127.0.0.1:1"):
+        securedl.Client(plan, "127.0.0.1:1", ca=tls, patience=0).classify(samples)
 
 
 def test_a_gateway_is_a_server_like_any_other(plan, samples, tls):
