@@ -6,6 +6,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use fingerprint::Verdict;
+use nn_poly::error::{causes, harmless};
 
 use crate::report::terminal::{Ink, Screen};
 
@@ -91,36 +92,12 @@ impl<T, E: Into<anyhow::Error>> Hint<T> for Result<T, E> {
 pub(crate) fn tell(error: &anyhow::Error) {
     let screen = Screen::stderr();
     screen.labeled(0, Ink::Bad, "error:", harmless(&error.to_string()));
-    for cause in causes(error) {
+    for cause in causes(error.as_ref()) {
         screen.labeled(2, Ink::Dim, "because:", harmless(&cause));
     }
     if let Some(hint) = hint_of(error) {
         screen.labeled(2, Ink::Accent, "hint:", harmless(hint));
     }
-}
-
-/// A message without characters that control a terminal: it may quote files and other machines.
-fn harmless(text: &str) -> String {
-    let shown = |c: char| match c {
-        '\n' | '\t' => c,
-        c if c.is_control() => char::REPLACEMENT_CHARACTER,
-        c => c,
-    };
-    text.chars().map(shown).collect()
-}
-
-/// The messages below the first that add something to the one above.
-fn causes(error: &anyhow::Error) -> Vec<String> {
-    let mut told = error.to_string();
-    let mut causes = Vec::new();
-    for cause in error.chain().skip(1) {
-        let text = cause.to_string();
-        if !told.contains(&text) {
-            causes.push(text.clone());
-            told = text;
-        }
-    }
-    causes
 }
 
 fn hint_of(error: &anyhow::Error) -> Option<&str> {
@@ -163,7 +140,7 @@ mod tests {
             .context("the run failed")
             .unwrap_err();
         assert_eq!(error.to_string(), "the run failed");
-        assert_eq!(causes(&error), ["cannot write x: disk on fire"]);
+        assert_eq!(causes(error.as_ref()), ["cannot write x: disk on fire"]);
         assert_eq!(hint_of(&error), Some("fetch water"));
         assert_eq!(hint_of(&anyhow!("plain")), None);
     }

@@ -9,7 +9,6 @@ pub(crate) mod cross_validating;
 pub(crate) mod fine_tuning;
 pub(crate) mod fingerprinting;
 pub(crate) mod inference;
-pub(crate) mod joining;
 pub(crate) mod keeping;
 pub(crate) mod planning;
 pub(crate) mod polynomializing;

@@ -1,6 +1,10 @@
 //! The one error type of this crate, grouped by who can put it right.
 
+mod telling;
+
 use std::path::PathBuf;
+
+pub use telling::{causes, harmless};
 
 use crate::tensor::Shape;
 
@@ -241,6 +245,12 @@ pub enum Error {
         evidence: crate::plan::Evidence,
         /// Why none fit.
         cause: Cause,
+    },
+    /// A network that takes so few rounds does not exist in numbers that can be computed with.
+    #[error("in {rounds} round{} the numbers need more than 120 bits", if *rounds == 1 { "" } else { "s" })]
+    TooFewRounds {
+        /// The rounds it should take.
+        rounds: usize,
     },
     /// More rounds are needed than are allowed.
     #[error(

@@ -21,6 +21,7 @@
 pub mod approximate;
 pub mod artifact;
 pub mod autodiff;
+pub mod compiler;
 pub mod encrypted;
 pub mod error;
 pub mod import;

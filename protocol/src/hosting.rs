@@ -1,5 +1,7 @@
 //! Plans behind a server: from memory or from a folder of files.
 
+mod forwarded;
+mod hosted;
 mod lane;
 mod library;
 mod masked;
@@ -15,6 +17,8 @@ use nn_poly::encrypted::masked::{MaskKey, MaskedEvaluator};
 use nn_poly::encrypted::{self, SegmentEvaluator, StoragePool};
 use nn_poly::plan::{Plan, Trust};
 
+pub use self::forwarded::{Forward, ForwardedRequest};
+use self::hosted::{HostedPlan, hosted};
 use self::lane::Lane;
 pub use self::library::{PlanChanges, PlanLibrary};
 use self::masked::HostedStage;
@@ -101,19 +105,6 @@ pub struct PlanShelf {
     storage: Arc<StoragePool>,
     /// For plans of the trust setting masked.
     mask_key: Option<Arc<MaskKey>>,
-}
-
-struct HostedPlan {
-    card: ModelCard,
-    public: Arc<[u8]>,
-    /// What requests ask for: segments, or the stages of a masked plan.
-    segments: Vec<Arc<dyn SegmentService>>,
-}
-
-impl std::fmt::Debug for HostedPlan {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("HostedPlan").field("card", &self.card).finish_non_exhaustive()
-    }
 }
 
 /// One segment: the evaluator behind the protocol's interface.
@@ -242,19 +233,7 @@ impl PlanShelf {
             Trust::Owner => self.segments(plan)?,
             Trust::Masked | _ => self.masked_stages(plan, digest)?,
         };
-        let bytes = public
-            .to_bytes()
-            .map_err(|source| HostingError::Plan { path: public.name.clone().into(), source })?;
-        let card = ModelCard {
-            plan: digest,
-            name: label(&public.name),
-            n_inputs: narrow(plan.network().n_inputs()),
-            n_classes: narrow(plan.network().n_scores()),
-            n_segments: narrow(segments.len()),
-            public_plan_bytes: narrow(bytes.len()),
-            signature: None,
-        };
-        Ok(HostedPlan { card, public: bytes.into(), segments })
+        hosted(plan, digest, segments)
     }
 
     fn segments(&self, plan: &Plan) -> Result<Vec<Arc<dyn SegmentService>>, HostingError> {
@@ -469,12 +448,6 @@ pub fn checked_signature(
 
 fn failed(source: encrypted::Error) -> ServiceError {
     ServiceError::Failed { source: Box::new(source) }
-}
-
-/// A model's name as a label; names that are no label are announced without a name.
-fn label(name: &str) -> Label {
-    Label::new(name)
-        .unwrap_or_else(|_| Label::new("unnamed model").expect("invariant: plain text is a label"))
 }
 
 fn narrow(count: usize) -> u32 {

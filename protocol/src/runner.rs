@@ -32,10 +32,9 @@ use crate::session::{
 };
 use crate::transcript::VerifiedReceipt;
 
-pub use self::batches::{BatchRun, Batches, BatchesOutcome, Totals, run_batches};
-
 use self::awaited::Awaited;
 use self::batches::WholeMatrix;
+pub use self::batches::{BatchRun, Batches, BatchesOutcome, Totals, run_batches};
 use self::records::{keep, records};
 
 /// Largest number of samples of one batch.

@@ -37,6 +37,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use rand::SeedableRng;
+use rand_chacha::ChaCha20Rng;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
@@ -53,7 +55,7 @@ pub use self::status::{NotReady, ServerStatus};
 use self::visit::Origin;
 use crate::access::AccessControl;
 use crate::audit::AuditLog;
-use crate::error::{ConfigError, Result};
+use crate::error::{ConfigError, InternalError, Result};
 use crate::identifiers::Label;
 use crate::identity::{Identity, PublicIdentity};
 use crate::limits::{ServerLimits, ServerTimeouts};
@@ -180,6 +182,20 @@ impl Server {
             options,
         };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// A server under a new identity for clients that its own process starts: nobody else should reach
+    /// it, so nobody is asked for a token or certificate.
+    ///
+    /// # Errors
+    /// - [`InternalError::Randomness`](crate::error::InternalError::Randomness): the operating system
+    ///   gives no random bytes.
+    pub fn for_own_clients(host: Arc<dyn PlanHost>) -> Result<Self> {
+        let mut rng = ChaCha20Rng::try_from_os_rng()
+            .map_err(|source| InternalError::Randomness { source: Box::new(source) })?;
+        let name = Label::new("securedl, in process")?;
+        let options = ServerOptions { access: AccessControl::open(), ..ServerOptions::new(name) };
+        Self::new(host, Identity::generate(&mut rng), options)
     }
 
     /// The key that signs this server's receipts.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// What each crate of the workspace may depend on (besides third-party crates), development
 /// dependencies excluded.
-const ALLOWED: [(&str, &[&str]); 7] = [
+const ALLOWED: [(&str, &[&str]); 8] = [
     ("securedl-he-core", &[]),
     ("securedl-nn-poly", &["securedl-he-core"]),
     ("securedl-fingerprint", &["securedl-nn-poly"]),
@@ -24,6 +24,8 @@ const ALLOWED: [(&str, &[&str]); 7] = [
             "securedl-secureml",
         ],
     ),
+    // Reaches ciphertexts through nn-poly only.
+    ("securedl-python", &["securedl-nn-poly", "securedl-fingerprint", "securedl-protocol"]),
     (
         "securedl-tests",
         &["securedl-he-core", "securedl-nn-poly", "securedl-fingerprint", "securedl-protocol"],
@@ -33,20 +35,24 @@ const ALLOWED: [(&str, &[&str]); 7] = [
 ];
 
 /// Third-party crates that only one crate may name, besides the test kit, which plays the other side.
-const RESERVED: [(&str, &str); 5] = [
+const RESERVED: [(&str, &str); 7] = [
     ("fhe-math", "securedl-he-core"),
     ("tfhe-ntt", "securedl-he-core"),
     ("rustls", "securedl-protocol"),
     ("clap", "securedl-cli"),
     ("axum", "securedl-cli"),
+    ("pyo3", "securedl-python"),
+    ("numpy", "securedl-python"),
 ];
 
 /// Third-party crates a crate must not name: no network, files or formats below their layer.
-const FORBIDDEN: [(&str, &[&str]); 4] = [
+const FORBIDDEN: [(&str, &[&str]); 5] = [
     ("securedl-he-core", &["serde", "bincode", "tokio", "ndarray", "clap"]),
     ("securedl-nn-poly", &["tokio", "rustls", "clap", "fhe-math"]),
     ("securedl-fingerprint", &["tokio", "rustls", "clap", "securedl-he-core"]),
     ("securedl-secureml", &["tokio", "rustls", "clap", "serde", "bincode"]),
+    // Glue: nothing of it is encoded, encrypted or drawn there.
+    ("securedl-python", &["rustls", "clap", "serde", "bincode", "rand", "rand_chacha", "zeroize"]),
 ];
 
 fn root() -> PathBuf {
@@ -166,8 +172,29 @@ fn foreign_names_stay_in_their_rooms() {
 }
 
 #[test]
+fn the_python_package_is_built_and_tested_without_a_python() {
+    let packages = packages();
+    let python = packages.iter().find(|p| p["name"] == "securedl-python").expect("the package");
+    let targets = python["targets"].as_array().expect("targets");
+    assert_eq!(targets.len(), 1, "a test or binary of it would be linked to Python: {targets:?}");
+    let kinds = targets[0]["crate_types"].as_array().expect("crate types");
+    assert_eq!(kinds, &["cdylib"], "as a library it would be linked into others");
+    assert_eq!((&targets[0]["test"], &targets[0]["doctest"]), (&false.into(), &false.into()));
+    let dependencies = python["dependencies"].as_array().expect("dependencies");
+    let pyo3 = dependencies.iter().find(|d| d["name"] == "pyo3").expect("the bindings");
+    for feature in ["abi3-py311", "extension-module"] {
+        let features = pyo3["features"].as_array().expect("features");
+        assert!(features.iter().any(|f| f == feature), "{feature} is what needs no Python");
+    }
+}
+
+/// Crates with sources of their own in `src/`.
+const CRATES: [&str; 7] =
+    ["he-core", "nn-poly", "fingerprint", "protocol", "cli", "python", "tests/secureml"];
+
+#[test]
 fn unsafe_code_lives_in_one_folder() {
-    for crate_name in ["he-core", "nn-poly", "fingerprint", "protocol", "cli", "tests/secureml"] {
+    for crate_name in CRATES {
         let folder = root().join(crate_name).join("src");
         for path in sources(&folder) {
             let inside = path.strip_prefix(&folder).expect("below").to_string_lossy().into_owned();

@@ -15,6 +15,7 @@ mod chains;
 mod evidence;
 mod failover;
 mod fingerprint;
+mod forwarded;
 mod golden_wire;
 mod http;
 mod kernels;

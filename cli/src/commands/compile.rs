@@ -3,6 +3,7 @@
 mod masked;
 
 use anyhow::{Result, bail};
+use nn_poly::compiler::{Compiled, Joining};
 use nn_poly::import::{Dataset, Split};
 use nn_poly::model::Model;
 use nn_poly::plan::planner::PlanGoal;
@@ -15,8 +16,7 @@ use crate::kind::FileKind;
 use crate::options::BitsChoice;
 use crate::output::{Destination, OutputFile};
 use crate::pipeline::assessing::{self, BitSearch};
-use crate::pipeline::compiling::{self, Compiled};
-use crate::pipeline::joining::Joining;
+use crate::pipeline::compiling;
 use crate::pipeline::planning;
 use crate::pipeline::source::DataSource;
 use crate::report::accuracy::{self, CompilationReport};

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use fingerprint::{LayoutOptions, Verdict};
+use nn_poly::compiler::Compiled;
 use nn_poly::import::synthetic_digits::{N_CLASSES, SIDE, synthetic_digits};
 use nn_poly::import::{Dataset, SplitSpec};
 use nn_poly::network::{ActivationChoice, NetworkKind};
@@ -29,7 +30,7 @@ use crate::failure::Outcome;
 use crate::logs;
 use crate::options::BitsChoice;
 use crate::output::Destination;
-use crate::pipeline::compiling::{self, Compiled};
+use crate::pipeline::compiling;
 use crate::pipeline::inference::{self, Run, RunSettings};
 use crate::pipeline::servers::{self, Visitor};
 use crate::pipeline::training::{self, Trained, TrainingData, TrainingRun, TrainingSettings};

@@ -9,14 +9,12 @@ use fingerprint::{CanarySet, Fingerprint, LayoutOptions, Verdict};
 use ndarray::Axis;
 use nn_poly::integer::{IntegerMatrix, ScoreMatrix};
 use nn_poly::plan::{Plan, RunSize};
-use protocol::access::AccessControl;
 use protocol::client::{ClientOptions, Endpoint, RemoteEvaluator, RetryPolicy, Traffic};
 use protocol::hosting::PlanShelf;
 use protocol::identifiers::Label;
-use protocol::identity::Identity;
 use protocol::runner::{self, RunOptions, RunOutcome, RunProgress};
+use protocol::server::Server;
 use protocol::server::service::PlanHost;
-use protocol::server::{Server, ServerOptions};
 use protocol::session::{ClientPlan, SessionOptions, Tally};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -98,12 +96,7 @@ pub(crate) fn client_options(retry: RetryPolicy) -> Result<ClientOptions> {
 /// # Errors
 /// The operating system gives no random numbers.
 pub(crate) fn server(host: Arc<dyn PlanHost>) -> Result<Server> {
-    let mut generator = secret_generator()?;
-    // Its own clients only: in the process, or on a loopback port under a certificate of the moment.
-    let access = AccessControl::open();
-    let options =
-        ServerOptions { access, ..ServerOptions::new(Label::new("securedl, in process")?) };
-    Ok(Server::new(host, Identity::generate(&mut generator), options)?)
+    Ok(Server::for_own_clients(host)?)
 }
 
 /// A server inside this process that holds a plan.
@@ -244,8 +237,7 @@ pub(crate) fn fingerprinted(
     options: SessionOptions,
     fingerprint: &Fingerprint,
 ) -> Result<Arc<ClientPlan>> {
-    let mut generator = secret_generator()?;
-    Ok(ClientPlan::with_fingerprint(plan.clone(), options, fingerprint, &mut generator)?)
+    Ok(ClientPlan::drawing_from(plan.clone(), options, fingerprint)?)
 }
 
 /// `count` columns of `inputs`, every selection equally likely; repeated if there are fewer.

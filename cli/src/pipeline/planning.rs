@@ -2,19 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, bail};
 use nn_poly::Error;
+use nn_poly::compiler::{Compiled, Joining, Prepared, choose};
 use nn_poly::encrypted::SelfTest;
-use nn_poly::plan::planner::{
-    Alternative, CostSource, Link, Objective, PlanGoal, ReferenceRates, Subject, assess, search,
-};
+use nn_poly::plan::planner::{Alternative, Link, Objective, PlanGoal, ReferenceRates, assess};
 use nn_poly::plan::{ActivationSide, Plan, RangePolicy, RunSize, Trust};
 
-use super::compiling::{Compiled, Prepared};
-use super::joining::Joining;
 use crate::args::{LinkArgument, ObjectiveName, PlanningArguments};
 use crate::failure::Hint;
-use crate::report::progress::{Bar, Progress};
+use crate::report::progress::Progress;
 use crate::report::units::counted;
 
 /// Time after which measurements are no longer repeated.
@@ -95,98 +92,33 @@ pub(crate) fn plan(
     progress: &Progress,
 ) -> Result<(Compiled, Planning)> {
     let bar = progress.spinner("planning");
-    let mut subjects = Subjects { prepared: vec![prepared], joining, bar: &bar };
-    let (alternatives, self_test) = if is_measured {
+    let mut told = |rounds: usize| {
+        bar.message(format!("joining layers for {}", counted(rounds as u64, "round")));
+    };
+    let (chosen, self_test) = if is_measured {
         let mut test = SelfTest::with_progress(SELF_TEST, |n_measured| {
             bar.message(format!("measuring this machine: {n_measured} measurements"));
         });
-        let alternatives = subjects.ranked(&goal, &mut test)?;
-        (alternatives, Some(test.spent()))
+        let chosen = choose(prepared, joining, &goal, &mut test, &mut told);
+        (chosen, Some(test.spent()))
     } else {
-        (subjects.ranked(&goal, &mut ReferenceRates::new(n_cores()))?, None)
+        let mut rates = ReferenceRates::new(n_cores());
+        (choose(prepared, joining, &goal, &mut rates, &mut told), None)
     };
-    let planning = Planning { alternatives, goal, self_test };
-    let Some(best) = planning.alternatives.first() else {
-        bail!("no plan was found");
+    let advice = chosen.as_ref().err().and_then(|error| advice(error, &goal));
+    let (compiled, alternatives) = match advice {
+        Some(advice) => chosen.hint(|| advice)?,
+        None => chosen?,
     };
-    let chosen = subjects.prepared.into_iter().nth(best.subject);
-    let Some(Prepared { network, observed, facts, agreement }) = chosen else {
-        bail!("no plan was found");
-    };
-    let plan = best.compile(&network, facts)?;
-    Ok((Compiled { plan, observed, agreement }, planning))
-}
-
-/// The networks that compete.
-struct Subjects<'a> {
-    /// The one with a refresh after every stage first.
-    prepared: Vec<Prepared>,
-    joining: &'a Joining<'a>,
-    bar: &'a Bar,
-}
-
-impl Subjects<'_> {
-    fn ranked(&mut self, goal: &PlanGoal, costs: &mut dyn CostSource) -> Result<Vec<Alternative>> {
-        let (fewest, most) = (self.joining.fewest_rounds(), self.joining.most_rounds());
-        let allowed = goal.max_rounds.map_or(most, |rounds| rounds as usize).min(most);
-        if goal.objective == Objective::Rounds {
-            for rounds in fewest..allowed.min(most - 1) + 1 {
-                if let Ok(found) = self.joined(rounds, goal, costs) {
-                    return Ok(found);
-                }
-            }
-        }
-        if allowed < most {
-            return self.joined(allowed.max(fewest), goal, costs);
-        }
-        ranked(&self.prepared, goal, costs)
-    }
-
-    /// The plans in so many rounds.
-    fn joined(
-        &mut self,
-        rounds: usize,
-        goal: &PlanGoal,
-        costs: &mut dyn CostSource,
-    ) -> Result<Vec<Alternative>> {
-        self.bar.message(format!("joining layers for {}", counted(rounds as u64, "round")));
-        let joined = self.joining.prepare(rounds)?;
-        if joined.is_empty() {
-            const TOO_WIDE: &str =
-                "fewer bits (--bits) make the numbers smaller, and so do more rounds";
-            let rounds = counted(rounds as u64, "round");
-            return Err(anyhow!("in {rounds} the numbers need more than 120 bits"))
-                .hint(|| TOO_WIDE);
-        }
-        self.prepared.truncate(1);
-        self.prepared.extend(joined);
-        let within = u32::try_from(rounds).unwrap_or(u32::MAX);
-        let goal =
-            PlanGoal { max_rounds: Some(goal.max_rounds.unwrap_or(within).min(within)), ..*goal };
-        ranked(&self.prepared, &goal, costs)
-    }
-}
-
-fn ranked(
-    prepared: &[Prepared],
-    goal: &PlanGoal,
-    costs: &mut dyn CostSource,
-) -> Result<Vec<Alternative>> {
-    let subjects: Vec<Subject<'_>> = prepared
-        .iter()
-        .map(|Prepared { network, observed, .. }| Subject { network, observed: &observed.observed })
-        .collect();
-    let found = search(&subjects, goal, costs);
-    let advice = found.as_ref().err().and_then(|error| advice(error, goal));
-    match advice {
-        Some(advice) => found.hint(|| advice),
-        None => Ok(found?),
-    }
+    Ok((compiled, Planning { alternatives, goal, self_test }))
 }
 
 /// What the person may change about a goal that nothing serves, where the error does not say it.
 fn advice(error: &Error, goal: &PlanGoal) -> Option<&'static str> {
     match (error, goal.ranges) {
+        (Error::TooFewRounds { .. }, _) => {
+            Some("fewer bits (--bits) make the numbers smaller, and so do more rounds")
+        }
         (Error::NoSegmentParameters { .. } | Error::Accumulator { .. }, ranges) => {
             Some(match (goal.activation_side, ranges) {
                 (_, RangePolicy::RequireProven) => {

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use ndarray::{Array2, Axis};
+use nn_poly::compiler::Joining;
 use nn_poly::import::Dataset;
 use nn_poly::model::{Bits, LayerBits, Model};
 use nn_poly::network::{ActivationChoice, NetworkKind};
@@ -29,7 +30,6 @@ pub(crate) use batch::BatchRecord;
 
 use super::compiling;
 use super::inference;
-use super::joining::Joining;
 use super::keeping;
 use super::planning;
 use super::source::DataSource;

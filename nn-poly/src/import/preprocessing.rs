@@ -128,6 +128,21 @@ impl Preprocessing {
         }
     }
 
+    /// The raw value of feature `feature_idx` behind a network input: [`Self::apply`] without its limits,
+    /// backwards.
+    #[must_use]
+    pub fn raw(&self, feature_idx: usize, input: f32) -> f64 {
+        match self {
+            Self::UnitRange => f64::from(input),
+            Self::Standardize { mean, deviation, .. } => {
+                let entry = |values: &[f32], default: f32| {
+                    f64::from(values.get(feature_idx).copied().unwrap_or(default))
+                };
+                entry(mean, 0.0) + entry(deviation, 1.0) * f64::from(input)
+            }
+        }
+    }
+
     /// Whether inputs can be negative, so that their integer grid must be signed.
     #[must_use]
     pub fn is_signed(&self) -> bool {
@@ -163,6 +178,19 @@ mod tests {
         assert_eq!(inputs.column(1), array![0.0, 0.0, 0.0, 0.0], "a constant feature becomes 0");
         let outlier = fitted.apply(&array![[1e9, 5.0], [-1e9, 5.0]]).unwrap();
         assert_eq!(outlier, array![[3.0, 0.0], [-3.0, 0.0]]);
+    }
+
+    #[test]
+    fn raw_values_are_what_inputs_were_made_of() {
+        let features = array![[0.25, 0.5], [0.75, 0.125]];
+        for kind in [PreprocessingKind::Standardize, PreprocessingKind::UnitRange] {
+            let fitted = kind.fit(&features).unwrap();
+            let inputs = fitted.apply(&features).unwrap();
+            for ((row, feature), &raw) in features.indexed_iter() {
+                let again = fitted.raw(feature, inputs[(row, feature)]);
+                assert!((again - f64::from(raw)).abs() < 1e-6, "{kind:?}: {again} for {raw}");
+            }
+        }
     }
 
     #[test]

@@ -5,12 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fingerprint::CanarySet;
-use ndarray::{Array2, Axis};
-use nn_poly::integer::IntegerMatrix;
+use ndarray::Array2;
 use nn_poly::plan::Plan;
-use rand::SeedableRng;
-use rand_chacha::ChaCha20Rng;
 use tokio::runtime::{Builder, Runtime};
 
 use super::endpoint::Endpoint;
@@ -20,7 +16,7 @@ use crate::runner::{
     BatchRun, Batches, BatchesOutcome, RunOptions, RunOutcome, RunProgress, Silent, run_batches,
     run_recorded,
 };
-use crate::session::{ClientPlan, Result, SessionError, SessionOptions};
+use crate::session::{ClientPlan, Result, SessionOptions};
 
 /// How long running network work may take to end when the client is dropped.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -72,10 +68,8 @@ impl Classifier {
         servers: Vec<Endpoint>,
         options: ClientOptions,
     ) -> Result<Self> {
-        let session = SessionOptions::default();
         let examples = plan.public().quantize(examples)?;
-        let canaries = draw_canaries(&examples, session.layout.network_canaries)?;
-        let plan = ClientPlan::new(plan, session, &canaries)?;
+        let plan = ClientPlan::drawing_canaries(plan, SessionOptions::default(), &examples)?;
         Self::with_plan(plan, servers, options)
     }
 
@@ -259,13 +253,4 @@ impl fmt::Debug for BlockingClassifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("BlockingClassifier").field("inner", &self.inner).finish_non_exhaustive()
     }
-}
-
-/// `count` columns of `inputs`, every selection equally likely; repeated if there are fewer.
-fn draw_canaries(inputs: &IntegerMatrix, count: usize) -> Result<IntegerMatrix> {
-    let mut rng = ChaCha20Rng::try_from_os_rng().map_err(|_| SessionError::Randomness)?;
-    let n_distinct = count.min(inputs.ncols());
-    let chosen = CanarySet::draw_from(inputs.ncols(), n_distinct, &mut rng)?;
-    let chosen: Vec<usize> = chosen.into_iter().cycle().take(count).collect();
-    Ok(inputs.select(Axis(1), &chosen))
 }

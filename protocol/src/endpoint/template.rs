@@ -213,13 +213,9 @@ fn numbers(row: ArrayView1<'_, f32>, grid: &InputGrid, units: &InputUnits) -> Ve
         .enumerate()
         .map(|(feature, &value)| match units {
             InputUnits::Levels => grid.level(feature, f64::from(value)).into(),
+            // As it is: in double precision it would be written with more digits.
             InputUnits::Preprocessed | InputUnits::Raw(Preprocessing::UnitRange) => value.into(),
-            InputUnits::Raw(Preprocessing::Standardize { mean, deviation, .. }) => {
-                let entry = |values: &[f32], default: f32| {
-                    f64::from(values.get(feature).copied().unwrap_or(default))
-                };
-                (entry(mean, 0.0) + entry(deviation, 1.0) * f64::from(value)).into()
-            }
+            InputUnits::Raw(preprocessing) => preprocessing.raw(feature, value).into(),
         })
         .collect()
 }

@@ -13,7 +13,8 @@ use ndarray::{Axis, Slice};
 use nn_poly::encrypted::{LinearMap, SegmentContext, SegmentKey, linear_map};
 use nn_poly::integer::{IntegerMatrix, IntegerNetwork, StageOutput};
 use nn_poly::plan::{Plan, Segment, Trust};
-use rand::CryptoRng;
+use rand::{CryptoRng, SeedableRng};
+use rand_chacha::ChaCha20Rng;
 
 use super::error::{Result, SessionError};
 use crate::identifiers::Digest;
@@ -91,6 +92,28 @@ impl ClientPlan {
         })
     }
 
+    /// As [`Self::new`], with canaries drawn from `examples` by the operating system's generator; they
+    /// repeat only if there are fewer examples than canaries.
+    ///
+    /// # Errors
+    /// - As [`Self::new`].
+    /// - [`SessionError::EmptyBatch`] without examples.
+    /// - [`SessionError::Randomness`] when the operating system gives no random bytes.
+    pub fn drawing_canaries(
+        plan: Plan,
+        options: SessionOptions,
+        examples: &IntegerMatrix,
+    ) -> Result<Arc<Self>> {
+        let count = options.layout.network_canaries;
+        if examples.ncols() == 0 {
+            return Err(SessionError::EmptyBatch);
+        }
+        let n_distinct = count.min(examples.ncols());
+        let drawn = CanarySet::draw_from(examples.ncols(), n_distinct, &mut generator()?)?;
+        let chosen: Vec<usize> = drawn.into_iter().cycle().take(count).collect();
+        Self::new(plan, options, &examples.select(Axis(1), &chosen))
+    }
+
     /// As [`Self::new`], with the samples of a fingerprint as canaries and its stored integers as
     /// what must come back: the network is not evaluated.
     ///
@@ -118,6 +141,19 @@ impl ClientPlan {
             let positions: Vec<usize> = drawn.into_iter().cycle().take(count).collect();
             Ok(fingerprint.canaries(plan, &positions)?)
         })
+    }
+
+    /// As [`Self::with_fingerprint`], drawn by the operating system's generator.
+    ///
+    /// # Errors
+    /// - As [`Self::with_fingerprint`].
+    /// - [`SessionError::Randomness`] when the operating system gives no random bytes.
+    pub fn drawing_from(
+        plan: Plan,
+        options: SessionOptions,
+        fingerprint: &Fingerprint,
+    ) -> Result<Arc<Self>> {
+        Self::with_fingerprint(plan, options, fingerprint, &mut generator()?)
     }
 
     fn prepare(
@@ -294,6 +330,11 @@ impl ClientSegment {
             CheckPlan::Slots(layout) => layout.samples_per_block(),
         }
     }
+}
+
+/// A generator for what a server must not guess.
+fn generator() -> Result<ChaCha20Rng> {
+    ChaCha20Rng::try_from_os_rng().map_err(|_| SessionError::Randomness)
 }
 
 /// What every canary carries into each segment, and what must come back.

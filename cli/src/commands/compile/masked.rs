@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use fingerprint::{CanaryPack, CanarySet, MaskedSoundness};
 use ndarray::Axis;
+use nn_poly::compiler::Prepared;
 use nn_poly::encrypted::masked::{BlockMasks, MaskKey, RequestHash};
 use nn_poly::integer::IntegerMatrix;
 use nn_poly::plan::{ActivationSide, Plan, PlanOptions, Trust, compile};
@@ -14,7 +15,6 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::args::{CompileArguments, SideName};
 use crate::failure::{Hint, Outcome};
 use crate::output::OutputFile;
-use crate::pipeline::compiling::Prepared;
 use crate::report::terminal::{Ink, Screen};
 use crate::report::units;
 

@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "tests")]
 
 use ndarray::{Array1, Array2};
+use nn_poly::compiler::prepare;
 use nn_poly::import::{Preprocessing, SplitSpec};
 use nn_poly::layer::{Activation, Dense, Layer};
 use nn_poly::model::{Bits, LayerBits, Model, ModelSpec, TrainingRecord};
@@ -11,7 +12,6 @@ use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
 use super::*;
-use crate::pipeline::compiling;
 
 /// Four dense layers with squares in between, and samples.
 fn model(widths: &[usize], seed: u64) -> (Model, Array2<f32>) {
@@ -56,7 +56,7 @@ fn any_number_of_rounds_is_kept_or_refused_in_words() {
         let joining = Joining::new(&model, &bits, &features, Some(side)).unwrap();
         assert_eq!((joining.fewest_rounds(), joining.most_rounds()), (1, n_segments));
         for rounds in [0, 2, 3, 4, 9] {
-            let prepared = compiling::prepare(&model, &bits, &features).unwrap();
+            let prepared = prepare(&model, &bits, &features).unwrap();
             let size = RunSize { n_samples: 100, canaries_per_block: 18, replicas: 1 };
             let most = u32::try_from(rounds.max(1)).unwrap();
             let goal = PlanGoal {

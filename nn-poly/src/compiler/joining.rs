@@ -1,17 +1,15 @@
 //! Networks that take fewer rounds: stages joined without a refresh in between.
 
-use anyhow::Result;
 use ndarray::{Array2, Axis};
-use nn_poly::Error;
-use nn_poly::integer::StageOutput;
-use nn_poly::integer::chain::MAX_CHAIN_STEPS;
-use nn_poly::model::{LayerBits, Model};
-use nn_poly::network::predictions;
-use nn_poly::plan::ActivationSide;
-use nn_poly::quantize::{joinable, quantize_joined, unrounded};
 
-use super::compiling::Prepared;
-use nn_poly::plan::ModelFacts;
+use super::Prepared;
+use crate::error::{Error, Result};
+use crate::integer::StageOutput;
+use crate::integer::chain::MAX_CHAIN_STEPS;
+use crate::model::{LayerBits, Model};
+use crate::network::predictions;
+use crate::plan::{ActivationSide, ModelFacts};
+use crate::quantize::{joinable, quantize_joined, unrounded};
 
 /// Ways of joining that are compared for one number of rounds, at most.
 const MOST_WAYS: usize = 4;
@@ -25,7 +23,7 @@ const WATCHED_SAMPLES: usize = 2048;
 
 /// How the stages of a model may be joined.
 #[derive(Debug)]
-pub(crate) struct Joining<'a> {
+pub struct Joining<'a> {
     model: &'a Model,
     bits: &'a LayerBits,
     features: &'a Array2<f32>,
@@ -40,7 +38,7 @@ impl<'a> Joining<'a> {
     ///
     /// # Errors
     /// A network without an integer form.
-    pub(crate) fn new(
+    pub fn new(
         model: &'a Model,
         bits: &'a LayerBits,
         features: &'a Array2<f32>,
@@ -55,12 +53,14 @@ impl<'a> Joining<'a> {
     }
 
     /// Rounds without any joining: one per stage.
-    pub(crate) fn most_rounds(&self) -> usize {
+    #[must_use]
+    pub fn most_rounds(&self) -> usize {
         self.joinable.len()
     }
 
     /// Rounds when as much is joined as may be.
-    pub(crate) fn fewest_rounds(&self) -> usize {
+    #[must_use]
+    pub fn fewest_rounds(&self) -> usize {
         fewest_rounds(&self.joinable)
     }
 
@@ -69,7 +69,7 @@ impl<'a> Joining<'a> {
     ///
     /// # Errors
     /// Features of another shape.
-    pub(crate) fn prepare(&self, rounds: usize) -> Result<Vec<Prepared>> {
+    pub(super) fn prepare(&self, rounds: usize) -> Result<Vec<Prepared>> {
         // Evenly over the data, which may be in the order of their classes.
         let n_samples = self.features.nrows();
         let step = n_samples.div_ceil(WATCHED_SAMPLES).max(1);
@@ -124,7 +124,7 @@ impl<'a> Joining<'a> {
                 | Error::NotAtServer { .. }
                 | Error::OutOfRange { .. },
             ) => return Ok(None),
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(error),
         };
         let inputs = quantized.network.input().quantize(watched.inputs.view())?;
         let observed = quantized.network.evaluate(&inputs)?;

@@ -1,0 +1,177 @@
+"""Runs: encrypted, verified, equal to the simulation."""
+
+from __future__ import annotations
+
+import copy
+import os
+import pickle
+import signal
+import threading
+
+import numpy as np
+import pytest
+from conftest import compiled, weights, write_model
+
+import securedl
+
+
+def test_a_run_equals_the_simulation(plan, samples):
+    client = securedl.Client.in_process(plan)
+    told = []
+    result = client.classify(samples, progress=told.append)
+    simulation = plan.simulate(samples)
+    np.testing.assert_array_equal(result.scores, simulation.scores)
+    np.testing.assert_array_equal(result.labels, simulation.labels)
+    np.testing.assert_array_equal(result.out_of_calibration, simulation.out_of_calibration)
+    assert result.verdict.is_intact and result.verdict.name == "Intact"
+    assert result.bytes == result.bytes_up + result.bytes_down > 0
+    assert result.seconds > 0 and result.server_seconds > 0
+    assert len(result.receipts) == result.blocks
+    assert {receipt.plan for receipt in result.receipts} == {plan.digest}
+    assert {receipt.segment for receipt in result.receipts} == set(range(len(plan.segments)))
+    assert told[-1].samples_finished == len(samples) and told[-1].blocks_finished == result.blocks
+
+
+def test_soundness_says_what_is_checked(plans, samples):
+    words = securedl.Client.in_process(plans["client"]).classify(samples[:3]).soundness
+    assert words.reply_word_bits >= 40
+    slots = securedl.Client.in_process(plans["server"], replicas=2).classify(samples[:3]).soundness
+    assert slots.every_slot_change_bits > 20 and slots.one_sample_bits > 10
+
+
+def test_batches_may_be_in_flight_together(plan, samples):
+    client = securedl.Client.in_process(plan, examples=samples[:32], batches_in_flight=3)
+    many = np.concatenate([samples] * 2)
+    np.testing.assert_array_equal(client.classify(many).scores, plan.simulate(many).scores)
+
+
+def test_what_a_progress_function_raises_ends_the_run(plan, samples):
+    class Enough(Exception):
+        pass
+
+    def stop(_):
+        raise Enough
+
+    with pytest.raises(Enough):
+        securedl.Client.in_process(plan).classify(samples, progress=stop)
+
+
+def test_ctrl_c_ends_a_run(plans, samples):
+    """The signal comes when the run has begun; without a look at signals it would come to its end."""
+    plan = plans["client"]
+    client = securedl.Client.in_process(plan)
+    many = np.concatenate([samples] * 200)
+    began = threading.Event()
+    finished = []
+
+    def progress(now):
+        finished.append(now.samples_finished)
+        if not began.is_set():
+            began.set()
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        while True:
+            client.classify(many, progress=progress)
+
+
+def test_the_lock_is_free_while_a_run_works(plan, samples):
+    """Another thread computes while the run does: with the lock held it would stand still."""
+    client = securedl.Client.in_process(plan, examples=samples)
+    counted, over = [0], threading.Event()
+
+    def count():
+        while not over.is_set():
+            counted[0] += 1
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    before = counted[0]
+    client.classify(samples)
+    after = counted[0]
+    over.set()
+    thread.join()
+    assert after > before + 100
+
+
+def test_nothing_secret_is_printed_or_pickled(plan, samples):
+    holder = securedl.KeyHolder(plan, samples)
+    batch = holder.batch(samples[:4])
+    batch.request(0)
+    client = securedl.Client.in_process(plan)
+    for secret in (holder, batch, client):
+        assert len(repr(secret)) < 100
+        for leave in (pickle.dumps, copy.copy, copy.deepcopy):
+            with pytest.raises(TypeError, match="must not leave this process"):
+                leave(secret)
+    public = {name for name in dir(batch) if not name.startswith("_")}
+    assert public == {
+        "finish_round", "is_answered", "n_blocks", "n_rounds", "n_samples", "reply", "request",
+        "round", "segment",
+    }
+
+
+def test_a_server_that_is_not_there_is_an_error(plan, samples, tls, tmp_path):
+    with pytest.raises(securedl.Error, match="ca.pem"):
+        securedl.Client(plan, "127.0.0.1:1", ca=tmp_path)
+    for wrong in ({"token": "nonsense"}, {"identities": ["x"]}, {"client_certificate": tmp_path}):
+        with pytest.raises(securedl.Error):
+            securedl.Client(plan, "127.0.0.1:1", ca=tls, **wrong)
+    with pytest.raises(securedl.Error, match="127.0.0.1:1"):
+        securedl.Client(plan, "127.0.0.1:1", ca=tls, patience=0).classify(samples)
+
+
+def test_a_gateway_is_a_server_like_any_other(plan, samples, tls):
+    evaluator = securedl.SegmentEvaluator(plan)
+    gateway = securedl.Gateway(plan, evaluator.evaluate, tls=tls)
+    identity = gateway.identity
+    client = securedl.Client(plan, gateway.address, ca=tls, identities=[identity], patience=0)
+    result = client.classify(samples)
+    np.testing.assert_array_equal(result.scores, plan.simulate(samples).scores)
+    assert {receipt.identity for receipt in result.receipts} == {identity}
+    stranger = securedl.Client(
+        plan, [gateway.address], ca=tls / "ca.pem", identities=["00" * 32], patience=0
+    )
+    with pytest.raises(securedl.Error, match="identity"):
+        stranger.classify(samples)
+    with pytest.raises(securedl.Error, match="who may enter"):
+        securedl.Gateway(plan, evaluator.evaluate, tls=tls, listen="0.0.0.0:0")
+
+
+def test_a_gateway_without_evaluators_refuses(plan, samples, tls):
+    def broken(segment, request):
+        raise RuntimeError("no evaluator")
+
+    gateway = securedl.Gateway(plan, broken, tls=tls)
+    client = securedl.Client(plan, gateway.address, ca=tls, patience=0)
+    with pytest.raises(securedl.RefusedError) as refused:
+        client.classify(samples)
+    assert refused.value.code == "Internal"
+
+
+def test_a_server_without_the_plan_refuses(plans, samples, tls):
+    gateway = securedl.Gateway(plans["server"], lambda *_: b"", tls=tls)
+    client = securedl.Client(plans["client"], gateway.address, ca=tls, patience=0)
+    with pytest.raises(securedl.RefusedError, match="does not hold this plan") as refused:
+        client.classify(samples)
+    assert refused.value.code == "UnknownPlan"
+
+
+def test_another_model_is_caught(plan, samples, folder):
+    """A server with one other weight: in words or in slots, the verdict names the segment."""
+    arrays = weights()
+    arrays["w2"][1, 3] *= -1
+    other = compiled(write_model(folder, "other", arrays), samples, plan.activation)
+    assert other.digest != plan.digest
+    dishonest = securedl.SegmentEvaluator(other)
+    batch = securedl.KeyHolder(plan, samples).batch(samples)
+    with pytest.raises(securedl.VerdictError) as caught:
+        while True:
+            for block in range(batch.n_blocks):
+                segment = batch.segment(block)
+                batch.reply(block, dishonest.evaluate(segment, batch.request(block)))
+            assert batch.finish_round() is None, "scores of another model"
+    verdict = caught.value.verdict
+    assert verdict.name == "ModelModified" and verdict.segment == 1, str(verdict)
+    assert str(caught.value) == str(verdict) and caught.value.evidence == []
+    assert batch.n_blocks == 0
