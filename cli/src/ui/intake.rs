@@ -54,7 +54,7 @@ pub(super) fn pixels(plan: &PublicPlan, body: &[u8]) -> Result<Samples> {
         bail!("the samples of this plan are no images: bring a table");
     };
     let n_samples = body.len() / n_features;
-    if n_samples == 0 || body.len() % n_features != 0 {
+    if n_samples == 0 || !body.len().is_multiple_of(n_features) {
         bail!(
             "an image of this plan has {n_features} bytes; {} are no whole number of them",
             body.len()
