@@ -90,7 +90,7 @@ fn cheating_is_missed_as_often_as_the_figures_say() {
         let drawn: Vec<usize> = sample(&mut rng, 10, n_drawn).into_vec();
         let wrong = |canary: usize| {
             // The label that is not the canary's.
-            let scores = if canary % 2 == 0 { [0, 1000] } else { [1000, 0] };
+            let scores = if canary.is_multiple_of(2) { [0, 1000] } else { [1000, 0] };
             pack.is_tolerated(canary, &scores)
         };
         missed[0] += u64::from(drawn.iter().all(|&canary| wrong(canary)));
