@@ -31,6 +31,10 @@ const IDENTITY_CONTEXT: &str = "securedl canary pack identity 1";
 /// Most canaries of a pack.
 pub const MAX_PACK_CANARIES: usize = 1 << 12;
 
+/// Comparisons of ranges by which canaries of a pack are told apart, at most: the packs of strangers cost no
+/// more than a second.
+const MAX_COMPARISONS: usize = 1 << 28;
+
 /// Canaries with tolerated scores, bound to a masked plan.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CanaryPack(Content);
@@ -185,24 +189,36 @@ impl CanaryPack {
         self.0.n_scores > 1 && n_rivals == 1
     }
 
-    /// Most canaries whose ranges have a vector of scores in common, bounded score by score: the most
-    /// ranges of one score that overlap.
+    /// Most canaries that may have a vector of scores in common, bounded twice: by the most ranges of one
+    /// score that overlap, and by the most canaries that one of them shares any vector with.
     fn n_alike(&self) -> usize {
-        let n_scores = self.0.n_scores as usize;
-        let of_score = |score: usize| {
-            let ranges = self.0.ranges.iter().skip(score).step_by(n_scores.max(1));
-            // Where one value is the end of a range and the start of another, both contain it.
-            let mut ends: Vec<(i64, bool)> =
-                ranges.flat_map(|&(low, high)| [(low, false), (high, true)]).collect();
-            ends.sort_unstable();
-            let (mut n_open, mut most) = (0_usize, 0);
-            for (_, is_end) in ends {
-                n_open = if is_end { n_open.saturating_sub(1) } else { n_open + 1 };
-                most = most.max(n_open);
-            }
-            most
+        let overlapping = (0..self.0.n_scores as usize).map(|score| self.n_overlapping(score));
+        let bound = overlapping.min().unwrap_or(0);
+        let n = self.n_canaries();
+        if n.saturating_mul(self.0.ranges.len()) > MAX_COMPARISONS {
+            return bound;
+        }
+        let meet = |a: usize, b: usize| {
+            let mut pairs = self.ranges(a).zip(self.ranges(b));
+            pairs.all(|(a, b)| a.low <= b.high && b.low <= a.high)
         };
-        (0..n_scores).map(of_score).min().unwrap_or(0)
+        let of_one = |a: usize| (0..n).filter(|&b| meet(a, b)).count();
+        bound.min((0..n).map(of_one).max().unwrap_or(0))
+    }
+
+    /// Most ranges of one score with a value in common.
+    fn n_overlapping(&self, score: usize) -> usize {
+        let ranges = self.0.ranges.iter().skip(score).step_by((self.0.n_scores as usize).max(1));
+        // Where one value is the end of a range and the start of another, both contain it.
+        let mut ends: Vec<(i64, bool)> =
+            ranges.flat_map(|&(low, high)| [(low, false), (high, true)]).collect();
+        ends.sort_unstable();
+        let (mut n_open, mut most) = (0_usize, 0);
+        for (_, is_end) in ends {
+            n_open = if is_end { n_open.saturating_sub(1) } else { n_open + 1 };
+            most = most.max(n_open);
+        }
+        most
     }
 
     /// The file.

@@ -97,8 +97,8 @@ fn every_row_of_the_leakage_table_names_what_holds_it() {
     let rows: Vec<&str> = table.skip(2).take_while(|line| line.starts_with('|')).collect();
     assert!(rows.len() >= 15, "{} rows", rows.len());
     for party in ["client", "server", "owner", "network", "other clients", "readers of files"] {
-        let is_partys = |row: &&str| row.starts_with(&format!("| **{party}"));
-        assert!(rows.iter().any(is_partys), "nothing is said of the {party}");
+        let start = format!("| **{party}");
+        assert!(rows.iter().any(|row| row.starts_with(&start)), "nothing is said of the {party}");
     }
     for row in rows {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();

@@ -44,6 +44,8 @@ fn tolerances_that_notice_nothing_end_unverified() {
     assert_eq!((n_canaries, n_decided, n_alike), (12, 12, 4));
     assert!(width_share < 0.02);
     assert!(matches!(verdict(&sharp, 6), MaskedVerdict::Tolerated { .. }));
+    // With many classes most canaries agree in any one score, and none in all of them.
+    assert_eq!(classes(60, 10, 10).sharpness().n_alike, 6);
     // As wide as the scores lie apart: any label, any scores.
     let wide = classes(12, 3, 2000);
     assert_eq!((wide.sharpness().n_decided, wide.sharpness().n_alike), (0, 12));
