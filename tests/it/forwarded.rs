@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use nn_poly::encrypted::SegmentEvaluator;
 use nn_poly::plan::{ActivationSide, Plan};
+use protocol::client::PreparedRequest;
 use protocol::error::{Error as ProtocolError, PeerFault, Source};
 use protocol::hosting::{Forward, ForwardedRequest, PlanShelf};
 use protocol::message::RefusalCode;
@@ -60,7 +61,7 @@ impl RunProgress for Receipts {
     fn round_started(&self, _: usize, _: usize, _: usize, _: usize, _: usize) {}
     fn block_finished(&self) {}
     fn round_finished(&self) {}
-    fn receipt(&self, receipt: &VerifiedReceipt) {
+    fn request_answered(&self, _: &PreparedRequest, receipt: &VerifiedReceipt) {
         self.0.lock().unwrap().push(receipt.clone());
     }
 }
