@@ -55,26 +55,29 @@ def imported(net):
 
 
 # 2. and 3. Import and compile. Samples have their channels last here.
-model = imported(train(network()))
-x_train, x_test = x_train[..., None], x_test[..., None]
-settings = {"calibrate": x_train, "bits": "4/5/5", "activation": "server", "self_test": False}
+net = train(network())
+model = imported(net)
+own, others = x_train[..., None], x_test[..., None]
+settings = {"calibrate": own, "bits": "4/5/5", "activation": "server", "self_test": False}
 plan = securedl.compile(model, **settings)
 print(plan, plan.segments)
 
 # 4. Classify encrypted, and see how it goes on.
-client = securedl.Client.in_process(plan, examples=x_train)
-result = client.classify(x_test, progress=print)
+client = securedl.Client.in_process(plan, examples=own)
+result = client.classify(others, progress=print)
 print(result)
 print(f"accuracy: {np.mean(result.labels == y_test):.1%}")
 
-# 5. Verify. A server that runs another model of the same shape is caught, and nothing is released.
+# 5. Verify. A server whose model has one other weight is caught, and nothing is released.
 print(result.verdict)
-other = securedl.SegmentEvaluator(securedl.compile(imported(train(network())), **settings))
-batch = securedl.KeyHolder(plan, x_train).batch(x_test)
+with torch.no_grad():
+    net[0].weight[0, 0, 1, 1] *= -1
+other = securedl.SegmentEvaluator(securedl.compile(imported(net), **settings))
+batch = securedl.KeyHolder(plan, own).batch(others)
 try:
     for block in range(batch.n_blocks):
         batch.reply(block, other.evaluate(batch.segment(block), batch.request(block)))
     batch.finish_round()
     raise SystemExit("the other model was not noticed")
-except securedl.Error as error:
+except securedl.VerdictError as error:
     print("caught:", error)
