@@ -10,9 +10,9 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
 
-/// Names of all functions in the Rust sources of the workspace.
+/// Names of all functions in the Rust sources of the workspace, and of the tests in Python.
 fn functions() -> BTreeSet<String> {
-    let crates = ["he-core", "nn-poly", "fingerprint", "protocol", "cli", "tests"];
+    let crates = ["he-core", "nn-poly", "fingerprint", "protocol", "cli", "python/tests", "tests"];
     let mut folders: Vec<PathBuf> = crates.iter().map(|name| root().join(name)).collect();
     let mut names = BTreeSet::new();
     while let Some(folder) = folders.pop() {
@@ -20,13 +20,18 @@ fn functions() -> BTreeSet<String> {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.extension().is_some_and(|ending| ending == "rs") {
-                let text = fs::read_to_string(&path).expect("UTF-8");
-                for line in text.lines() {
-                    let Some((_, rest)) = line.split_once("fn ") else { continue };
-                    let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next();
-                    names.extend(name.map(str::to_owned));
-                }
+                continue;
+            }
+            let keyword = match path.extension().and_then(|ending| ending.to_str()) {
+                Some("rs") => "fn ",
+                Some("py") => "def ",
+                _ => continue,
+            };
+            let text = fs::read_to_string(&path).expect("UTF-8");
+            for line in text.lines() {
+                let Some((_, rest)) = line.split_once(keyword) else { continue };
+                let name = rest.split(|c: char| !c.is_alphanumeric() && c != '_').next();
+                names.extend(name.map(str::to_owned));
             }
         }
     }
