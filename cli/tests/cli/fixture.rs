@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-/// Longest time any command may take here.
-pub(crate) const LIMIT: Duration = Duration::from_secs(100);
+/// Longest time any command may take here: far more than any takes, so that only hanging ones are ended.
+pub(crate) const LIMIT: Duration = Duration::from_secs(400);
 
 /// A finished command.
 #[derive(Debug)]
