@@ -95,16 +95,16 @@ class Builder:
 
     def activation(self):
         kinds = ["Relu", "square", "polynomial", "Clip", "arithmetic", "silu", "Tanh", "Sigmoid",
-                 "LeakyRelu", "PRelu", "Softplus", "Abs"] + ["Gelu", "gelu by tanh"] * (self.opset >= 20)
+                 "LeakyRelu", "PRelu", "Softplus", "Abs"] + ["Gelu"] * (self.opset >= 20)
         kind = self.rng.choice(kinds)
         x, rest = self.last, [1] * (len(self.shape) - 1)
         constant = lambda: self.array(self.shape[0], *rest)
         if kind == "Relu":
             self.add("Relu", [x])
-        elif kind in ("Tanh", "Sigmoid", "Softplus", "Abs", "Gelu"):
+        elif kind == "Gelu":
+            self.add("Gelu", [x], approximate="tanh" if self.opset % 2 else "none")
+        elif kind in ("Tanh", "Sigmoid", "Softplus", "Abs"):
             self.add(str(kind), [x])
-        elif kind == "gelu by tanh":
-            self.add("Gelu", [x], approximate="tanh")
         elif kind == "LeakyRelu":
             self.add("LeakyRelu", [x], alpha=float(self.rng.normal(0, 0.3)))
         elif kind == "PRelu":
