@@ -188,7 +188,7 @@ impl Server {
     /// it, so nobody is asked for a token or certificate.
     ///
     /// # Errors
-    /// - [`InternalError::Randomness`](crate::error::InternalError::Randomness): the operating system
+    /// - [`InternalError::Randomness`]: the operating system
     ///   gives no random bytes.
     pub fn for_own_clients(host: Arc<dyn PlanHost>) -> Result<Self> {
         let mut rng = ChaCha20Rng::try_from_os_rng()

@@ -18,8 +18,8 @@
 //! | `arrays`, `failure`, `waiting`, `watching` | NumPy, exceptions, signals, progress |
 //!
 //! # Security
-//! Objects that hold a key ([`batch::Batch`]) or what a server must not know ([`key_holder::KeyHolder`],
-//! [`client::Client`]) print none of it and refuse to be pickled. Work is done without the interpreter's
+//! Objects that hold a key (`Batch`) or what a server must not know (`KeyHolder`,
+//! `Client`) print none of it and refuse to be pickled. Work is done without the interpreter's
 //! lock: an array must not be changed by another thread while a call reads it.
 
 mod arrays;

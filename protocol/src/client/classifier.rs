@@ -60,8 +60,8 @@ impl Classifier {
     ///
     /// # Errors
     /// - Those of [`ClientPlan::new`] and [`RemoteEvaluator::new`].
-    /// - [`SessionError::Network`]: examples of another width.
-    /// - [`SessionError::Randomness`]: the operating system gives no random bytes.
+    /// - [`SessionError::Network`](crate::session::SessionError::Network): examples of another width.
+    /// - [`SessionError::Randomness`](crate::session::SessionError::Randomness): the operating system gives no random bytes.
     pub fn new(
         plan: Plan,
         examples: &Array2<f32>,
@@ -127,7 +127,7 @@ impl Classifier {
     /// Classify raw samples, one row each.
     ///
     /// # Errors
-    /// - [`SessionError::Network`]: samples of another width.
+    /// - [`SessionError::Network`](crate::session::SessionError::Network): samples of another width.
     /// - As [`runner::run`](crate::runner::run).
     pub async fn classify(&self, samples: &Array2<f32>) -> Result<RunOutcome> {
         let inputs = self.plan.plan().public().quantize(samples)?;
