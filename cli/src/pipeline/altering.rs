@@ -1,7 +1,7 @@
 //! A server that follows the protocol, signs its replies, and changes their bytes: for
 //! demonstrations and benchmarks of what a client notices.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::BytesMut;
@@ -27,6 +27,23 @@ impl AlteredSegment {
 /// Bytes of one ciphertext of a segment's replies.
 pub(crate) fn ciphertext_bytes(segment: &dyn SegmentService) -> u64 {
     segment.reply_bytes() / u64::from(segment.n_outputs().max(1))
+}
+
+/// Change the bytes of a piece that lie in `range` of the reply; how many there are.
+pub(crate) fn change(
+    piece_start: u64,
+    piece: &mut [u8],
+    range: Range<u64>,
+    change: impl Fn(&mut u8),
+) -> usize {
+    let within = |position: u64| {
+        let offset = position.saturating_sub(piece_start);
+        usize::try_from(offset).unwrap_or(usize::MAX).min(piece.len())
+    };
+    let (from, to) = (within(range.start), within(range.end));
+    let found = piece.get_mut(from..to).unwrap_or_default();
+    found.iter_mut().for_each(change);
+    found.len()
 }
 
 impl SegmentService for AlteredSegment {
@@ -75,5 +92,25 @@ impl RequestReceiver for AlteredRequest {
             sent += piece.len() as u64;
             sink(altered.freeze())
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_is_changed_wherever_pieces_are_cut() {
+        for cut in 1..8 {
+            let mut bytes = [1_u8; 10];
+            let (mut start, mut n_changed) = (0, 0);
+            for piece in bytes.chunks_mut(cut) {
+                let length = piece.len() as u64;
+                n_changed += change(start, piece, 3..7, |byte| *byte = 0);
+                start += length;
+            }
+            assert_eq!(bytes, [1, 1, 1, 0, 0, 0, 0, 1, 1, 1], "pieces of {cut}");
+            assert_eq!(n_changed, 4, "pieces of {cut}");
+        }
     }
 }

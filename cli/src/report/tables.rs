@@ -176,17 +176,8 @@ pub(crate) fn table10_to_12(records: &[BatchRecord]) -> Report {
 
 /// Time over the size of the batch.
 pub(crate) fn fig5(records: &[BatchRecord]) -> Report {
-    let columns = [
-        "samples",
-        "network",
-        "activation",
-        "seconds",
-        "messages",
-        "noise reduction, s",
-        "ms per sample",
-        "MB",
-        "accuracy",
-    ];
+    let [_, shared @ .., _] = BATCH_COLUMNS;
+    let columns = [&["samples"][..], &shared, &["accuracy"]].concat();
     let mut table = Figures::new(&columns, 3);
     for record in records {
         let mut cells = vec![units::count(record.samples)];

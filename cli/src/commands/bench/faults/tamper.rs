@@ -8,7 +8,7 @@ use protocol::identifiers::Digest;
 use protocol::message::{ModelCard, Refusal};
 use protocol::server::service::{PlanHost, SegmentService};
 
-use crate::pipeline::altering::{AlteredSegment, ciphertext_bytes};
+use crate::pipeline::altering::{AlteredSegment, change, ciphertext_bytes};
 
 /// An honest host, and what is done to its replies.
 pub(super) struct Tampering {
@@ -45,9 +45,7 @@ impl PlanHost for Tampering {
         let position = ciphertext * ciphertext_bytes(&*honest);
         let happened = Arc::clone(&self.happened);
         let alter = move |start: u64, piece: &mut [u8]| {
-            let offset = usize::try_from(position.wrapping_sub(start)).unwrap_or(usize::MAX);
-            if let Some(byte) = piece.get_mut(offset) {
-                *byte ^= 1;
+            if change(start, piece, position..position + 1, |byte| *byte ^= 1) > 0 {
                 happened.store(true, Ordering::Relaxed);
             }
         };
