@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use crate::generate::GeneratorKind;
+
 /// Result of this crate's fallible functions.
 pub type Result<T> = core::result::Result<T, Error>;
 
@@ -134,6 +136,12 @@ pub enum Error {
         value: f64,
         /// What is accepted.
         requirement: &'static str,
+    },
+    /// An optimizer for a generator that climbs no objective.
+    #[error("an optimizer is for generators that climb an objective, `{generator}` does not")]
+    UnusedOptimizer {
+        /// The generator.
+        generator: GeneratorKind,
     },
     /// A network cannot be differentiated the way a sensitivity needs.
     #[error("the network cannot be used for sensitive samples: {reason}")]

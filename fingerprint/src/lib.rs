@@ -16,6 +16,7 @@
 //! | [`sensitivity`] | how far outputs move when weights do, and its exact gradient |
 //! | [`generate`](mod@generate) | sensitive samples and baselines |
 //! | [`pack`] | canaries with tolerated scores, for clients without weights |
+//! | [`maker`] | from a model or plan and natural samples to a fingerprint |
 //! | [`sample`] | valid inputs, bags of samples |
 //! | [`select`](mod@select) | which samples of a bag to use |
 //! | [`single_weight`] | how often a change of one weight escapes, by trial |
@@ -41,6 +42,7 @@ pub use crate::generate::{
     Constraint, GenerateConfig, GenerateProgress, GenerateSpec, GeneratorKind, NoProgress,
     OptimizerKind, UnfinishedBag, generate, generate_for_integer, resume, resume_for_integer,
 };
+pub use crate::maker::{Made, Maker, MakerSettings, Subject};
 pub use crate::pack::{CanaryPack, MaskedSoundness, MaskedVerdict, Sharpness, judge_masked};
 pub use crate::rule::ComparisonRule;
 pub use crate::sample::{InputGrid, SampleBag, SampleInfo};
@@ -60,6 +62,7 @@ mod error;
 pub mod experiment;
 pub mod fingerprint;
 pub mod generate;
+pub mod maker;
 pub mod pack;
 pub mod rule;
 pub mod sample;

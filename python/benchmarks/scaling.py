@@ -22,7 +22,7 @@ arguments.add_argument("--cores", type=int, default=2)
 arguments.add_argument("--blocks", type=int, nargs="+", default=[4, 8, 16])
 arguments.add_argument("--repeat", type=int, default=5)
 options = arguments.parse_args()
-# Read when the arithmetic is used first.
+# Of this process, read when the arithmetic is used first; workers have as many as Ray sets cores aside.
 os.environ["RAYON_NUM_THREADS"] = str(options.cores)
 
 import numpy as np  # noqa: E402

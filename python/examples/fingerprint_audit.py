@@ -1,24 +1,30 @@
 """Audit a service that answers in the clear: is the model behind it still ours?
 
-Needs a model and its fingerprint, made with the command line:
+    python fingerprint_audit.py MODEL SAMPLES.npy
 
-    securedl train --data wine --network mlp --out wine.model
-    securedl fingerprint generate wine.model --data wine --out wine.fp
-    python fingerprint_audit.py wine.model wine.fp
+needs a model (`securedl train`, `securedl import`, `Model.save`) and some raw samples, one row each.
 """
 
 import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import securedl
 
 if len(sys.argv) != 3:
-    sys.exit(print("SKIPPED: name a model and its fingerprint; see the first lines of this file"))
+    sys.exit(print("SKIPPED: name a model and samples; see the first lines of this file"))
 model = securedl.Model.load(sys.argv[1])
-fingerprint = securedl.Fingerprint.load(sys.argv[2])
+samples = np.load(sys.argv[2])
+
+# Once, by whoever owns the model; the file is a secret.
+path = Path(tempfile.mkdtemp(), "model.fp")
+print("made:    ", securedl.Fingerprint.generate(model, samples, path, count=8))
 
 # An honest service answers as the model does. Any function from samples to labels or scores can be asked.
-print("honest:  ", fingerprint.verify(lambda samples: model.scores(samples)))
+fingerprint = securedl.Fingerprint.load(path)
+honest = fingerprint.verify(lambda samples: model.scores(samples))
+print("honest:  ", honest)
 
 
 def tampered(samples):
@@ -27,4 +33,6 @@ def tampered(samples):
     return scores + np.eye(scores.shape[1])[0] * 0.05 * np.abs(scores).max()
 
 
-print("tampered:", fingerprint.verify(tampered))
+caught = fingerprint.verify(tampered)
+print("tampered:", caught, "at samples", caught.samples)
+sys.exit(0 if honest.is_same and not caught.is_same else 1)

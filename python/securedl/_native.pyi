@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -141,6 +141,8 @@ class Soundness:
     one_percent_bits: float | None
     one_sample_bits: float | None
     reply_word_bits: float | None
+    @staticmethod
+    def weakest(batches: Sequence[Soundness]) -> Soundness: ...
 
 class Receipt:
     plan: str
@@ -256,17 +258,23 @@ class SegmentEvaluator:
     @property
     def digest(self) -> str: ...
 
+class Pending(Protocol):
+    def result(self, timeout: float | None = None, /) -> Buffer: ...
+    def cancel(self) -> Any: ...
+
 def init_tls(folder: Path, names: Sequence[str]) -> list[PathLike[str]]: ...
 
 class Gateway:
     def __init__(
         self,
         plan: Plan,
-        evaluate: Callable[[int, NDArray[np.uint8]], Buffer],
+        evaluate: Callable[[int, NDArray[np.uint8]], Buffer | Pending],
         *,
         tls: Path,
         listen: str = "127.0.0.1:0",
         access: Path | None = None,
+        evaluations: int | None = None,
+        memory_bytes: int | None = None,
     ) -> None: ...
     @property
     def address(self) -> str: ...
@@ -312,6 +320,25 @@ class Samples:
 class Fingerprint:
     @staticmethod
     def load(path: Path) -> Fingerprint: ...
+    @staticmethod
+    def generate(
+        model: Model,
+        samples: ArrayLike,
+        out: Path,
+        *,
+        plan: Plan | None = None,
+        generator: str = "tie",
+        optimizer: str | None = None,
+        count: int = 8,
+        bag: int | None = None,
+        select: str = "class-cover",
+        rule: str | None = None,
+        input_bits: int | None = None,
+        ball: float | None = None,
+        margin: float | None = None,
+        seed: int = 0,
+        progress: Callable[[int, int], Any] | None = None,
+    ) -> Fingerprint: ...
     def verify(
         self,
         endpoint: Model | Plan | Callable[[NDArray[np.float32]], ArrayLike],

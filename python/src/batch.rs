@@ -1,6 +1,6 @@
 //! One batch: requests out, replies in, round by round.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use crate::arrays::Lent;
 use crate::failure::{Outcome, Rejected, told};
 use crate::key_holder::unpicklable;
+use crate::process::Process;
 use crate::results::{Ended, RunResult};
 use crate::waiting::check_signals;
 
@@ -34,6 +35,7 @@ pub(crate) struct Batch {
     n_samples: usize,
     n_rounds: usize,
     began: Instant,
+    process: Process,
 }
 
 struct State {
@@ -41,7 +43,8 @@ struct State {
     session: Option<Arc<BatchSession>>,
     prepared: HashMap<usize, PreparedBlock>,
     opened: Vec<OpenedBlock>,
-    n_answered: usize,
+    /// Blocks of this round whose replies were opened.
+    answered: HashSet<usize>,
 }
 
 impl Batch {
@@ -59,9 +62,10 @@ impl Batch {
                 session: Some(Arc::new(session)),
                 prepared: HashMap::new(),
                 opened: Vec::new(),
-                n_answered: 0,
+                answered: HashSet::new(),
             }),
             began,
+            process: Process::this(),
         })
     }
 
@@ -71,34 +75,46 @@ impl Batch {
     }
 
     fn session(&self) -> Outcome<Arc<BatchSession>> {
+        self.process.check("a Batch")?;
         self.state().session.clone().ok_or_else(|| told("the batch is over"))
     }
 
     fn prepare(&self, block: usize) -> Outcome<PreparedRequest> {
-        if let Some(prepared) = self.state().prepared.get(&block) {
-            return Ok(prepared.request().clone());
-        }
         let session = self.session()?;
+        let known = {
+            let state = self.state();
+            refuse_answered(&state, block)?;
+            state.prepared.get(&block).map(|prepared| prepared.request().clone())
+        };
+        if let Some(request) = known {
+            return Ok(request);
+        }
         let mut growing = session.begin(block)?;
         while growing.encrypt_next()? {
             check_signals()?;
         }
         let prepared = growing.finish()?;
         let mut state = self.state();
+        refuse_answered(&state, block)?;
         // Of two threads that ask for the same block the first one counts: one request is sent.
         Ok(state.prepared.entry(block).or_insert(prepared).request().clone())
     }
 
     fn open(&self, block: usize, reply: Bytes) -> Outcome<()> {
         let session = self.session()?;
-        let prepared = self.state().prepared.remove(&block);
-        let prepared = prepared
-            .ok_or_else(|| told(format!("block {block} was not asked for, or is answered")))?;
+        let prepared = {
+            let mut state = self.state();
+            refuse_answered(&state, block)?;
+            let prepared = state.prepared.remove(&block);
+            let prepared =
+                prepared.ok_or_else(|| told(format!("block {block} was not asked for")))?;
+            // Whatever the reply is: a request is answered once.
+            state.answered.insert(block);
+            prepared
+        };
         let opened = session.open(prepared, reply)?;
         drop(session);
-        let mut state = self.state();
-        state.opened.push(opened);
-        state.n_answered += 1;
+        self.state().opened.push(opened);
         Ok(())
     }
 
@@ -118,6 +134,7 @@ impl Batch {
             }
         };
         state.prepared.clear();
+        state.answered.clear();
         let blocks = std::mem::take(&mut state.opened);
         Ok(session.finish_round(blocks)?)
     }
@@ -125,14 +142,15 @@ impl Batch {
 
 #[pymethods]
 impl Batch {
-    /// Encrypt a block: seed and ciphertexts, as `SegmentEvaluator.evaluate` takes them. Asked again, it gives
-    /// the same bytes.
+    /// Encrypt a block: seed and ciphertexts, as `SegmentEvaluator.evaluate` takes them. Asked again before it
+    /// is answered, it gives the same bytes.
     fn request(&self, py: Python<'_>, block: usize) -> Outcome<Py<PyArray1<u8>>> {
         let bytes = py.detach(|| whole(&self.prepare(block)?))?;
         Ok(bytes.into_pyarray(py).unbind())
     }
 
-    /// Check and decrypt the reply to a block. Whether the checks passed shows when the round is judged.
+    /// Check and decrypt the reply to a block, once. Whether the checks passed shows when the round is judged;
+    /// a reply that is malformed is an error at once, and ends the batch.
     fn reply(&self, py: Python<'_>, block: usize, reply: &Bound<'_, PyAny>) -> Outcome<()> {
         let lent = Lent::new(reply)?;
         let reply = lent.as_slice()?;
@@ -208,6 +226,13 @@ impl Batch {
         let Self { n_samples, n_rounds, .. } = self;
         format!("Batch({n_samples} samples, round {} of {n_rounds})", self.round() + 1)
     }
+}
+
+fn refuse_answered(state: &State, block: usize) -> Outcome<()> {
+    if state.answered.contains(&block) {
+        return Err(told(format!("block {block} of this round is answered already")));
+    }
+    Ok(())
 }
 
 /// Seed and payload of a complete request in one piece.

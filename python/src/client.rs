@@ -18,6 +18,7 @@ use crate::arrays;
 use crate::failure::{Failure, Outcome, Rejected};
 use crate::key_holder::{Checks, unpicklable};
 use crate::plan::Plan;
+use crate::process::Process;
 use crate::results::{Ended, RunResult};
 use crate::verification::Fingerprint;
 use crate::waiting::{Network, interruptible};
@@ -45,6 +46,7 @@ pub(crate) struct Client {
     in_flight: usize,
     evidence: Option<PathBuf>,
     place: String,
+    process: Process,
 }
 
 /// One server or several.
@@ -85,6 +87,7 @@ impl Client {
             in_flight,
             evidence,
             place,
+            process: Process::this(),
         };
         if let Some(examples) = examples {
             let inputs = py.detach(|| client.plan.public().quantize(&examples))?;
@@ -216,6 +219,7 @@ impl Client {
         samples: &Bound<'_, PyAny>,
         progress: Option<Py<PyAny>>,
     ) -> Outcome<RunResult> {
+        self.process.check("a Client")?;
         let features = arrays::features(samples)?;
         let began = Instant::now();
         let inputs = Arc::new(py.detach(|| self.plan.public().quantize(&features))?);

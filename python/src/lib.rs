@@ -15,11 +15,11 @@
 //! | `key_holder`, `batch`, `journal` | the same, for whoever moves the bytes in another way |
 //! | `evaluator`, `gateway` | the server's side: one segment, or a server whose segments are evaluated elsewhere |
 //! | `verification` | fingerprints |
-//! | `arrays`, `failure`, `waiting`, `watching` | NumPy, exceptions, signals, progress |
+//! | `arrays`, `failure`, `process`, `waiting`, `watching` | NumPy, exceptions, forks, signals, progress |
 //!
 //! # Security
 //! Objects that hold a key (`Batch`) or what a server must not know (`KeyHolder`,
-//! `Client`) print none of it and refuse to be pickled. Work is done without the interpreter's
+//! `Client`) print none of it, refuse to be pickled, and refuse to work after a fork. Work is done without the interpreter's
 //! lock: an array must not be changed by another thread while a call reads it.
 
 mod arrays;
@@ -33,6 +33,7 @@ mod journal;
 mod key_holder;
 mod model;
 mod plan;
+mod process;
 mod results;
 mod samples;
 mod verification;

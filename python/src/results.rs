@@ -7,6 +7,7 @@ use nn_poly::integer::ScoreMatrix;
 use numpy::{PyArray1, PyArray2, PyArrayMethods};
 use protocol::session::Tally;
 use protocol::transcript::VerifiedReceipt;
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::arrays;
@@ -57,7 +58,7 @@ impl Verdict {
 }
 
 /// `-log2` of the chance that cheating of a kind stays unnoticed; None where nothing of the kind is checked.
-#[pyclass(frozen, get_all, module = "securedl")]
+#[pyclass(frozen, get_all, from_py_object, module = "securedl")]
 #[derive(Clone, Copy)]
 pub(crate) struct Soundness {
     /// Another model, for all samples.
@@ -83,6 +84,23 @@ impl Soundness {
 
 #[pymethods]
 impl Soundness {
+    /// What holds for every one of several batches: of each figure the smallest, `None` if a batch has none.
+    #[staticmethod]
+    fn weakest(batches: Vec<Self>) -> PyResult<Self> {
+        let least = |of: fn(&Self) -> Option<f64>| {
+            batches.iter().map(of).reduce(|a, b| Some(a?.min(b?))).flatten()
+        };
+        if batches.is_empty() {
+            return Err(PyValueError::new_err("there is no batch"));
+        }
+        Ok(Self {
+            every_slot_change_bits: least(|bits| bits.every_slot_change_bits),
+            one_percent_bits: least(|bits| bits.one_percent_bits),
+            one_sample_bits: least(|bits| bits.one_sample_bits),
+            reply_word_bits: least(|bits| bits.reply_word_bits),
+        })
+    }
+
     fn __repr__(&self) -> String {
         let told = |bits: Option<f64>| bits.map_or("unchecked".to_owned(), |b| format!("{b:.1}"));
         format!(

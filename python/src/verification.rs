@@ -6,7 +6,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use fingerprint::endpoint::{EndpointError, IntegerEndpoint, LocalEndpoint, check_width};
 use fingerprint::fingerprint::MAX_FINGERPRINT_BYTES;
 use fingerprint::{
-    Answers, AuditOutcome, ComparisonRule, Endpoint, InputGrid, Repetition, ScoreKind, audit,
+    Answers, AuditOutcome, ComparisonRule, Endpoint, GenerateProgress, InputGrid, Maker,
+    MakerSettings, Repetition, ScoreKind, Subject, audit,
 };
 use ndarray::Array2;
 use nn_poly::artifact;
@@ -96,6 +97,71 @@ impl Fingerprint {
         Ok(Self { inner: Mutex::new(inner), path })
     }
 
+    /// Search for samples whose answers give a modified model away, and write them to a file with the true
+    /// model's answers, as `securedl fingerprint generate` does.
+    ///
+    /// `samples` are raw natural samples to start from. With a `plan` compiled from the model it is the plan's
+    /// fingerprint: it holds the exact integers of every segment, and rides in encrypted batches. `count`
+    /// samples are chosen by `select` from `bag` generated ones (100, or `count` if that is more, unless given).
+    /// `generator`, `optimizer`, `select` and `rule` have the names of the command line; `input_bits` are those
+    /// of the endpoint's inputs (8 unless given; models only), `ball` keeps samples within so many grey levels
+    /// of the natural ones, `margin` is the smallest relative distance of the two largest scores.
+    /// `progress(done, total)` is called after each sample, by the thread that found it.
+    #[staticmethod]
+    #[pyo3(signature = (
+        model, samples, out, *, plan=None, generator="tie", optimizer=None, count=8, bag=None,
+        select="class-cover", rule=None, input_bits=None, ball=None, margin=None, seed=0, progress=None,
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
+    fn generate(
+        py: Python<'_>,
+        model: &Model,
+        samples: &Bound<'_, PyAny>,
+        out: PathBuf,
+        plan: Option<&Plan>,
+        generator: &str,
+        optimizer: Option<&str>,
+        count: usize,
+        bag: Option<usize>,
+        select: &str,
+        rule: Option<&str>,
+        input_bits: Option<u32>,
+        ball: Option<f64>,
+        margin: Option<f64>,
+        seed: u64,
+        progress: Option<Py<PyAny>>,
+    ) -> Outcome<Self> {
+        let samples = arrays::features(samples)?;
+        let settings = MakerSettings {
+            generator: generator.parse()?,
+            optimizer: optimizer.map(str::parse).transpose()?,
+            count,
+            bag,
+            selection: select.parse()?,
+            rule: rule.map(str::parse).transpose()?,
+            input_bits,
+            ball,
+            margin,
+            seed,
+        };
+        let model = &model.inner;
+        let plan = plan.map(|plan| &*plan.inner);
+        let inner = py.detach(|| -> Outcome<_> {
+            let subject = Subject { model, plan };
+            let maker = Maker::new(subject, settings)?;
+            let starts = subject.preprocessing().apply(&samples)?;
+            let watch = Watch { progress, raised: Mutex::new(None) };
+            let made = maker.make(&starts, &watch);
+            if let Some(error) = watch.raised.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                return Err(error.into());
+            }
+            let fingerprint = made?.fingerprint;
+            artifact::write_file(&out, &fingerprint.to_bytes()?)?;
+            Ok(fingerprint)
+        })?;
+        Ok(Self { inner: Mutex::new(inner), path: out })
+    }
+
     /// Ask an endpoint for its answers to the samples and compare them with the true model's.
     ///
     /// The endpoint is a `Model`, a `Plan`, or a function from an array of samples to their labels (one axis) or
@@ -139,11 +205,17 @@ impl Fingerprint {
                 grid: fingerprint.grid().clone(),
                 shape: fingerprint.shape().dims().to_vec(),
                 n_classes: fingerprint.class_names().len(),
+                raised: None,
             };
             let rule_in_force = rule.unwrap_or_else(|| fingerprint.rule());
             rule_in_force.check_reference(&fingerprint.reference())?;
             self.record_use()?;
-            py.detach(|| Ok(audit(&mut function, &fingerprint, rule, repetition)?))
+            let found = py.detach(|| audit(&mut function, &fingerprint, rule, repetition));
+            // As it was raised: an interruption is no error of this package.
+            match function.raised {
+                Some(raised) => Err(raised.into()),
+                None => Ok(found?),
+            }
         } else {
             let text = "an endpoint is a Model, a Plan or a function";
             return Err(PyTypeError::new_err(text).into());
@@ -181,6 +253,34 @@ impl Fingerprint {
     }
 }
 
+/// Reports progress to a function, and ends the work when it raises or a signal comes.
+struct Watch {
+    progress: Option<Py<PyAny>>,
+    raised: Mutex<Option<PyErr>>,
+}
+
+impl GenerateProgress for Watch {
+    fn advanced(&self, done: usize, total: usize) {
+        let told = match &self.progress {
+            Some(function) => Python::attach(|py| function.call1(py, (done, total)).map(drop)),
+            None => Ok(()),
+        };
+        if let Err(error) = told {
+            self.raised.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        // Before the lock: it waits for the interpreter.
+        let signal = check_signals().err();
+        let mut raised = self.raised.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(signal) = signal {
+            raised.get_or_insert(signal);
+        }
+        raised.is_some()
+    }
+}
+
 /// What a function takes.
 #[derive(Clone, Copy, PartialEq)]
 enum Units {
@@ -212,6 +312,8 @@ struct Function {
     grid: InputGrid,
     shape: Vec<usize>,
     n_classes: usize,
+    /// What the function raised; ends the audit.
+    raised: Option<PyErr>,
 }
 
 impl Function {
@@ -277,7 +379,14 @@ impl Endpoint for Function {
     fn query(&mut self, inputs: &Array2<f32>) -> Result<Answers, EndpointError> {
         check_width(inputs, self.n_features())?;
         let asked = check_signals().and_then(|()| Python::attach(|py| self.ask(py, inputs)));
-        let answers = asked.map_err(|error| EndpointError::Other(Box::new(error)))?;
+        let answers = match asked {
+            Ok(answers) => answers,
+            Err(error) => {
+                let text = error.to_string();
+                self.raised = Some(error);
+                return Err(EndpointError::Other(text.into()));
+            }
+        };
         let width = match &answers {
             Answers::Scores { values, .. } => values.ncols(),
             Answers::Integers(values) => values.ncols(),

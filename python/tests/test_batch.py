@@ -95,6 +95,30 @@ def test_wrong_calls_are_errors(case, samples):
         batch.request(0)
 
 
+def test_a_block_is_answered_once(case, samples):
+    plan, evaluator, holder = case
+    batch = holder.batch(np.concatenate([samples] * 30))
+    request = batch.request(0)
+    reply = evaluator.evaluate(batch.segment(0), request)
+    batch.reply(0, reply)
+    for again in (lambda: batch.reply(0, reply), lambda: batch.request(0)):
+        with pytest.raises(securedl.Error, match="block 0 of this round is answered already"):
+            again()
+    for block in range(1, batch.n_blocks):
+        assert not batch.is_answered
+        batch.reply(block, evaluator.evaluate(batch.segment(block), batch.request(block)))
+    assert batch.is_answered and batch.finish_round() is None
+    assert batch.request(0).size > 0, "the next round has blocks of its own"
+
+
+def test_memory_of_a_request_is_declared(case):
+    plan, evaluator, _ = case
+    for segment in plan.segments:
+        assert evaluator.memory_bytes(segment.number) > segment.request_bytes
+    with pytest.raises(securedl.Error, match="no segment 9"):
+        evaluator.memory_bytes(9)
+
+
 def test_malformed_requests_and_replies_are_errors(case, samples):
     """Cut off, prolonged, or with a residue out of range; whatever it is, nothing crashes."""
     _, evaluator, holder = case

@@ -6,7 +6,9 @@ import copy
 import os
 import pickle
 import signal
+import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -60,7 +62,7 @@ def test_ctrl_c_ends_a_run(plans, samples):
     """The signal comes when the run has begun; without a look at signals it would come to its end."""
     plan = plans["client"]
     client = securedl.Client.in_process(plan)
-    many = np.concatenate([samples] * 200)
+    many = np.concatenate([samples] * 2000)
     began = threading.Event()
     finished = []
 
@@ -74,11 +76,10 @@ def test_ctrl_c_ends_a_run(plans, samples):
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(KeyboardInterrupt):
-            # Once may be over too soon.
-            for _ in range(50):
-                client.classify(many, progress=progress)
+            client.classify(many, progress=progress)
     finally:
         signal.signal(signal.SIGINT, before)
+    assert finished[-1] < len(many), "the signal was seen after the end only"
 
 
 def test_the_lock_is_free_while_a_run_works(plan, samples):
@@ -90,14 +91,20 @@ def test_the_lock_is_free_while_a_run_works(plan, samples):
         while not over.is_set():
             counted[0] += 1
 
-    thread = threading.Thread(target=count)
-    thread.start()
-    before = counted[0]
-    client.classify(samples)
-    after = counted[0]
-    over.set()
-    thread.join()
-    assert after > before + 100
+    before = sys.getswitchinterval()
+    # Longer than the run: a thread that holds the lock is not asked to give it away meanwhile.
+    sys.setswitchinterval(1.0)
+    try:
+        thread = threading.Thread(target=count)
+        thread.start()
+        first = counted[0]
+        client.classify(samples)
+        last = counted[0]
+    finally:
+        sys.setswitchinterval(before)
+        over.set()
+        thread.join()
+    assert last > first + 100
 
 
 def test_nothing_secret_is_printed_or_pickled(plan, samples):
@@ -144,15 +151,139 @@ def test_a_gateway_is_a_server_like_any_other(plan, samples, tls):
         securedl.Gateway(plan, evaluator.evaluate, tls=tls, listen="0.0.0.0:0")
 
 
-def test_a_gateway_without_evaluators_refuses(plan, samples, tls):
+class Later:
+    """A reply that is not there yet, as of a pool of machines."""
+
+    def __init__(self, reply=None):
+        self.reply, self.looks, self.cancelled = reply, 0, threading.Event()
+
+    def result(self, timeout):
+        self.looks += 1
+        if self.reply is None or self.looks == 1:
+            time.sleep(timeout)
+            raise TimeoutError
+        return self.reply
+
+    def cancel(self):
+        self.cancelled.set()
+
+
+def test_a_gateway_waits_for_replies_that_come_later(plans, samples, tls):
+    plan = plans["client"]
+    evaluator = securedl.SegmentEvaluator(plan)
+    gateway = securedl.Gateway(
+        plan, lambda *request: Later(evaluator.evaluate(*request)), tls=tls, evaluations=2
+    )
+    client = securedl.Client(plan, gateway.address, ca=tls, patience=0)
+    result = client.classify(samples)
+    np.testing.assert_array_equal(result.scores, plan.simulate(samples).scores)
+    gateway.close()
+
+
+def test_what_nobody_waits_for_is_cancelled(plans, samples, tls):
+    """The client leaves while a request is with the function: it gets its place back."""
+    asked = []
+
+    def never(segment, request):
+        asked.append(Later())
+        return asked[-1]
+
+    plan = plans["client"]
+    gateway = securedl.Gateway(plan, never, tls=tls, evaluations=1)
+    client = securedl.Client(plan, gateway.address, ca=tls, patience=0)
+
+    class Enough(Exception):
+        pass
+
+    def leave():
+        while not asked:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        thread = threading.Thread(target=leave)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            client.classify(samples)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert asked[0].cancelled.wait(30), "nobody waits, and it was not told"
+    gateway.close()
+
+
+# A token of nobody, and its salted hash, as `securedl access add` makes them.
+TOKEN = "sdltoken1_37a4d3f6e11075c29f9cfc3e88e33720d8c459e94dfb4e5627333ed5988b2a5f"
+ACCESS = """version = 1
+
+[[client]]
+name = "tester"
+plans = ["*"]
+
+[[token]]
+client = "tester"
+hash = "blake3:aac9ef1dfe2075de2b2822b310cdc50d:4e05e8869121c1b174b37ff46fba02477210ef17cfa93b2e2e5e7509315cc442"
+"""
+
+
+def test_a_gateway_lets_in_whom_its_access_file_names(plans, samples, tls, tmp_path):
+    plan = plans["client"]
+    evaluator = securedl.SegmentEvaluator(plan)
+    access = tmp_path / "access.toml"
+    access.write_text(ACCESS)
+    access.chmod(0o600)
+    gateway = securedl.Gateway(plan, evaluator.evaluate, tls=tls, access=access)
+
+    def classify(**credentials):
+        client = securedl.Client(plan, gateway.address, ca=tls, patience=0, **credentials)
+        return client.classify(samples)
+
+    np.testing.assert_array_equal(classify(token=TOKEN).scores, plan.simulate(samples).scores)
+    for credentials in ({}, {"token": TOKEN[:-1] + "0"}):
+        with pytest.raises(securedl.RefusedError) as refused:
+            classify(**credentials)
+        assert refused.value.code == "Unauthorized", refused.value.code
+    gateway.close()
+
+
+def test_keys_do_not_go_on_in_a_child(plans, samples):
+    """Parent and child would encrypt with the same randomness."""
+    plan = plans["client"]
+    batch = securedl.KeyHolder(plan, samples).batch(samples)
+    client = securedl.Client.in_process(plan)
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        told = []
+        for use in (lambda: batch.request(0), lambda: client.classify(samples)):
+            try:
+                use()
+                told.append("went on")
+            except securedl.Error as error:
+                told.append(str(error))
+        os.write(write, "|".join(told).encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        told = pipe.read().split("|")
+    os.waitpid(child, 0)
+    assert len(told) == 2 and all("after a fork" in text for text in told), told
+    assert batch.request(0).size > 0, "the parent goes on"
+
+
+def test_a_gateway_without_evaluators_refuses(plan, samples, tls, caplog):
     def broken(segment, request):
         raise RuntimeError("no evaluator")
 
     gateway = securedl.Gateway(plan, broken, tls=tls)
     client = securedl.Client(plan, gateway.address, ca=tls, patience=0)
-    with pytest.raises(securedl.RefusedError) as refused:
-        client.classify(samples)
+    with caplog.at_level("ERROR", logger="securedl.gateway"):
+        with pytest.raises(securedl.RefusedError) as refused:
+            client.classify(samples)
     assert refused.value.code == "Internal"
+    assert "no evaluator" not in str(refused.value), "the reason is not the client's to know"
+    assert "RuntimeError: no evaluator" in caplog.text
 
 
 def test_a_server_without_the_plan_refuses(plans, samples, tls):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import subprocess
+import sys
 import types
 from pathlib import Path
 
@@ -113,3 +115,30 @@ def test_every_public_name_has_a_type_and_words():
             if not member.startswith("_"):
                 assert getattr(vars(value)[member], "__doc__", None), f"{name}.{member}"
                 assert f"def {member}(" in body or f"    {member}: " in body, f"{name}.{member}"
+
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run_example(name, *arguments):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / name, *arguments], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    print(done.stdout)
+    return done.stdout
+
+
+def test_the_example_of_an_audit_tells_services_apart(model, samples, tmp_path):
+    model.save(tmp_path / "small.model")
+    np.save(tmp_path / "samples.npy", samples)
+    told = run_example("fingerprint_audit.py", tmp_path / "small.model", tmp_path / "samples.npy")
+    assert "honest:   Audit(Same" in told and "tampered: Audit(Different" in told
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_examples_run_or_say_what_they_lack(name):
+    told = run_example(name)
+    assert told.strip()
+    if "SKIPPED" in told:
+        pytest.skip(told.strip())

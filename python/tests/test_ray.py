@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,8 +14,6 @@ from conftest import compiled, weights, write_model
 
 import securedl
 
-# Every port on loopback addresses; read when Ray is imported.
-os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 ray = pytest.importorskip("ray", reason="SKIPPED: Ray is not installed (pip install ray)")
 
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -72,7 +73,9 @@ def test_results_are_those_of_one_process_byte_for_byte(cluster, plan, samples):
     np.testing.assert_array_equal(report.scores, expected.scores)
     np.testing.assert_array_equal(report.labels, expected.labels)
     assert report.verdict.is_intact and report.blocks == watched.check(plan)
-    assert told[-1].samples_finished <= len(report.labels)
+    finished = [progress.samples_finished for progress in told]
+    assert finished == sorted(finished) and finished[-1] > 0
+    assert report.soundness.reply_word_bits or report.soundness.every_slot_change_bits
     assert max(progress.blocks_in_flight for progress in told) <= 2 * watched.n_places
 
 
@@ -95,25 +98,32 @@ def test_blocks_in_flight_are_bounded_and_batches_are_read_when_there_is_room(cl
     assert n_taken == 6 and all(progress.blocks_in_flight <= 1 for progress in told)
 
 
-def test_a_node_that_is_killed_loses_nothing(cluster, plans, samples):
+def test_a_node_that_is_killed_loses_nothing(cluster, plans, samples, tmp_path):
     """The node dies while blocks are on it: others evaluate them again, with the same bytes."""
     plan = plans["server"]
     second = cluster.add_node(**NODE, node_ip_address="127.0.0.1")
     cluster.wait_for_nodes()
-    killed = []
+    used, killed = tmp_path / "used", []
+    used.mkdir()
+
+    def telling(digest, packed, segment, request, threads):
+        node = ray.get_runtime_context().get_node_id()
+        (used / node).touch()
+        return evaluate(digest, packed, segment, request, threads)
 
     def before(n_submitted):
-        if n_submitted == 6:
+        # Once it has worked, and has more to do.
+        if not killed and (used / second.node_id).exists():
             cluster.remove_node(second, allow_graceful=False)
             killed.append(n_submitted)
 
-    watched = Watched(Pool(plan), before)
+    watched = Watched(Pool(plan, task=telling), before)
     rows = many(samples)
     report = classify(
         plan, rows, watched, samples_per_batch=500, blocks_in_flight=4, batches_in_flight=3
     )
-    assert killed, "the run was over before the node was killed"
-    assert report.blocks > 8, "nothing was left to do after it"
+    assert killed, "the node was not used, or the run was over before it was killed"
+    assert killed[0] + 1 < report.blocks, "nothing was left to do after it"
     np.testing.assert_array_equal(report.scores, plan.simulate(rows).scores)
     assert report.blocks == watched.check(plan)
 
@@ -143,12 +153,19 @@ def test_a_dishonest_worker_is_caught(cluster, plan, samples, folder):
 def test_what_enters_the_cluster_is_ciphertexts_and_a_plan(cluster, plans, samples):
     """The task sees five values; none is a sample, a key or a position."""
     plan = plans["client"]
-    inputs = plan.quantize(samples).astype(np.uint8)
+    # A row and a column of the samples in every form they have on their way to a plaintext.
+    forms = []
+    for kind in (np.uint8, np.int16, np.int32, np.int64, np.float32, np.float64):
+        for values in (samples, plan.quantize(samples)):
+            values = values.astype(kind)
+            forms += [values[0].tobytes(), np.ascontiguousarray(values[:, 0]).tobytes()]
+    forms = [form for form in forms if len(set(form)) > 4]
 
     def spy(digest, packed, segment, request, threads):
         assert isinstance(digest, str) and isinstance(segment, int) and isinstance(threads, int)
         assert bytes(packed[:7]) == b"SDLPLAN"
-        assert inputs[:, 0].tobytes() not in request.tobytes()
+        whole = request.tobytes()
+        assert not any(form in whole for form in forms)
         return evaluate(digest, packed, segment, request, threads)
 
     report = classify(plan, samples, Pool(plan, task=spy))
@@ -186,10 +203,88 @@ def test_the_command_writes_predictions_and_resumes(cluster, plans, samples, tmp
 
 
 def test_a_gateway_serves_clients_outside_the_cluster(cluster, plan, samples, tls):
-    gateway = securedl.Gateway(plan, Pool(plan).evaluate, tls=tls)
+    gateway = securedl.Gateway(plan, Pool(plan).begin, tls=tls)
     client = securedl.Client(
         plan, gateway.address, ca=tls, identities=[gateway.identity], patience=0
     )
     result = client.classify(samples)
     np.testing.assert_array_equal(result.scores, plan.simulate(samples).scores)
     gateway.close()
+
+
+def test_failures_that_are_no_verdict_exit_with_two(cluster, plans, samples, tmp_path, monkeypatch):
+    """1 says that somebody cheated."""
+    plans["client"].save(tmp_path / "small.plan")
+    np.savez(tmp_path / "data.npz", x_test=samples)
+    head = ["infer", "--plan", str(tmp_path / "small.plan"), "--data", str(tmp_path / "data.npz")]
+
+    def lost(*arguments, **options):
+        raise ray.exceptions.WorkerCrashedError
+
+    monkeypatch.setattr(command, "run", lost)
+    assert command.main(head) == 2
+    for wrong in (["--samples", "-1"], ["--cpus-per-block", "0"], ["--out", "predictions.npy"]):
+        with pytest.raises(SystemExit) as ended:
+            command.main([*head, *wrong])
+        assert ended.value.code == 2
+
+
+def test_no_samples_are_an_error(cluster, plans, samples):
+    with pytest.raises(ValueError, match="no samples"):
+        classify(plans["client"], samples[:0], Pool(plans["client"]))
+
+
+OWN_CLUSTER = """
+import json, os, sys
+import ray
+from securedl.ray import connect
+
+def listening():
+    addresses = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with open(table) as file:
+            for line in list(file)[1:]:
+                fields = line.split()
+                if fields[3] == "0A":
+                    addresses.add(fields[1])
+    return addresses
+
+before = listening()
+connect(num_cpus=1, object_store_memory=100 << 20)
+found = sorted(listening() - before)
+print(json.dumps({"nodes": [n["NodeManagerAddress"] for n in ray.nodes()], "listening": found}))
+"""
+
+
+def test_a_cluster_of_ones_own_is_ones_own_and_on_loopback_only():
+    """Whatever the environment names, and whoever else runs a cluster here."""
+    environment = os.environ | {"RAY_ADDRESS": "192.0.2.1:6379"}
+    done = subprocess.run(
+        [sys.executable, "-c", OWN_CLUSTER], env=environment, capture_output=True, text=True, timeout=180
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["nodes"] == ["127.0.0.1"]
+    loopback = ("0100007F:", "00000000000000000000000001000000:", "0000000000000000FFFF00000100007F:")
+    beyond = [address for address in told["listening"] if not address.startswith(loopback)]
+    assert told["listening"] and not beyond, beyond
+
+
+def test_the_gateway_command_serves_and_ends_in_order(plans, samples, tls, tmp_path):
+    """On a cluster of its own; SIGTERM ends it as a container is ended."""
+    plan = plans["client"]
+    plan.save(tmp_path / "small.plan")
+    command_line = [sys.executable, "-m", "securedl.ray", "serve", "--plan", str(tmp_path / "small.plan")]
+    command_line += ["--tls", str(tls), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(command_line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            told = server.stdout.readline()
+            address = told.split()[2].rstrip(";")
+            client = securedl.Client(plan, address, ca=tls, patience=0)
+            result = client.classify(samples)
+            np.testing.assert_array_equal(result.scores, plan.simulate(samples).scores)
+            server.terminate()
+            assert server.wait(60) == 0
+            assert "stopping" in server.stderr.read()
+        finally:
+            server.kill()

@@ -26,7 +26,12 @@ struct Elsewhere {
 }
 
 impl Forward for Elsewhere {
-    fn evaluate(&self, request: ForwardedRequest) -> Result<Bytes, Source> {
+    fn evaluate(
+        &self,
+        request: ForwardedRequest,
+        wanted: &mut dyn FnMut() -> bool,
+    ) -> Result<Bytes, Source> {
+        assert!(wanted(), "somebody waits");
         let ForwardedRequest { segment, bytes } = request;
         let evaluator = &self.segments[segment];
         let (seed, payload) = bytes.split_first_chunk().expect("a seed");

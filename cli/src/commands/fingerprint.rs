@@ -1,7 +1,7 @@
 //! `securedl fingerprint`: make fingerprints, and show what they hold.
 
 use anyhow::{Result, bail};
-use fingerprint::{Fingerprint, SampleInfo};
+use fingerprint::{Fingerprint, Made, Maker, MakerSettings, SampleInfo};
 use nn_poly::model::Model;
 use nn_poly::plan::Plan;
 use protocol::signature::Subject as Owned;
@@ -12,7 +12,7 @@ use crate::args::{GenerateArguments, ShowArguments};
 use crate::failure::{Hint, Outcome};
 use crate::kind::FileKind;
 use crate::output::{Destination, OutputFile};
-use crate::pipeline::fingerprinting::{self, FingerprintSettings, Made, SampleBar, Subject};
+use crate::pipeline::fingerprinting::{self, BagFile, Originals, SampleBar};
 use crate::pipeline::source::DataSource;
 use crate::report::picture::{Exhibit, Picture, gallery};
 use crate::report::sheet::{SheetFormat, contact_sheet};
@@ -20,8 +20,6 @@ use crate::report::table::{Grid, Lean};
 use crate::report::terminal::{Ink, Screen};
 use crate::report::{Console, units};
 
-/// Samples generated for a fingerprint, unless it has more.
-const BAG: u32 = 100;
 /// Samples shown in tables and on terminals.
 const SHOWN: usize = 32;
 /// Width of a picture in a terminal, in cells.
@@ -35,36 +33,44 @@ pub(crate) fn generate(arguments: &GenerateArguments) -> Result<Outcome> {
     if let Some(checkpoint) = &arguments.checkpoint {
         OutputFile::check(checkpoint)?;
     }
-    let subject = subject(arguments)?;
-    let bag = arguments.bag.unwrap_or(BAG.max(arguments.count));
-    if bag < arguments.count {
-        bail!("--bag {bag} is less than --count {}: generate at least as many", arguments.count);
-    }
-    let settings = FingerprintSettings {
+    let originals = read(arguments)?;
+    let subject = originals.subject();
+    let settings = MakerSettings {
         generator: arguments.generator,
         optimizer: arguments.optimizer,
         count: arguments.count as usize,
-        bag: bag as usize,
+        bag: arguments.bag.map(|bag| bag as usize),
         selection: arguments.select,
         rule: arguments.rule,
         input_bits: arguments.input_bits,
         ball: arguments.ball,
         margin: arguments.margin,
         seed: arguments.seed,
-        checkpoint: arguments.checkpoint.clone(),
-        resume: arguments.resume,
+    };
+    let maker = Maker::new(subject, settings)?;
+    let checkpoint = match &arguments.checkpoint {
+        Some(path) => Some(BagFile {
+            path: path.clone(),
+            subjects: subject.digests()?,
+            resume: arguments.resume,
+        }),
+        None => None,
     };
     let spinner = progress.spinner("reading data");
     let source = DataSource::new(&arguments.data, &arguments.reading);
-    let starts = subject.starts(&source, arguments.split.into())?;
+    let starts = fingerprinting::starts(&subject, &source, arguments.split.into())?;
     drop(spinner);
-    let bar = SampleBar(progress.bar(format!("generating, {}", arguments.generator), bag.into()));
-    let made = fingerprinting::make(&subject, &starts, &settings, &bar)?;
+    let bag = maker.config().spec().count;
+    let bar = format!("generating, {}", arguments.generator);
+    let bar = SampleBar(progress.bar(bar, bag as u64));
+    let made = fingerprinting::make(&maker, checkpoint.as_ref(), &starts, &bar)?;
     bar.0.finish(format!("generated {} by {}", units::counted(bag, "sample"), arguments.generator));
     let fingerprint = &made.fingerprint;
     let bytes = fingerprint.to_bytes()?;
     out.write(&bytes)?;
-    fingerprinting::discard_checkpoint(&settings)?;
+    if let Some(checkpoint) = &checkpoint {
+        checkpoint.discard()?;
+    }
     print(&screen, fingerprint)?;
     screen.fact("Left out", left_out(&made));
     if let Some(destination) = report {
@@ -91,19 +97,19 @@ fn left_out(made: &Made) -> String {
     )
 }
 
-fn subject(arguments: &GenerateArguments) -> Result<Subject> {
+fn read(arguments: &GenerateArguments) -> Result<Originals> {
     let path = &arguments.file;
-    let load_model = |path: &std::path::Path| -> Result<Box<Model>> {
+    let load_model = |path: &std::path::Path| -> Result<Model> {
         FileKind::Model.expect_of(path)?;
-        Ok(Box::new(Model::load(path)?))
+        Ok(Model::load(path)?)
     };
     match (FileKind::of(path)?, &arguments.model) {
-        (FileKind::Model, None) => Ok(Subject::Model(load_model(path)?)),
+        (FileKind::Model, None) => Ok(Originals { model: load_model(path)?, plan: None }),
         (FileKind::Model, Some(_)) => {
             bail!("--model goes with a plan: the file is a model already")
         }
         (FileKind::Plan, Some(model)) => {
-            Ok(Subject::Plan { plan: Box::new(Plan::load(path)?), model: load_model(model)? })
+            Ok(Originals { model: load_model(model)?, plan: Some(Plan::load(path)?) })
         }
         (FileKind::Plan, None) => {
             let error = anyhow::anyhow!("{} is a plan: it has no gradients", path.display());

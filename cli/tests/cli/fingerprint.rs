@@ -250,7 +250,7 @@ fn every_optimizer_can_be_chosen_where_there_is_something_to_climb() {
     files.dedup();
     assert_eq!(files.len(), 3, "each goes its own way");
     for (generator, optimizer, expected) in [
-        ("tie", "adam", "--optimizer is for"),
+        ("tie", "adam", "an optimizer is for"),
         ("ssf", "newton", "adam, projected-gradient or l-bfgs"),
     ] {
         let finished = make(generator, optimizer).0;

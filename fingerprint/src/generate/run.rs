@@ -54,7 +54,7 @@ pub fn generate(
     config: &GenerateConfig,
     progress: &dyn GenerateProgress,
 ) -> Result<SampleBag> {
-    resume(empty_bag(config, starts), network, starts, config, progress)
+    resume(config.empty_bag(starts.ncols()), network, starts, config, progress)
 }
 
 /// Complete a bag that was cut short: with the same arguments as [`generate`], the same result.
@@ -96,7 +96,14 @@ pub fn generate_for_integer(
     config: &GenerateConfig,
     progress: &dyn GenerateProgress,
 ) -> Result<SampleBag> {
-    resume_for_integer(empty_bag(config, starts), network, surrogate, starts, config, progress)
+    resume_for_integer(
+        config.empty_bag(starts.ncols()),
+        network,
+        surrogate,
+        starts,
+        config,
+        progress,
+    )
 }
 
 /// Complete a bag of [`generate_for_integer`] that was cut short: with the same arguments, the same
@@ -126,16 +133,6 @@ pub fn resume_for_integer(
     let run = Run::new(&prepared, &scorer, (scale, Prediction::Coarse), starts, config)?;
     run.check_begun(&bag)?;
     run.collect(bag, progress)
-}
-
-fn empty_bag(config: &GenerateConfig, starts: &Array2<f32>) -> SampleBag {
-    let spec = config.spec();
-    SampleBag {
-        inputs: Array2::zeros((0, starts.ncols())),
-        generator: spec.kind,
-        seed: spec.seed,
-        samples: Vec::new(),
-    }
 }
 
 /// Units of `scorer` per unit of the surrogate's scores: least squares over differences of scores.

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
+use ndarray::Array2;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::sample::InputGrid;
+use crate::sample::{InputGrid, SampleBag};
 
 /// A way to find samples.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -275,6 +276,17 @@ impl GenerateConfig {
     #[must_use]
     pub fn spec(&self) -> &GenerateSpec {
         &self.0
+    }
+
+    /// What generation begins with: no samples of `n_features` values yet.
+    #[must_use]
+    pub fn empty_bag(&self, n_features: usize) -> SampleBag {
+        SampleBag {
+            inputs: Array2::zeros((0, n_features)),
+            generator: self.0.kind,
+            seed: self.0.seed,
+            samples: Vec::new(),
+        }
     }
 
     /// Scores to bring together in a network of `n_classes`.

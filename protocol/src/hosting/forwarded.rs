@@ -35,9 +35,17 @@ pub struct ForwardedRequest {
 pub trait Forward: Send + Sync {
     /// The payload of the reply.
     ///
+    /// `wanted` says whether somebody still waits for it: not once the client cancelled, left, or took too
+    /// long. Ask a few times a second, and give up with any error if not: until then the request holds its
+    /// place among those that are evaluated.
+    ///
     /// # Errors
     /// Why there is none. The text stays in the server's log.
-    fn evaluate(&self, request: ForwardedRequest) -> Result<Bytes, Source>;
+    fn evaluate(
+        &self,
+        request: ForwardedRequest,
+        wanted: &mut dyn FnMut() -> bool,
+    ) -> Result<Bytes, Source>;
 }
 
 impl PlanShelf {
@@ -113,7 +121,14 @@ impl SegmentService for ForwardedSegment {
 
     fn begin(&self, seed: [u8; 32]) -> Result<Box<dyn RequestReceiver>, ServiceError> {
         let (shape, forward) = (self.shape, Arc::clone(&self.forward));
-        Ok(Box::new(Forwarding { shape, forward, bytes: seed.to_vec() }))
+        // Whole at once: a vector that grows holds up to three times its content.
+        let size = usize::try_from(shape.request_bytes).unwrap_or(usize::MAX);
+        let mut bytes = Vec::new();
+        bytes
+            .try_reserve_exact(size.saturating_add(seed.len()))
+            .map_err(|source| ServiceError::Failed { source: source.into() })?;
+        bytes.extend_from_slice(&seed);
+        Ok(Box::new(Forwarding { shape, forward, bytes }))
     }
 }
 
@@ -121,7 +136,7 @@ impl SegmentService for ForwardedSegment {
 struct Forwarding {
     shape: Shape,
     forward: Arc<dyn Forward>,
-    /// Seed and payload so far. Grows with what has come: its length is the server's to check.
+    /// Seed and payload so far; its length is the server's to check.
     bytes: Vec<u8>,
 }
 
@@ -135,8 +150,13 @@ impl RequestReceiver for Forwarding {
         let Self { shape, forward, bytes } = *self;
         let began = Instant::now();
         let request = ForwardedRequest { segment: shape.segment, bytes };
-        let mut reply =
-            forward.evaluate(request).map_err(|source| ServiceError::Failed { source })?;
+        let evaluated = forward.evaluate(request, &mut || sink(Bytes::new()).is_continue());
+        let mut reply = match evaluated {
+            Ok(reply) => reply,
+            // Given up because nobody waits: not a failure of whoever evaluates.
+            Err(_) if sink(Bytes::new()).is_break() => return Err(ServiceError::Stopped),
+            Err(source) => return Err(ServiceError::Failed { source }),
+        };
         // Elsewhere: all that is known here is how long it took.
         let busy: Duration = began.elapsed();
         let produced = reply.len() as u64;

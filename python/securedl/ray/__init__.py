@@ -6,7 +6,9 @@
 
 A segment evaluation is a pure function of plan, segment and request, so it does not matter where it happens or
 how often: results are those of a run in one process, byte for byte. Placement, retries and the loss of nodes
-are Ray's. A dishonest worker is caught as a dishonest server is.
+are Ray's. A wrong reply is caught as that of a dishonest server is. But Ray unpickles what a worker returns: whoever
+controls a worker can run code in the process that drives it. Where machines of the cluster may be hostile, keep
+keys outside it: clients that go through the gateway (`python -m securedl.ray serve`) get bytes only.
 
 `python -m securedl.ray --help` runs data sets and gateways from a shell.
 """

@@ -6,6 +6,7 @@ import argparse
 import csv
 import os
 import secrets
+import signal
 import sys
 import tempfile
 import time
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 import securedl
 from securedl import Fingerprint, Gateway, Journal, KeyHolder, Plan, Result, Samples
 from securedl.ray import Pool, Progress, connect, run
-from securedl.ray.driver import BATCHES_IN_FLIGHT
+from securedl.ray.driver import BATCHES_IN_FLIGHT, BLOCKS_PER_PLACE
 
 # Samples from which canaries are drawn, at most.
 EXAMPLES = 1024
+# Requests that a gateway has on the cluster at a time: what a server allows.
+MAX_EVALUATIONS = 128
 # Seconds between two lines of progress.
 LINE_INTERVAL = 5.0
 
@@ -40,6 +43,24 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
         return 2
+    except Exception as error:  # Ray's among them: 1 would say that somebody cheated
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        return 2
+
+
+def _count(text: str) -> int:
+    """A number of things, at least one."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is less than 1")
+    return number
+
+
+def _csv(text: str) -> Path:
+    path = Path(text)
+    if path.suffix.lower() != ".csv":
+        raise argparse.ArgumentTypeError(f"{text} does not end in .csv")
+    return path
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -50,24 +71,24 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument(
         "--address", help="the cluster, as ray.init takes it; without it one is started on this machine"
     )
-    common.add_argument("--cpus-per-block", type=int, default=1, metavar="N")
+    common.add_argument("--cpus-per-block", type=_count, default=1, metavar="N")
 
     infer = commands.add_parser("infer", parents=[common], help="classify a data set")
     infer.set_defaults(command=_infer)
     infer.add_argument("--data", required=True, help="a path, or a name in the data folder")
     infer.add_argument("--split", default="test", choices=["train", "test", "all"])
-    infer.add_argument("--samples", type=int, metavar="N", help="only the first N")
+    infer.add_argument("--samples", type=_count, metavar="N", help="only the first N")
     infer.add_argument("--label-column", metavar="COLUMN")
-    infer.add_argument("--out", type=Path, metavar="FILE.csv", help="where predictions go")
+    infer.add_argument("--out", type=_csv, metavar="FILE.csv", help="where predictions go")
     infer.add_argument("--resume", action="store_true", help="go on with the journal beside --out")
     infer.add_argument("--fingerprint", metavar="FP", help="its samples are the canaries")
-    infer.add_argument("--canaries", type=int, metavar="N")
-    infer.add_argument("--replicas", type=int, default=1, metavar="R")
+    infer.add_argument("--canaries", type=_count, metavar="N")
+    infer.add_argument("--replicas", type=_count, default=1, metavar="R")
     infer.add_argument(
-        "--samples-per-batch", type=int, metavar="N", help="default: as the plan was compiled for"
+        "--samples-per-batch", type=_count, metavar="N", help="default: as the plan was compiled for"
     )
-    infer.add_argument("--blocks-in-flight", type=int, metavar="N", help="default: two per place")
-    infer.add_argument("--batches-in-flight", type=int, default=BATCHES_IN_FLIGHT, metavar="N")
+    infer.add_argument("--blocks-in-flight", type=_count, metavar="N", help="default: two per place")
+    infer.add_argument("--batches-in-flight", type=_count, default=BATCHES_IN_FLIGHT, metavar="N")
 
     serve = commands.add_parser(
         "serve", parents=[common], help="a server for clients outside the cluster, over TLS"
@@ -76,6 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--tls", required=True, help="a folder made by `securedl tls init`")
     serve.add_argument("--listen", default="127.0.0.1:7443", metavar="ADDR")
     serve.add_argument("--access", metavar="FILE", help="who may enter; needed beyond loopback")
+    serve.add_argument(
+        "--evaluations", type=_count, metavar="N", help="requests on the cluster at a time; default: two per place"
+    )
+    serve.add_argument(
+        "--memory-gb", type=_count, metavar="GB", help="what admitted requests may declare; default 4"
+    )
     return parser
 
 
@@ -84,10 +111,22 @@ def _serve(options: argparse.Namespace) -> int:
     connect(options.address)
     pool = Pool(plan, cpus_per_block=options.cpus_per_block)
     gateway = Gateway(
-        plan, pool.evaluate, tls=options.tls, listen=options.listen, access=options.access
+        plan,
+        pool.begin,
+        tls=options.tls,
+        listen=options.listen,
+        access=options.access,
+        evaluations=options.evaluations or min(MAX_EVALUATIONS, BLOCKS_PER_PLACE * pool.n_places),
+        memory_bytes=None if options.memory_gb is None else options.memory_gb << 30,
     )
+    # As a container is stopped: no further connections, and what runs is finished.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(f"listening on {gateway.address}; identity {gateway.identity}", flush=True)
-    gateway.serve_forever()
+    try:
+        gateway.serve_forever()
+    except KeyboardInterrupt:
+        print("stopping", file=sys.stderr)
+        gateway.close()
     return 0
 
 
@@ -192,7 +231,7 @@ class _Work:
         if self.labels is not None and self.n_finished:
             print(f"accuracy     {100 * self.n_correct / self.n_finished:.2f} %")
         if self.soundness:
-            weakest = min(self.soundness, key=lambda bits: bits.one_sample_bits or 0.0)
+            weakest = securedl.Soundness.weakest(self.soundness)
             print(f"verdict      intact: every check of every block passed; {weakest}")
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import ray
 from numpy.typing import ArrayLike, NDArray
 
-from securedl import Batch, KeyHolder, Plan, Result, Verdict
+from securedl import Batch, KeyHolder, Plan, Result, Soundness, Verdict
 from securedl.ray.pool import Pool
 
 # Blocks in flight for every place at which one is evaluated: one to work at, one that waits for it.
@@ -38,6 +38,8 @@ class Report:
     scores: NDArray[np.int64]
     out_of_calibration: NDArray[np.bool_]
     verdict: Verdict
+    #: Of the batch that was checked least, for each kind of cheat.
+    soundness: Soundness
     batches: int
     blocks: int
     bytes_up: int
@@ -59,8 +61,7 @@ def run(
     their way, so that memory does not grow with the number of samples. Raises `VerdictError` as soon as a
     round is not intact; nothing of its batch or of those behind it is released.
     """
-    limit = blocks_in_flight or BLOCKS_PER_PLACE * pool.n_places
-    flight = _Flight(holder, enumerate(batches), pool, limit, batches_in_flight)
+    flight = _Flight(holder, enumerate(batches), pool, blocks_in_flight, batches_in_flight)
     told = (0, 0)
     next_batch, samples_finished = 0, 0
     try:
@@ -84,17 +85,24 @@ class _Flight:
         holder: KeyHolder,
         source: Iterator[tuple[int, ArrayLike]],
         pool: Pool,
-        limit: int,
+        limit: int | None,
         n_batches: int,
     ) -> None:
         self.holder, self.source, self.pool = holder, source, pool
-        self.limit, self.n_batches = max(1, limit), max(1, n_batches)
+        self.fixed_limit, self.n_batches = limit, max(1, n_batches)
         self.active: dict[int, Batch] = {}
         # Blocks that are to be encrypted; those that are on their way.
         self.waiting: deque[tuple[int, int]] = deque()
         self.pending: dict[ray.ObjectRef, tuple[int, int]] = {}
         self.finished: dict[int, Result] = {}
         self.blocks_finished = 0
+
+    @property
+    def limit(self) -> int:
+        """Blocks on their way at most. Unless it is given it follows the cluster, which may grow."""
+        if self.fixed_limit is not None:
+            return max(1, self.fixed_limit)
+        return BLOCKS_PER_PLACE * self.pool.n_places
 
     def advance(self) -> bool:
         """Begin what there is room for, then take one reply. False once everything was taken."""
@@ -105,7 +113,8 @@ class _Flight:
             number, samples = following
             self.active[number] = self.holder.batch(samples)
             self._wait_for_room(number)
-        while self.waiting and len(self.pending) < self.limit:
+        limit = self.limit
+        while self.waiting and len(self.pending) < limit:
             number, block = self.waiting.popleft()
             batch = self.active[number]
             reply = self.pool.submit(batch.segment(block), batch.request(block))
@@ -154,6 +163,8 @@ def classify(
     Canaries are drawn from the samples unless a `holder` is given. `options` are those of `run`.
     """
     rows = np.asarray(samples)
+    if len(rows) == 0:
+        raise ValueError("there are no samples")
     holder = holder or KeyHolder(plan, rows)
     step = holder.samples_per_batch(samples_per_batch)
     pieces = (rows[first : first + step] for first in range(0, len(rows), step))
@@ -163,6 +174,7 @@ def classify(
         scores=np.concatenate([result.scores for result in results]),
         out_of_calibration=np.concatenate([result.out_of_calibration for result in results]),
         verdict=results[0].verdict,
+        soundness=Soundness.weakest([result.soundness for result in results]),
         batches=len(results),
         blocks=sum(result.blocks for result in results),
         bytes_up=sum(result.bytes_up for result in results),

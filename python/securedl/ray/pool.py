@@ -27,21 +27,40 @@ def evaluate(
     global _evaluator
     if _evaluator is None or _evaluator.digest != digest:
         # Read by the arithmetic at its first use: as many threads as Ray has set cores aside.
-        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+        # Whatever the driver's environment says.
+        os.environ["RAYON_NUM_THREADS"] = str(threads)
         _evaluator = SegmentEvaluator(Plan.from_bytes(plan))
     return _evaluator.evaluate(segment, request)
 
 
 def connect(address: str | None = None, **options: Any) -> None:
-    """Connect to a cluster, or start one on this machine, bound to the loopback address.
+    """Connect to a cluster, or without an address start one on this machine, bound to the loopback address.
 
-    Does nothing if this process is connected already.
+    A cluster that already runs is joined only if it is named, `auto` included. Does nothing if this process is
+    connected already.
     """
     if ray.is_initialized():
         return
     if address is None:
+        # None would be RAY_ADDRESS, or whatever cluster somebody runs on this machine.
+        address = "local"
         options = {"_node_ip_address": "127.0.0.1", "include_dashboard": False} | options
     ray.init(address=address, log_to_driver=False, **options)
+
+
+class Pending:
+    """A reply on its way, with the two methods of a future that a `Gateway` needs."""
+
+    def __init__(self, reply: ray.ObjectRef) -> None:
+        self._reply = reply
+
+    def result(self, timeout: float | None = None) -> NDArray[np.uint8]:
+        """The reply; `TimeoutError` if it takes longer than `timeout` seconds."""
+        return ray.get(self._reply, timeout=timeout)
+
+    def cancel(self) -> None:
+        """Give the place of the request to another, if it does not run yet."""
+        ray.cancel(self._reply)
 
 
 class Pool:
@@ -75,6 +94,10 @@ class Pool:
         """Begin to evaluate a request; the reference is to its reply."""
         place = ray.put(request)
         return self._task.remote(self._digest, self._plan, segment, place, self._cpus)
+
+    def begin(self, segment: int, request: NDArray[np.uint8]) -> Pending:
+        """Begin to evaluate a request, for a `Gateway`. May be called from several threads."""
+        return Pending(self.submit(segment, request))
 
     def evaluate(self, segment: int, request: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """The reply to a request; waits for it. May be called from several threads."""
