@@ -168,6 +168,9 @@ pub(crate) struct DemoArguments {
     pub(crate) listen: SocketAddr,
 }
 
+/// Canaries of a pack unless a number is given.
+pub(crate) const DEFAULT_PACK_CANARIES: u32 = 64;
+
 /// How to read data.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ReadingArguments {
@@ -209,9 +212,9 @@ pub(crate) struct CompileArguments {
     /// weights: PLAN.public and PLAN.pack are written for it, beside PLAN for the server.
     #[arg(long, value_enum, value_name = "WHO", default_value_t = TrustName::Owner)]
     pub(crate) trust: TrustName,
-    /// With `--trust masked`: canaries in the pack, drawn from the calibration data.
-    #[arg(long, value_name = "K", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=4096))]
-    pub(crate) pack_canaries: u32,
+    /// With `--trust masked`: canaries in the pack, drawn from the calibration data [default: 64].
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) pack_canaries: Option<u32>,
     /// Bits of inputs/weights/activations, for all layers (4/4/4) or listed for each: weights of every
     /// linear layer, values after each but the last (4/6,4,4/5,4) [default: the model's].
     #[arg(long, value_name = "I/W/A")]

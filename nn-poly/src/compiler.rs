@@ -72,11 +72,13 @@ pub fn prepare(model: &Model, bits: &LayerBits, features: &Array2<f32>) -> Resul
 /// Rank the plans of a network by a goal, and compile the best one.
 ///
 /// `joining` gives networks that take fewer rounds. They are looked at only if the goal allows fewer
-/// rounds than the network takes, or asks for the fewest; `told` then learns for how many rounds.
+/// rounds than the network takes, or asks for the fewest; `told` then learns for how many rounds. No batch
+/// takes no round at all: a limit of 0 rounds is one of 1, one upload and one download.
 ///
 /// # Errors
 /// - Those of [`search`]: a network for which no plan exists, or none within the goal's limits.
 /// - [`Error::TooFewRounds`] if the numbers of a network that takes so few rounds grow too large.
+/// - Those of `joining` and `costs`, whatever the objective.
 pub fn choose(
     prepared: Prepared,
     joining: &Joining<'_>,
@@ -85,7 +87,8 @@ pub fn choose(
     told: &mut dyn FnMut(usize),
 ) -> Result<(Compiled, Vec<Alternative>)> {
     let mut subjects = Subjects { prepared: vec![prepared], joining, told };
-    let alternatives = subjects.ranked(goal, costs)?;
+    let goal = PlanGoal { max_rounds: goal.max_rounds.map(|most| most.max(1)), ..*goal };
+    let alternatives = subjects.ranked(&goal, costs)?;
     let best = alternatives.first().ok_or(Error::NoSamples { what: "the list of plans" })?;
     let chosen = subjects.prepared.into_iter().nth(best.subject);
     let Prepared { network, observed, facts, agreement } =
@@ -106,16 +109,24 @@ impl Subjects<'_> {
     fn ranked(&mut self, goal: &PlanGoal, costs: &mut dyn CostSource) -> Result<Vec<Alternative>> {
         let (fewest, most) = (self.joining.fewest_rounds(), self.joining.most_rounds());
         let allowed = goal.max_rounds.map_or(most, |rounds| rounds as usize).min(most);
+        let mut refused = None;
         if goal.objective == Objective::Rounds {
             for rounds in fewest..allowed.min(most - 1) + 1 {
-                if let Ok(found) = self.joined(rounds, goal, costs) {
-                    return Ok(found);
+                match self.joined(rounds, goal, costs) {
+                    Err(error) if is_no_plan(&error) => refused = Some(error),
+                    found_or_failed => return found_or_failed,
                 }
             }
         }
         if allowed < most {
-            return self.joined(allowed.max(fewest), goal, costs);
+            // What was refused last took as many rounds as are allowed.
+            return match refused {
+                Some(error) => Err(error),
+                None => self.joined(allowed.max(fewest), goal, costs),
+            };
         }
+        // Those that take fewer rounds had their turn.
+        self.prepared.truncate(1);
         ranked(&self.prepared, goal, costs)
     }
 
@@ -140,6 +151,19 @@ impl Subjects<'_> {
     }
 }
 
+/// Whether more rounds may help: there is no plan in so few, or none within the goal's limits.
+const fn is_no_plan(error: &Error) -> bool {
+    matches!(
+        error,
+        Error::TooFewRounds { .. }
+            | Error::NoSegmentParameters { .. }
+            | Error::NotAtServer { .. }
+            | Error::Accumulator { .. }
+            | Error::RoundLimit { .. }
+            | Error::MemoryLimit { .. }
+    )
+}
+
 fn ranked(
     prepared: &[Prepared],
     goal: &PlanGoal,
@@ -151,3 +175,6 @@ fn ranked(
         .collect();
     search(&subjects, goal, costs)
 }
+
+#[cfg(test)]
+mod tests;

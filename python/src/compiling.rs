@@ -66,7 +66,7 @@ pub(crate) fn compile(
             round_trip_seconds: latency,
         }),
         memory_bytes,
-        max_rounds: max_rounds.map(|rounds| rounds.max(1)),
+        max_rounds,
         ranges: named("ranges", ranges, RANGES)?,
         activation_side: activation.map(|side| named("activation", side, SIDES)).transpose()?,
         ..PlanGoal::new(RunSize {

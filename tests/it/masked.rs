@@ -340,6 +340,16 @@ fn every_slot_is_a_samples_a_canarys_or_a_decoys() {
     assert!(MaskedSession::new(&client, &samples(&PLAN, 0, 1)).is_err());
 }
 
+/// The bytes of a pack, and what its owner signs. Another value is another version of packs, or of the plans whose
+/// digests are in them.
+#[test]
+fn golden_bytes_of_a_pack() {
+    let (_, pack) = handed_out(&PLAN);
+    let hash = blake3::hash(&pack.to_bytes().unwrap()).to_hex().to_string();
+    let identity = pack.identity().unwrap().to_string();
+    assert_eq!((&hash[..16], &identity[..16]), ("9ac48911e628f55a", "3bf880edc6c40333"));
+}
+
 #[test]
 fn packs_are_checked_when_they_are_read() {
     let (public, pack) = handed_out(&PLAN);

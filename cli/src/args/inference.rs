@@ -9,7 +9,8 @@ use super::{CredentialArguments, OutputPath, ReadingArguments, SplitName};
 /// Classify samples with an encrypted, verified run of a plan.
 ///
 /// Without --server, --local or --simulate, client and server run in this process (--local).
-/// Predictions are written only if the verdict is Intact.
+/// Predictions are written only if the verdict is Intact (WithinTolerance with the public part of a
+/// masked plan), or if nothing vouches for them and --accept-unverified takes them all the same.
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("where").args(["server", "local", "simulate"])))]
 #[command(after_help = "\
@@ -53,9 +54,8 @@ pub(crate) struct InferArguments {
     pub(crate) simulate: bool,
     #[command(flatten)]
     pub(crate) checks: CheckArguments,
-    /// Batches under way at the same time. Results do not depend on it; memory does.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
-    pub(crate) in_flight: u8,
+    #[command(flatten)]
+    pub(crate) in_flight: InFlight,
     /// Go on with an interrupted run: batches in the journal beside --out are not run again.
     #[arg(long, requires = "out", conflicts_with = "simulate")]
     pub(crate) resume: bool,
@@ -78,6 +78,27 @@ pub(crate) struct InferArguments {
     /// Where to write the report as one page for a browser, with pictures, plots and receipts.
     #[arg(long, value_name = "FILE")]
     pub(crate) report: Option<PathBuf>,
+}
+
+/// How many batches are under way.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct InFlight {
+    /// Batches under way at the same time [default: 2]. Results do not depend on it; memory does.
+    #[arg(long = "in-flight", value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    given: Option<u8>,
+}
+
+impl InFlight {
+    /// Whether somebody has asked for a number.
+    pub(crate) const fn is_given(self) -> bool {
+        self.given.is_some()
+    }
+}
+
+impl From<InFlight> for usize {
+    fn from(in_flight: InFlight) -> Self {
+        in_flight.given.unwrap_or(2).into()
+    }
 }
 
 /// Where the servers of a run are, and whom to trust.

@@ -8,16 +8,16 @@ use clap::{Args, ValueEnum};
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Choice of the plan")]
 pub(crate) struct PlanningArguments {
-    /// What is to be small.
-    #[arg(long, value_enum, value_name = "WHAT", default_value_t = ObjectiveName::Time)]
-    pub(crate) objective: ObjectiveName,
+    /// What is to be small [default: time].
+    #[arg(long, value_enum, value_name = "WHAT")]
+    pub(crate) objective: Option<ObjectiveName>,
     /// Speed of the link in each direction, such as 1Gbps or 50Mbps; `local`: client and server on
-    /// this machine.
-    #[arg(long, value_name = "RATE", default_value = "1Gbps")]
-    pub(crate) link: LinkArgument,
-    /// Round trip of the link, such as 20ms; no matter with `--link local`.
-    #[arg(long, value_name = "TIME", default_value = "1ms", value_parser = seconds)]
-    pub(crate) latency: f64,
+    /// this machine [default: 1Gbps].
+    #[arg(long, value_name = "RATE")]
+    pub(crate) link: Option<LinkArgument>,
+    /// Round trip of the link, such as 20ms; no matter with `--link local` [default: 1ms].
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    pub(crate) latency: Option<f64>,
     /// Memory that client and server may each take, such as 4GiB or 500MB.
     #[arg(long, value_name = "SIZE", value_parser = bytes)]
     pub(crate) memory: Option<u64>,

@@ -84,7 +84,7 @@ pub(crate) enum KeysCommand {
 #[command(after_help = "\
 Examples:
   securedl sign plans/mnist.plan --key keys/owner.key
-  securedl sign plans/mnist.plan.pack --key keys/owner.key      for data owners, of a masked plan")]
+  securedl sign mnist.plan.pack --key keys/owner.key      of a masked plan, for data owners only")]
 pub(crate) struct SignArguments {
     /// A plan, a fingerprint or a pack.
     #[arg(value_name = "FILE")]

@@ -5,6 +5,7 @@ mod masked;
 use anyhow::{Result, bail};
 use nn_poly::compiler::{Compiled, Joining};
 use nn_poly::import::{Dataset, Split};
+use nn_poly::integer::IntegerMatrix;
 use nn_poly::model::Model;
 use nn_poly::plan::planner::PlanGoal;
 use nn_poly::plan::{Plan, RunSize, Trust, forecast};
@@ -42,6 +43,8 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     let trust = Trust::from(arguments.trust);
     if trust == Trust::Masked {
         masked::check(arguments)?;
+    } else if arguments.pack_canaries.is_some() {
+        bail!("--pack-canaries goes with --trust masked: other plans have no pack");
     }
     let json = arguments.json.as_ref().map(Destination::check).transpose()?;
     let side = arguments.activation.map(Into::into);
@@ -76,9 +79,14 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     let prepared = compiling::prepare(&model, &bits, data.features())?;
     drop(bar);
     if trust == Trust::Masked {
-        let features = model.spec().preprocessing.apply(data.features())?;
-        let inputs = prepared.network.input().quantize(features.view())?;
-        return masked::run(&screen, arguments, prepared, &inputs);
+        let on_grid = |data: &Dataset| -> Result<IntegerMatrix> {
+            let features = model.spec().preprocessing.apply(data.features())?;
+            Ok(prepared.network.input().quantize(features.view())?)
+        };
+        // Evenly: the data may be in the order of their classes.
+        let compared = on_grid(&data.thinned(masked::COMPARED_SAMPLES)?)?;
+        let inputs = on_grid(&data)?;
+        return masked::run(&screen, arguments, prepared, &inputs, &compared);
     }
     let is_measured = !arguments.planning.no_self_test;
     let joining = Joining::new(&model, &bits, data.features(), goal.activation_side)?;

@@ -16,6 +16,10 @@ use crate::report::units::counted;
 
 /// Time after which measurements are no longer repeated.
 const SELF_TEST: Duration = Duration::from_secs(2);
+/// The link unless flags describe another one, as [`PlanGoal::new`] has it.
+const DEFAULT_LINK: LinkArgument = LinkArgument::Rate(1e9);
+/// Its round trip, seconds.
+const DEFAULT_ROUND_TRIP: f64 = 1e-3;
 
 /// The plans a model can have, best first, and where their times come from.
 #[derive(Debug)]
@@ -38,24 +42,25 @@ pub(crate) fn goal(
     trust: Trust,
     size: RunSize,
 ) -> Result<PlanGoal> {
-    if arguments.link == LinkArgument::Local && arguments.server_cores.is_some() {
+    if arguments.link == Some(LinkArgument::Local) && arguments.server_cores.is_some() {
         bail!("`--link local` means that the server is this machine: leave out --server-cores");
     }
     Ok(PlanGoal {
         objective: match arguments.objective {
-            ObjectiveName::Time => Objective::Time,
-            ObjectiveName::Bytes => Objective::Bytes,
-            ObjectiveName::Rounds => Objective::Rounds,
+            None | Some(ObjectiveName::Time) => Objective::Time,
+            Some(ObjectiveName::Bytes) => Objective::Bytes,
+            Some(ObjectiveName::Rounds) => Objective::Rounds,
         },
-        link: match arguments.link {
+        link: match arguments.link.unwrap_or(DEFAULT_LINK) {
             LinkArgument::Local => Link::SameMachine,
             LinkArgument::Rate(bits_per_second) => {
-                Link::Network { bits_per_second, round_trip_seconds: arguments.latency }
+                let round_trip_seconds = arguments.latency.unwrap_or(DEFAULT_ROUND_TRIP);
+                Link::Network { bits_per_second, round_trip_seconds }
             }
         },
         server_speed: server_speed(arguments.server_cores),
         memory_bytes: arguments.memory,
-        max_rounds: arguments.rounds.map(|rounds| rounds.max(1)),
+        max_rounds: arguments.rounds,
         ranges: match (arguments.proven, arguments.calibrated) {
             (true, _) => RangePolicy::RequireProven,
             (false, true) => RangePolicy::Cheapest,

@@ -16,7 +16,7 @@ use crate::pipeline::tabulating::BatchRecord;
 pub(crate) use comparison::table3;
 
 /// What the measurements of this page have in common.
-const CHECKED: &str = "Every run behind a figure was found intact, its scores were those of the integer network, \
+const CHECKED: &str = "Every encrypted batch behind a figure was found intact, its scores were those of the integer network, \
      score by score, and it moved exactly the bytes that its plan forecasts; otherwise there \
      would be no table. *Seconds* are wall time of a batch with client and server on this machine, sharing \
      its cores, through memory: keys, canaries and checks included, medians of the runs in the \

@@ -56,9 +56,12 @@ fn compile(folder: &Path) -> Masked {
         "--out",
         text(&plan),
     ]);
-    for expected in
-        ["masked (the client owns the data", "40 beyond the proven range", "one unit high"]
-    {
+    for expected in [
+        "masked (the client owns the data",
+        "40 beyond the proven range",
+        "of 96 samples, spread over the 96 for calibration, keep their label",
+        "one unit high",
+    ] {
         assert!(finished.stdout.contains(expected), "{expected}: {}", finished.stdout);
     }
     let beside = |suffix: &str| plans.join(format!("blobs.plan{suffix}"));
@@ -88,6 +91,7 @@ fn a_data_owner_classifies_without_weights() {
     let finished = succeed(&[&own[..], &remote, &results].concat());
     for expected in [
         "masked: you own the data",
+        "16 of its 20 canaries in every block; signed",
         "WithinTolerance",
         "a wrong label to every sample",
         "scores that ignore the samples",
@@ -117,11 +121,16 @@ fn a_data_owner_classifies_without_weights() {
         (vec!["--plan", text(&plan), "--pack", pack], "--pack goes with the public part"),
         (vec!["--plan", public, "--pack", public], "not a pack"),
         (vec!["--plan", public, "--pack", pack, "--replicas", "2"], "--replicas"),
+        (vec!["--plan", public, "--pack", pack, "--in-flight", "2"], "--in-flight"),
     ] {
         let finished = run(&[&["infer", "--data", data], &arguments[..], &remote].concat());
         assert_eq!(finished.code, Some(2), "{arguments:?}");
         assert!(finished.stderr.contains(expected), "{expected}: {}", finished.stderr);
     }
+    // More canaries than the pack has.
+    let finished = succeed(&[&own[..], &["--canaries", "30"], &remote].concat());
+    let expected = "all 20 of its canaries in every block, not 30; signed";
+    assert!(finished.stdout.contains(expected), "{}", finished.stdout);
     let local = run(&[&own[..], &["--local"]].concat());
     assert_eq!(local.code, Some(2));
     assert!(local.stderr.contains("--server"), "{}", local.stderr);
@@ -139,13 +148,40 @@ fn masked_plans_need_a_key_and_take_no_other_settings() {
     assert!(finished.stderr.contains("--mask-key"), "{}", finished.stderr);
     let (model, data) = (text(&fixture.model), text(&fixture.data));
     let out = folder.join("refused.plan");
-    for flags in [&["--activation", "client"][..], &["--rounds", "0"], &["--calibrated"]] {
+    for flags in [
+        &["--activation", "client"][..],
+        &["--rounds", "0"],
+        &["--calibrated"],
+        &["--objective", "time"],
+        &["--memory", "4GiB"],
+        &["--link", "1Gbps"],
+        &["--latency", "1ms"],
+        &["--server-cores", "2"],
+        &["--no-self-test"],
+    ] {
         let own = ["compile", model, "--calibrate", data, "--trust", "masked", "--out", text(&out)];
         let finished = run(&[&own[..], flags].concat());
         assert_eq!(finished.code, Some(2), "{flags:?}");
         assert!(finished.stderr.contains(flags[0]), "{}", finished.stderr);
         assert!(!out.exists());
     }
+    // And no pack goes with a plan of the owner's.
+    let own = ["compile", model, "--calibrate", data, "--pack-canaries", "5", "--out", text(&out)];
+    let finished = run(&own);
+    assert_eq!(finished.code, Some(2));
+    assert!(finished.stderr.contains("--pack-canaries"), "{}", finished.stderr);
+    assert!(!out.exists());
+}
+
+/// Data may be in the order of their classes: the first samples would show one of them.
+#[test]
+fn labels_are_compared_on_samples_of_the_whole_calibration_data() {
+    let fixture = fixture();
+    let out = folder("masked-large").join("large.plan");
+    let own = ["compile", text(&fixture.model), "--calibrate", text(&fixture.large)];
+    let finished = succeed(&[&own[..], &["--trust", "masked", "--out", text(&out)]].concat());
+    let expected = "of 256 samples, spread over the 4,800 for calibration, keep their label";
+    assert!(finished.stdout.contains(expected), "{}", finished.stdout);
 }
 
 /// Canaries that are one sample, twenty times: a server that gives every sample this sample's scores
@@ -177,14 +213,19 @@ fn a_pack_that_notices_nothing_ends_as_not_verified() {
         assert!(said.contains(expected), "{expected}: {said}");
     }
     assert!(!said.contains("WithinTolerance") && !out.exists(), "{said}");
+    // What is withheld is not told in a summary either.
+    assert!(!said.contains("Accuracy"), "{said}");
     let text_of = fs::read_to_string(&report).unwrap();
     let written: serde_json::Value = serde_json::from_str(&text_of).unwrap();
     let soundness = &written["verdict"]["Unverified"]["soundness"];
     assert_eq!(soundness["ignored_inputs_bits"], 0.0, "{written}");
     assert_eq!(written["pack"]["n_alike"], 20, "{written}");
+    assert!(written["accuracy"].is_null(), "{written}");
     // Whoever asks for them gets the predictions all the same.
     let finished = succeed(&[&infer[..], &["--accept-unverified"]].concat());
-    assert!(finished.stdout.contains("? Unverified"), "{}", finished.stdout);
+    for expected in ["? Unverified", "Accuracy"] {
+        assert!(finished.stdout.contains(expected), "{}", finished.stdout);
+    }
     assert_eq!(fs::read_to_string(&out).unwrap().lines().count(), 3 + 1);
 }
 

@@ -365,6 +365,22 @@ mod tests {
         Network::new(Shape::image(6, 6, 2).unwrap(), layers).unwrap()
     }
 
+    /// Whether a square of `before` is a constant in `after`.
+    fn gives_way(before: &Network<f32>, after: &Network<f32>) -> bool {
+        let leading = |network: &Network<f32>| -> Vec<f32> {
+            let mut leading = Vec::new();
+            for layer in network.layers() {
+                if let Layer::Activation(Activation::Polynomial { a, .. }) = layer {
+                    leading.extend(a);
+                }
+            }
+            leading
+        };
+        let (before, after) = (leading(before), leading(after));
+        assert_eq!(before.len(), after.len());
+        before.iter().zip(&after).any(|(before, after)| *before != 0.0 && *after == 0.0)
+    }
+
     proptest! {
         #[test]
         fn moving_factors_changes_hardly_anything(seed: u64, grouped: bool) {
@@ -377,12 +393,13 @@ mod tests {
                 (network.outputs(&inputs).unwrap(), equal.outputs(&inputs).unwrap());
             let spread = before.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
             // Half of the scores at least: squares that give way to their mean show where a single sample
-            // is far from it, and what follows may make them ten times larger. A wrong factor moves scores
-            // by as much as they are.
+            // is far from it, and what follows may make them ten times larger. Otherwise only rounding in
+            // single precision differs. A wrong factor moves scores by as much as they are.
+            let most = if gives_way(&network, &equal) { 0.1 } else { 0.02 };
             let mut off: Vec<f32> = before.iter().zip(&after).map(|(x, y)| (x - y).abs()).collect();
             off.sort_by(f32::total_cmp);
             let median = off[off.len() / 2];
-            prop_assert!(median <= 0.1 * spread, "{median} of {spread}");
+            prop_assert!(median <= most * spread, "{median} of {spread}, at most {most}");
             for layer in equal.layers() {
                 if let Layer::Activation(Activation::Polynomial { a, .. }) = layer {
                     prop_assert!(a.iter().all(|a| a.fract() == 0.0 && a.abs() <= MAX_LEADING));

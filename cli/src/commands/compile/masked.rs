@@ -12,14 +12,14 @@ use nn_poly::plan::{ActivationSide, Plan, PlanOptions, Trust, compile};
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-use crate::args::{CompileArguments, SideName};
+use crate::args::{CompileArguments, DEFAULT_PACK_CANARIES, SideName};
 use crate::failure::{Hint, Outcome};
 use crate::output::OutputFile;
 use crate::report::terminal::{Ink, Screen};
 use crate::report::units;
 
 /// Samples of the calibration data on which masked labels are compared with plain ones.
-const COMPARED_SAMPLES: usize = 256;
+pub(super) const COMPARED_SAMPLES: usize = 256;
 /// Canaries of a block with the default settings of `infer`.
 const DEFAULT_CANARIES: usize = 16;
 
@@ -45,6 +45,12 @@ pub(super) fn check(arguments: &CompileArguments) -> Result<()> {
         (arguments.json.is_some(), "--json", "the report is about plans of the owner's setting"),
         (arguments.report, "--report", "the report is about plans of the owner's setting"),
         (arguments.reference.is_some(), "--reference", "it belongs to the report"),
+        (planning.objective.is_some(), "--objective", "there is one plan, nothing to choose from"),
+        (planning.memory.is_some(), "--memory", "there is one plan, whatever memory it takes"),
+        (planning.link.is_some(), "--link", UNTIMED),
+        (planning.latency.is_some(), "--latency", UNTIMED),
+        (planning.server_cores.is_some(), "--server-cores", UNTIMED),
+        (planning.no_self_test, "--no-self-test", UNTIMED),
     ] {
         if is_set {
             bail!("a masked plan takes no {flag}: {reason}");
@@ -52,6 +58,9 @@ pub(super) fn check(arguments: &CompileArguments) -> Result<()> {
     }
     Ok(())
 }
+
+/// Why machines and the link do not matter.
+const UNTIMED: &str = "its rings are the cheapest that hold the values, and no time is forecast";
 
 /// Where the parts go: beside the plan, for whoever owns data.
 fn beside(plan: &Path, suffix: &str) -> PathBuf {
@@ -61,10 +70,14 @@ fn beside(plan: &Path, suffix: &str) -> PathBuf {
 }
 
 /// What the setting does not hold.
-const LEAK: &str = "experimental: masks hide single values, but masked values and scores of some thousand samples together \
-                    determine the weights of the last layer (SECURITY.md, trust settings): do not rely on this to keep a model secret";
+const LEAK: &str = "experimental: masks hide single values, but masked values and scores of about as many samples as the \
+                    last hidden layer has neurons (a single block is enough) determine the weights of the last layer (SECURITY.md, \
+                    trust settings): do not rely on this to keep a model secret";
 
 /// Compile, write the three files, and say what they are for.
+///
+/// Canaries are drawn from `inputs`, the calibration data on the plan's grid; masked labels are compared with
+/// plain ones on `compared`, some of them.
 ///
 /// # Errors
 /// A network that masks cannot serve, or files that cannot be written.
@@ -73,6 +86,7 @@ pub(super) fn run(
     arguments: &CompileArguments,
     prepared: Prepared,
     inputs: &IntegerMatrix,
+    compared: &IntegerMatrix,
 ) -> Result<Outcome> {
     let files =
         [arguments.out.clone(), beside(&arguments.out, ".public"), beside(&arguments.out, ".pack")];
@@ -89,12 +103,11 @@ pub(super) fn run(
          (--bits) or fewer layers make the numbers smaller"
     })?;
     let mut rng = ChaCha20Rng::from_os_rng();
-    let n_canaries = (arguments.pack_canaries as usize).min(inputs.ncols());
+    let wanted = arguments.pack_canaries.unwrap_or(DEFAULT_PACK_CANARIES) as usize;
+    let n_canaries = wanted.min(inputs.ncols());
     let drawn = CanarySet::draw_from(inputs.ncols(), n_canaries, &mut rng)?;
     let pack = CanaryPack::make(&plan, &inputs.select(Axis(1), &drawn))?;
-    let n_compared = COMPARED_SAMPLES.min(inputs.ncols());
-    let compared = inputs.select(Axis(1), &(0..n_compared).collect::<Vec<_>>());
-    let (n_equal, raised) = agreement(&plan, &compared, &mut rng)?;
+    let (n_equal, raised) = agreement(&plan, compared, &mut rng)?;
     let bytes = [plan.to_bytes()?, plan.public().to_bytes()?, pack.to_bytes()?];
     for (file, bytes) in checked.iter().zip(&bytes) {
         file.write(bytes)?;
@@ -121,9 +134,11 @@ pub(super) fn run(
         screen.fact(&format!("Stage {stage}"), text);
     }
     let share = format!(
-        "{} of {} calibration samples keep their label; {} of the refreshed values are one unit high",
+        "{} of {} samples, spread over the {} for calibration, keep their label; {} of the refreshed values are one \
+         unit high",
         units::count(n_equal as u64),
-        units::count(n_compared as u64),
+        units::count(compared.ncols() as u64),
+        units::count(inputs.ncols() as u64),
         units::percent(raised)
     );
     screen.fact("Masked", share);

@@ -53,11 +53,17 @@ pub(super) fn run(
     let source = DataSource::new(&arguments.data, &arguments.reading);
     let split = arguments.split.into();
     let workload = Workload::load(&public, &source, split, arguments.samples)?;
-    let n_canaries = (arguments.checks.canaries as usize).min(pack.n_canaries());
+    let wanted = arguments.checks.canaries as usize;
+    let (n_packed, n_canaries) = (pack.n_canaries(), wanted.min(pack.n_canaries()));
     let plan = MaskedPlan::new(public, pack, n_canaries)?;
 
     introduce(screen, &plan, &workload, &addresses.join(", "));
-    screen.fact("Pack", format!("signed: {}", pack_voucher.check(None)?));
+    let drawn = if wanted > n_packed {
+        format!("all {n_packed} of its canaries in every block, not {wanted}")
+    } else {
+        format!("{n_canaries} of its {n_packed} canaries in every block")
+    };
+    screen.fact("Pack", format!("{drawn}; signed: {}", pack_voucher.check(None)?));
     let subject = Subject::of_public(plan.digest(), plan.public());
     let voucher = Voucher::of(&arguments.plan, subject, owners)?;
     let visitor = reaching::visitor(&arguments.connection)?;
@@ -124,6 +130,7 @@ fn refuse_flags(arguments: &InferArguments) -> Result<()> {
         (arguments.checks.fingerprint.is_some(), "--fingerprint", "canaries come from the pack"),
         (arguments.evidence.is_some(), "--evidence", "a reply cannot be recomputed without masks"),
         (arguments.resume, "--resume", "it keeps no journal"),
+        (arguments.in_flight.is_given(), "--in-flight", "it is one batch, whatever its size"),
         (arguments.report.is_some(), "--report", "its verdict is another one; use --json"),
     ] {
         if is_set {
@@ -207,7 +214,15 @@ impl Case<'_> {
             out_of_calibration: &flags,
             labels: workload.data.labels(),
         });
-        let accuracy = predictions
+        let (outcome, is_released) = match result.verdict {
+            MaskedVerdict::Tolerated { .. } => (Outcome::Success, true),
+            MaskedVerdict::Unverified { .. } if accept_unverified => (Outcome::Success, true),
+            MaskedVerdict::Unverified { .. } => (Outcome::Unverified, false),
+            MaskedVerdict::Refuted { .. } => (Outcome::Cheated, false),
+        };
+        // What is withheld is not told in a summary either.
+        let released = predictions.filter(|_| is_released);
+        let accuracy = released
             .as_ref()
             .and_then(Predictions::n_correct)
             .map(|n_correct| units::share(n_correct, n_samples));
@@ -221,14 +236,7 @@ impl Case<'_> {
         }
         verdict::print_masked(screen, &result.verdict, &sharpness);
         screen.gap();
-        let (outcome, is_released) = match result.verdict {
-            MaskedVerdict::Tolerated { .. } => (Outcome::Success, true),
-            MaskedVerdict::Unverified { .. } if accept_unverified => (Outcome::Success, true),
-            MaskedVerdict::Unverified { .. } => (Outcome::Unverified, false),
-            MaskedVerdict::Refuted { .. } => (Outcome::Cheated, false),
-        };
-        let released = predictions.as_ref().filter(|_| is_released);
-        write_predictions(screen, outputs, released, plan.public().class_names.len())?;
+        write_predictions(screen, outputs, released.as_ref(), plan.public().class_names.len())?;
         if let Some(destination) = &outputs.report {
             let report = MaskedReport {
                 securedl: env!("CARGO_PKG_VERSION"),

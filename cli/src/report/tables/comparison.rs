@@ -206,32 +206,55 @@ struct Target {
     what: &'static str,
     wanted: String,
     measured: f64,
-    is_met: bool,
+    outcome: Judgment,
+}
+
+/// What became of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Judgment {
+    Met,
+    Missed,
+    /// Nothing was wanted: the figure stands beside others.
+    Reported,
+}
+
+impl Judgment {
+    const fn of(is_met: bool) -> Self {
+        if is_met { Self::Met } else { Self::Missed }
+    }
 }
 
 impl Target {
     fn at_least(what: &'static str, least: f64, measured: f64) -> Self {
         let wanted = format!("at least {least}");
-        Self { what, wanted, measured, is_met: measured >= least }
+        Self { what, wanted, measured, outcome: Judgment::of(measured >= least) }
     }
 
     fn at_most(what: &'static str, most: f64, measured: f64) -> Self {
         let wanted = format!("at most {most}");
-        Self { what, wanted, measured, is_met: measured <= most }
+        Self { what, wanted, measured, outcome: Judgment::of(measured <= most) }
     }
 
     fn more_than(what: &'static str, limit: f64, measured: f64) -> Self {
         let wanted = format!("more than {limit}");
-        Self { what, wanted, measured, is_met: measured > limit }
+        Self { what, wanted, measured, outcome: Judgment::of(measured > limit) }
     }
 
     fn less_than(what: &'static str, limit: f64, measured: f64) -> Self {
         let wanted = format!("less than {limit}");
-        Self { what, wanted, measured, is_met: measured < limit }
+        Self { what, wanted, measured, outcome: Judgment::of(measured < limit) }
+    }
+
+    fn reported(what: &'static str, measured: f64) -> Self {
+        Self { what, wanted: "–".to_owned(), measured, outcome: Judgment::Reported }
     }
 
     fn cells(&self, network: &str) -> [String; 5] {
-        let outcome = if self.is_met { "met" } else { "**missed**" };
+        let outcome = match self.outcome {
+            Judgment::Met => "met",
+            Judgment::Missed => "**missed**",
+            Judgment::Reported => "reported",
+        };
         let (what, wanted) = (self.what.to_owned(), self.wanted.clone());
         [network.to_owned(), what, wanted, three_digits(self.measured), outcome.to_owned()]
     }
@@ -266,6 +289,10 @@ fn targets_of(batches: &[&BatchRecord]) -> Vec<Target> {
         let lead = leveled.seconds() / client.seconds();
         let what = "seconds of our CryptoNets / SecureDL, activation at the client";
         found.push(Target::at_least(what, LEAST_LEAD, lead));
+    }
+    if let (Some(server), Some(leveled)) = (server, leveled) {
+        let what = "seconds of our CryptoNets / SecureDL, activation at the server";
+        found.push(Target::reported(what, leveled.seconds() / server.seconds()));
     }
     if let Some(leveled) = leveled {
         let (what, most) = ("plaintext moduli of our CryptoNets", CRYPTONETS_MODULI.into());
@@ -322,10 +349,16 @@ mod tests {
         ];
         for (batches, is_met) in [(&fast[..], true), (&slow[..], false)] {
             let found = targets_of(&batches.iter().collect::<Vec<_>>());
-            assert_eq!(found.len(), 6);
+            assert_eq!(found.len(), 7);
             for target in found {
                 let is_count = target.what.contains("moduli");
-                assert_eq!(target.is_met, is_met || is_count, "{target:?}");
+                let is_lead = target.what.starts_with("seconds of our CryptoNets");
+                let expected = if is_lead && target.what.ends_with("server") {
+                    Judgment::Reported
+                } else {
+                    Judgment::of(is_met || is_count)
+                };
+                assert_eq!(target.outcome, expected, "{target:?}");
             }
         }
         let mut useless = batch("non-interactive", 1.5, 1);

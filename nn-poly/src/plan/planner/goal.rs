@@ -28,7 +28,7 @@ pub struct PlanGoal {
     pub server_speed: f64,
     /// Memory that client and server may each take for a run, bytes.
     pub memory_bytes: Option<u64>,
-    /// Round trips that one batch may take.
+    /// Round trips that one batch may take; [`choose`](crate::compiler::choose) takes 0 for 1.
     pub max_rounds: Option<u32>,
     /// Which ranges the plan may rest on.
     pub ranges: RangePolicy,
