@@ -230,10 +230,13 @@ impl<'a> Case<'a> {
         remote.close().await;
         let record = recorder.record();
         drop((progress, recorder));
-        let (verdict, totals, evidence) = match outcome {
-            Ok(BatchesOutcome::Verified { verdict, totals }) => (verdict, totals, Vec::new()),
+        let n_sent = work.n_samples() - work.counts.n_earlier_samples;
+        let (verdict, totals, evidence, n_sent) = match outcome {
+            Ok(BatchesOutcome::Verified { verdict, totals }) => {
+                (verdict, totals, Vec::new(), Some(n_sent))
+            }
             Ok(BatchesOutcome::Rejected { verdict, totals, evidence, .. }) => {
-                (verdict, totals, evidence)
+                (verdict, totals, evidence, None)
             }
             Err(error) => return Err(self.with_advice(error, &work)),
         };
@@ -242,7 +245,7 @@ impl<'a> Case<'a> {
             verdict: combined(verdict, &work),
             scores: None,
             n_samples: work.n_samples(),
-            costs: Some(Costs { tally, n_batches: batches, network, evaluate, traffic }),
+            costs: Some(Costs { tally, n_batches: batches, n_sent, network, evaluate, traffic }),
             total: started.elapsed(),
             evidence,
         };

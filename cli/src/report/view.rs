@@ -291,10 +291,11 @@ fn figures(run: &Run, public: &PublicPlan, is_exact: bool) -> Vec<Figure> {
     let mut figure = |name, value: String| figures.push(Figure { name, value });
     if let Some(costs) = &run.costs {
         let tally = &costs.tally;
-        let sent = tally.bytes_up + tally.bytes_down;
         figure("Sent", units::bytes(tally.bytes_up));
         figure("Received", units::bytes(tally.bytes_down));
-        figure("Per sample", units::bytes(sent / (run.n_samples as u64).max(1)));
+        if let Some(n_bytes) = costs.bytes_per_sample() {
+            figure("Per sample", units::bytes(n_bytes));
+        }
         figure("Encrypting", units::duration(tally.times.encode + tally.times.encrypt));
         figure("Server busy", units::duration(costs.evaluate));
         figure("Checking", units::duration(tally.times.check));

@@ -119,6 +119,7 @@ fn one_weight_off_by_one_is_named_and_releases_nothing() {
         for expected in ["✗ ModelModified", "segment 1", "not written"] {
             assert!(finished.stdout.contains(expected), "{name}: {}", finished.stdout);
         }
+        assert!(!finished.stdout.contains("per sample"), "{name}: {}", finished.stdout);
         assert!(!out.exists(), "{name}: no predictions");
         let page = fs::read_to_string(&page).unwrap();
         for expected in ["Caught: ", "What gave it away", "Segment 1: ", "No predictions were"] {
