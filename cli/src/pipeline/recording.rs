@@ -99,6 +99,11 @@ impl Recorder {
         let mut state = self.state();
         state.take_ciphertext();
         state.record.clone()
+    /// Whether a round failed its check: the verdict is known, though not told yet.
+    pub(crate) fn is_rejected(&self) -> bool {
+        self.state().record.rounds.iter().any(|round| round.state == RoundState::Rejected)
+    }
+
     }
 
     /// A panic while the state was held leaves it usable: it holds counts only.

@@ -273,9 +273,11 @@ impl Desk {
         Ok(id)
     }
 
-    /// End the run under way, if there is one.
+    /// End the run under way, if there is one. One that is rejected already comes to its verdict.
     pub(super) fn cancel(&self) {
-        if let Some(current) = &self.state().current {
+        if let Some(current) = &self.state().current
+            && !current.recorder.is_rejected()
+        {
             current.task.abort();
         }
     }
@@ -348,7 +350,7 @@ impl Desk {
     }
 
     /// The run in pictures and words.
-    fn describe(
+    pub(super) fn describe(
         &self,
         samples: &Samples,
         inputs: &IntegerMatrix,
@@ -382,7 +384,7 @@ impl Desk {
             is_contradicted,
             is_compared: run.scores.is_some(),
             predictions,
-            faults: self.faults(run)?,
+            faults: self.faults(run),
             input: self.picture(samples)?,
         })
     }
@@ -393,20 +395,23 @@ impl Desk {
         Drawing::of_sample(dims, &first.unwrap_or_default(), "The first sample")
     }
 
-    fn faults(&self, run: &Run) -> Result<Vec<FaultView>> {
+    /// What the evidence shows. The verdict stands without it: what cannot be judged is left out.
+    fn faults(&self, run: &Run) -> Vec<FaultView> {
         let mut faults = Vec::new();
         for path in &run.evidence {
-            let fault = FaultView::of(path, &self.plan)?;
+            let fault = FaultView::or_warning(path, &self.plan);
             let file = match &self.evidence {
                 EvidencePlace::Folder(_) => Some(path.display().to_string()),
                 EvidencePlace::Moment(_) | EvidencePlace::Nowhere => {
-                    std::fs::remove_file(path).context("evidence cannot be removed")?;
+                    if let Err(error) = std::fs::remove_file(path) {
+                        tracing::warn!(%error, "evidence cannot be removed");
+                    }
                     None
                 }
             };
             faults.extend(fault.map(|fault| FaultView { file, ..fault }));
         }
-        Ok(faults)
+        faults
     }
 }
 

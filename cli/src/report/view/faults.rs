@@ -33,7 +33,7 @@ impl FaultView {
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub(crate) fn of(path: &Path, plan: &Plan) -> Result<Option<Self>, evidence::EvidenceError> {
+    fn of(path: &Path, plan: &Plan) -> Result<Option<Self>, evidence::EvidenceError> {
         let report = evidence::verify(path, plan)?;
         let Finding::ProvenFault { first_byte, n_ciphertexts } = report.finding else {
             return Ok(None);
@@ -55,6 +55,14 @@ impl FaultView {
             units::counted(segment.n_outputs, "ciphertext"),
             units::count(words_each),
             units::count(first_byte),
+
+    /// As [`of`](Self::of), for runs whose verdict stands: an error goes to the log.
+    pub(crate) fn or_warning(path: &Path, plan: &Plan) -> Option<Self> {
+        Self::of(path, plan).unwrap_or_else(|error| {
+            tracing::warn!(%error, "evidence cannot be judged");
+            None
+        })
+    }
         );
         Ok(Some(Self {
             segment: report.segment,
