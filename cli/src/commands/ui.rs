@@ -62,21 +62,19 @@ pub(crate) fn run(arguments: &UiArguments) -> Result<Outcome> {
             reaching::servers(&venue, &plan, connection, &visitor, &voucher, screen).await?;
         let reach = Reach { visitor, servers, place: venue.in_words() };
         let desk = Desk::new(plan, reach, settings, examples, evidence, None)?;
-        serve(screen, page, desk).await
+        serve(screen, page, desk).await;
+        anyhow::Ok(())
     })?;
     screen.finish()?;
     Ok(Outcome::Success)
 }
 
 /// Tell the address, and serve until the user ends it.
-///
-/// # Errors
-/// Whatever the system says.
-pub(super) async fn serve(screen: &Screen, page: Page, desk: Arc<Desk>) -> Result<()> {
+pub(super) async fn serve(screen: &Screen, page: Page, desk: Arc<Desk>) {
     screen.fact("Page", screen.paint(Ink::Bold, page.url()));
     let text = "for this machine, and for whoever has this address, until Ctrl-C";
     screen.fact("", screen.paint(Ink::Dim, text));
-    page.serve(desk, super::infer::interrupted()).await
+    page.serve(desk, super::infer::interrupted()).await;
 }
 
 /// The first samples of the data's test part.

@@ -39,7 +39,8 @@ pub(super) fn serve(
         };
         let evidence = EvidencePlace::Moment(folder);
         let desk = Desk::new(plan, reach, settings, Some(examples), evidence, Some(host))?;
-        ui::serve(screen, page, desk).await
+        ui::serve(screen, page, desk).await;
+        anyhow::Ok(())
     })?;
     screen.finish()
 }
