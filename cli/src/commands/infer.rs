@@ -206,8 +206,13 @@ impl<'a> Case<'a> {
             }
         }
         let remote = visitor.client(servers, connections)?;
-        let recorder = Recorder::new(plan, self.progress(&work));
-        let progress: Arc<dyn RunProgress> = recorder.clone();
+        let shown = self.progress(&work);
+        let is_recorded = self.outputs.page.is_some();
+        let recorder = is_recorded.then(|| Recorder::new(plan, Arc::clone(&shown)));
+        let progress = match &recorder {
+            Some(recorder) => Arc::clone(recorder) as Arc<dyn RunProgress>,
+            None => shown,
+        };
         let run = BatchRun {
             plan: &client_plan,
             remote: &remote,
@@ -228,7 +233,7 @@ impl<'a> Case<'a> {
         };
         let traffic = remote.traffic();
         remote.close().await;
-        let record = recorder.record();
+        let record = recorder.as_ref().map(|recorder| recorder.record()).unwrap_or_default();
         drop((progress, recorder));
         let n_sent = work.n_samples() - work.counts.n_earlier_samples;
         let (verdict, totals, evidence, n_sent) = match outcome {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nn_poly::import::{Dataset, Split};
 use nn_poly::plan::{Plan, Trust};
 use protocol::signature::Subject;
@@ -17,12 +17,13 @@ use crate::logs;
 use crate::options::Venue;
 use crate::pipeline::servers::EvidenceFolder;
 use crate::pipeline::source::DataSource;
+use crate::pipeline::streaming;
 use crate::report::terminal::{Ink, Screen};
 use crate::report::{Console, units};
 use crate::ui::{Desk, EvidencePlace, Page, Reach};
 
 /// Examples that are kept in memory, at most.
-const MAX_EXAMPLES: usize = 2000;
+const MAX_EXAMPLES: u64 = 2000;
 
 /// Serve the page until the user ends it.
 pub(crate) fn run(arguments: &UiArguments) -> Result<Outcome> {
@@ -82,16 +83,11 @@ fn examples(screen: &Screen, plan: &Plan, arguments: &UiArguments) -> Result<Opt
     let Some(name) = &arguments.data else { return Ok(None) };
     let source = DataSource::new(name, &arguments.reading);
     let public = plan.public();
-    let (_, data) = source.load(Split::Test, &public.split)?;
-    if data.shape() != &public.input_shape {
-        anyhow::bail!(
-            "samples in {source} have shape {}, the plan `{}` reads {}",
-            data.shape(),
-            public.name,
-            public.input_shape
-        );
-    }
-    let data = data.take(MAX_EXAMPLES)?.with_classes(&public.class_names)?;
+    let mut samples = streaming::open(plan, &source, Split::Test, Some(MAX_EXAMPLES))?;
+    let (labels, source) = (samples.labels().map(<[u32]>::to_vec), samples.source());
+    let features = samples.next_features(samples.n_samples())?.context("there are no samples")?;
+    let (shape, classes) = (public.input_shape.clone(), public.class_names.clone());
+    let data = Dataset::new(shape, features, labels, classes, source)?;
     let n_samples = units::counted(data.n_samples(), "sample");
     screen.fact("Examples", format!("{n_samples} of {}, also for canaries", data.source()));
     Ok(Some(data))
