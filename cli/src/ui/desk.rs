@@ -84,6 +84,8 @@ pub(crate) struct Desk {
     pub(crate) tampering: Option<Arc<dyn Tampering>>,
     /// Samples that the smallest block holds.
     n_places: usize,
+    /// Held while the server learns how to cheat: the last choice stays, however long others take.
+    pub(super) choosing: Arc<tokio::sync::Mutex<()>>,
     state: Mutex<State>,
 }
 
@@ -190,8 +192,17 @@ impl Desk {
         let client_plan =
             inference::prepare(&plan, &settings, |count| inference::draw_canaries(&blank, count))?;
         let n_places = client_plan.samples_per_block().into_iter().min().unwrap_or(1);
-        let state = Mutex::default();
-        Ok(Arc::new(Self { plan, reach, settings, examples, evidence, tampering, n_places, state }))
+        Ok(Arc::new(Self {
+            plan,
+            reach,
+            settings,
+            examples,
+            evidence,
+            tampering,
+            choosing: Arc::default(),
+            n_places,
+            state: Mutex::default(),
+        }))
     }
 
     /// What the page knows before any run.

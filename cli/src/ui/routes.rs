@@ -114,7 +114,12 @@ async fn tamper(State(desk): State<Arc<Desk>>, body: Bytes) -> Result<Response, 
         return Err(Refusal::new(StatusCode::NOT_FOUND, text));
     };
     let choice: Choice = serde_json::from_slice(&body).map_err(anyhow::Error::from)?;
-    let choose = move || server.choose(&choice.kind, choice.segment);
+    let turn = Arc::clone(&desk.choosing).lock_owned().await;
+    let choose = move || {
+        // Held to the end, even if nobody waits for the answer any more.
+        let _turn = turn;
+        server.choose(&choice.kind, choice.segment)
+    };
     tokio::task::spawn_blocking(choose).await.map_err(|_| broken())??;
     Ok(StatusCode::NO_CONTENT.into_response())
 }
