@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -104,6 +104,8 @@ struct Current {
     input: Option<Drawing>,
     recorder: Arc<Recorder>,
     started: Instant,
+    /// Drawn once: it does not change.
+    ciphertext: Arc<OnceLock<Drawing>>,
     task: AbortHandle,
 }
 
@@ -156,7 +158,6 @@ struct Running {
     seconds: f64,
     input: Option<Drawing>,
     ciphertext: Option<Drawing>,
-    room: Option<String>,
     rounds: Vec<RoundView>,
 }
 
@@ -235,22 +236,27 @@ impl Desk {
         let current = state.current.as_ref().map(|current| {
             let Current { id, n_samples, started, .. } = *current;
             let (source, input) = (current.source.clone(), current.input.clone());
-            ((id, n_samples, started, source, input), Arc::clone(&current.recorder))
+            let watched = (Arc::clone(&current.recorder), Arc::clone(&current.ciphertext));
+            ((id, n_samples, started, source, input), watched)
         });
         drop(state);
-        let running = current.map(|((id, n_samples, started, source, input), recorder)| {
-            let record = recorder.record();
-            anyhow::Ok(Running {
-                id,
-                n_samples,
-                source,
-                seconds: started.elapsed().as_secs_f64(),
-                input,
-                ciphertext: view::ciphertext(&record)?,
-                room: view::room(n_samples, self.n_places),
-                rounds: view::rounds(self.plan.public(), &record),
-            })
-        });
+        let running =
+            current.map(|((id, n_samples, started, source, input), (recorder, drawn))| {
+                let record = recorder.record();
+                let ciphertext = match drawn.get() {
+                    Some(drawing) => Some(drawing.clone()),
+                    None => view::ciphertext(&record)?.map(|new| drawn.get_or_init(|| new).clone()),
+                };
+                anyhow::Ok(Running {
+                    id,
+                    n_samples,
+                    source,
+                    seconds: started.elapsed().as_secs_f64(),
+                    input,
+                    ciphertext,
+                    rounds: view::rounds(self.plan.public(), &record),
+                })
+            });
         let tampering = self.tampering.as_ref().map(|server| server.current());
         Ok(Status { running: running.transpose()?, past, tampering })
     }
@@ -277,7 +283,9 @@ impl Desk {
         let recorder = Recorder::new(&self.plan, Arc::new(Silent));
         let run = tokio::spawn(Arc::clone(self).classify(samples, inputs, Arc::clone(&recorder)));
         let (task, started) = (run.abort_handle(), Instant::now());
-        state.current = Some(Current { id, n_samples, source, input, recorder, started, task });
+        let ciphertext = Arc::default();
+        let current = Current { id, n_samples, source, input, ciphertext, recorder, started, task };
+        state.current = Some(current);
         drop(state);
         let desk = Arc::clone(self);
         tokio::spawn(async move { desk.end(run.await) });
