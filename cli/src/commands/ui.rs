@@ -61,7 +61,8 @@ pub(crate) fn run(arguments: &UiArguments) -> Result<Outcome> {
         let visitor = reaching::visitor(connection)?;
         let servers =
             reaching::servers(&venue, &plan, connection, &visitor, &voucher, screen).await?;
-        let reach = Reach { visitor, servers, place: venue.in_words() };
+        let is_elsewhere = matches!(venue, Venue::Server { .. });
+        let reach = Reach { visitor, servers, place: venue.in_words(), is_elsewhere };
         let desk = Desk::new(plan, reach, settings, examples, evidence, None)?;
         serve(screen, page, desk).await;
         anyhow::Ok(())
@@ -82,10 +83,10 @@ pub(super) async fn serve(screen: &Screen, page: Page, desk: Arc<Desk>) {
 fn examples(screen: &Screen, plan: &Plan, arguments: &UiArguments) -> Result<Option<Dataset>> {
     let Some(name) = &arguments.data else { return Ok(None) };
     let source = DataSource::new(name, &arguments.reading);
-    let public = plan.public();
     let mut samples = streaming::open(plan, &source, Split::Test, Some(MAX_EXAMPLES))?;
     let (labels, source) = (samples.labels().map(<[u32]>::to_vec), samples.source());
     let features = samples.next_features(samples.n_samples())?.context("there are no samples")?;
+    let public = plan.public();
     let (shape, classes) = (public.input_shape.clone(), public.class_names.clone());
     let data = Dataset::new(shape, features, labels, classes, source)?;
     let n_samples = units::counted(data.n_samples(), "sample");

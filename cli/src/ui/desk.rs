@@ -37,6 +37,8 @@ pub(crate) struct Reach {
     pub(crate) servers: Vec<Endpoint>,
     /// In words.
     pub(crate) place: String,
+    /// Whether that is another process, which then sees ciphertexts only.
+    pub(crate) is_elsewhere: bool,
 }
 
 /// A server whose honesty the page can switch off: that of the demonstration only.
@@ -128,6 +130,7 @@ pub(super) struct Facts {
     securedl: &'static str,
     plan: String,
     digest: String,
+    is_elsewhere: bool,
     trust: String,
     security_bits: u32,
     place: String,
@@ -208,6 +211,7 @@ impl Desk {
 
     /// What the page knows before any run.
     pub(super) fn facts(&self) -> Facts {
+            is_elsewhere: self.reach.is_elsewhere,
         let public = self.plan.public();
         Facts {
             securedl: env!("CARGO_PKG_VERSION"),

@@ -36,6 +36,7 @@ pub(super) fn serve(
             visitor: Visitor::plain(&settings.retry),
             servers: vec![Endpoint::in_process(inference::server(host.clone())?)],
             place: "a server in this process, through the same messages".to_owned(),
+            is_elsewhere: false,
         };
         let evidence = EvidencePlace::Moment(folder);
         let desk = Desk::new(plan, reach, settings, Some(examples), evidence, Some(host))?;
