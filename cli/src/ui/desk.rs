@@ -16,7 +16,7 @@ use protocol::runner::{RunOptions, RunProgress, Silent};
 use serde::Serialize;
 use tokio::task::{AbortHandle, JoinError};
 
-use super::intake::{MAX_SAMPLES, Refusal, Samples};
+use super::intake::{Refusal, Samples};
 use crate::pipeline::inference::{self, Run, RunSettings};
 use crate::pipeline::recording::Recorder;
 use crate::pipeline::servers::Visitor;
@@ -84,10 +84,10 @@ pub(crate) struct Desk {
     pub(crate) examples: Option<Dataset>,
     pub(crate) evidence: EvidencePlace,
     pub(crate) tampering: Option<Arc<dyn Tampering>>,
-    /// Samples that the smallest block holds.
-    n_places: usize,
     /// Held while the server learns how to cheat: the last choice stays, however long others take.
     pub(super) choosing: Arc<tokio::sync::Mutex<()>>,
+    /// Samples that the smallest block holds.
+    n_places: usize,
     state: Mutex<State>,
 }
 
@@ -104,10 +104,10 @@ struct Current {
     n_samples: usize,
     source: String,
     input: Option<Drawing>,
-    recorder: Arc<Recorder>,
-    started: Instant,
     /// Drawn once: it does not change.
     ciphertext: Arc<OnceLock<Drawing>>,
+    recorder: Arc<Recorder>,
+    started: Instant,
     task: AbortHandle,
 }
 
@@ -127,18 +127,13 @@ enum Ended {
 /// What the page knows before any run.
 #[derive(Debug, Serialize)]
 pub(super) struct Facts {
-    securedl: &'static str,
     plan: String,
-    digest: String,
-    is_elsewhere: bool,
-    trust: String,
     security_bits: u32,
     place: String,
+    is_elsewhere: bool,
     /// Axes of a sample.
     shape: Vec<usize>,
-    classes: Vec<String>,
     n_places: usize,
-    max_samples: usize,
     n_examples: usize,
     n_segments: usize,
     /// Only where a server can be made to cheat.
@@ -211,19 +206,14 @@ impl Desk {
 
     /// What the page knows before any run.
     pub(super) fn facts(&self) -> Facts {
-            is_elsewhere: self.reach.is_elsewhere,
         let public = self.plan.public();
         Facts {
-            securedl: env!("CARGO_PKG_VERSION"),
             plan: public.name.clone(),
-            digest: self.plan.digest().short(),
-            trust: public.trust.to_string(),
             security_bits: public.security_bits,
             place: self.reach.place.clone(),
+            is_elsewhere: self.reach.is_elsewhere,
             shape: public.input_shape.dims().to_vec(),
-            classes: public.class_names.clone(),
             n_places: self.n_places,
-            max_samples: MAX_SAMPLES,
             n_examples: self.examples.as_ref().map_or(0, Dataset::n_samples),
             n_segments: public.segments.len(),
             tampering: self.tampering.as_ref().map_or_else(Vec::new, |server| server.kinds()),

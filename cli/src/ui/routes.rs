@@ -27,7 +27,6 @@ pub(super) fn routes(desk: Arc<Desk>, gate: Gate) -> Router {
         .route("/status", get(status))
         .route("/runs", post(begin))
         .route("/cancel", post(cancel))
-        .route("/runs/{id}", get(view))
         .route("/runs/{id}/html", get(fragment))
         .route("/runs/{id}/report", get(report))
         .route("/tampering", post(tamper))
@@ -85,10 +84,6 @@ async fn begin(
 async fn cancel(State(desk): State<Arc<Desk>>) -> Response {
     desk.cancel();
     StatusCode::NO_CONTENT.into_response()
-}
-
-async fn view(State(desk): State<Arc<Desk>>, Path(id): Path<u64>) -> Result<Response, Refusal> {
-    Ok(answer(StatusCode::OK, &*desk.view(id).ok_or_else(unknown)?))
 }
 
 async fn fragment(State(desk): State<Arc<Desk>>, Path(id): Path<u64>) -> Result<Response, Refusal> {
