@@ -1,9 +1,9 @@
 //! The local page: a server on a loopback address, for whoever has the token of this start.
 //!
 //! ```text
-//!  browser ── Host, token, sizes ──► gate ──► routes ──► intake: bytes ─► samples
-//!     ▲                                         │              │
-//!     └── assets, status, HTML of a run ◄───────┴──── desk: one run at a time ──► protocol::runner
+//!  browser ── door ── Host, token, sizes ──► gate ──► routes ──► intake: bytes ─► samples
+//!     ▲                                                 │              │
+//!     └── assets, status, HTML of a run ◄───────────────┴──── desk: one run at a time ──► protocol::runner
 //! ```
 //! Keys, checks and decryption stay in this process; the page gets what a person may see: pictures,
 //! counts, verdicts, scores that were released, receipts.
@@ -16,6 +16,7 @@
 
 mod assets;
 mod desk;
+mod door;
 mod gate;
 mod intake;
 mod routes;
@@ -62,20 +63,13 @@ impl Page {
         format!("http://{}/#token={}", self.address, self.gate.token())
     }
 
-    /// Serve until `stop` is ready.
-    ///
-    /// # Errors
-    /// Whatever the system says.
-    pub(crate) async fn serve(
-        self,
-        desk: Arc<Desk>,
-        stop: impl Future<Output = ()> + Send + 'static,
-    ) -> Result<()> {
+    /// Serve until `stop` is ready. Connections end then, whatever they wait for.
+    pub(crate) async fn serve(self, desk: Arc<Desk>, stop: impl Future<Output = ()>) {
         let routes = routes::routes(desk, self.gate);
-        axum::serve(self.listener, routes)
-            .with_graceful_shutdown(stop)
-            .await
-            .context("the page cannot be served any more")
+        tokio::select! {
+            () = door::answer(self.listener, routes, door::LIMITS) => {}
+            () = stop => {}
+        }
     }
 }
 

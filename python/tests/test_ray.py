@@ -14,6 +14,8 @@ from conftest import compiled, weights, write_model
 
 import securedl
 
+# A cluster on loopback addresses; read when Ray is imported.
+os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
 ray = pytest.importorskip("ray", reason="SKIPPED: Ray is not installed (pip install ray)")
 
 from ray.cluster_utils import Cluster  # noqa: E402
@@ -259,6 +261,7 @@ print(json.dumps({"nodes": [n["NodeManagerAddress"] for n in ray.nodes()], "list
 def test_a_cluster_of_ones_own_is_ones_own_and_on_loopback_only():
     """Whatever the environment names, and whoever else runs a cluster here."""
     environment = os.environ | {"RAY_ADDRESS": "192.0.2.1:6379"}
+    del environment["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"]
     done = subprocess.run(
         [sys.executable, "-c", OWN_CLUSTER], env=environment, capture_output=True, text=True, timeout=180
     )

@@ -13,11 +13,13 @@ import base64
 import http.client
 import json
 import pathlib
+import queue
 import shutil
 import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zlib
 
@@ -55,6 +57,35 @@ return found;
 WAY = """
 const headers = { Authorization: `Bearer ${sessionStorage.getItem("securedl-token")}` };
 fetch("/api/status", { headers }).then((answer) => answer.json()).then((status) => arguments[0](status.tampering));
+"""
+
+# The page asks for the status as usual, but after a batch was accepted only when that is over; batches after
+# `nJudged` look cancelled; while it `isSilent`, the program does not answer.
+OVER_AT_ONCE = """
+const real = window.fetch;
+let over = Promise.resolve();
+window.nAsked = 0;
+window.nJudged = Infinity;
+window.isSilent = false;
+window.fetch = async (path, options) => {
+  if (window.isSilent) throw new TypeError("silent");
+  if (path === "/api/status") {
+    await over;
+    const answer = await real(path, options);
+    const status = await answer.json();
+    window.nAsked += 1;
+    for (const run of status.past.filter((run) => run.id > window.nJudged)) Object.assign(run, { is_judged: false, headline: "Cancelled" });
+    return new Response(JSON.stringify(status), { status: answer.status });
+  }
+  const answer = await real(path, options);
+  if (path === "/api/runs" && answer.ok) {
+    over = (async () => {
+      const running = async () => (await (await real("/api/status", { headers: options.headers })).json()).running;
+      while (await running()) await new Promise((resolve) => setTimeout(resolve, 50));
+    })();
+  }
+  return answer;
+};
 """
 
 UNLABELED = """
@@ -187,7 +218,10 @@ class Visit:
         self.browser.size(1280, 900)
 
     def cheat(self, kind, segment):
+        # A choice is under way until the program has answered.
+        chosen = "return !document.querySelector('#tampering').disabled && document.querySelector('[name=way]:checked')?.value"
         self.browser.click(f"input[name=way][value={kind}]")
+        wait_for("an answer to the choice", lambda: self.browser.run(chosen) == kind)
         self.browser.run(
             "const s = document.querySelector('#segment'); s.value = arguments[0]; s.dispatchEvent(new Event('change', {bubbles: true}))",
             str(segment),
@@ -263,6 +297,41 @@ class Visit:
         browser.click("#past-list li:nth-child(2) button")
         wait_for("the old verdict", lambda: browser.run("return document.querySelector('#run .verdict').classList.contains('bad')"))
 
+    def moments(self):
+        """A batch that is over before anybody looks, and one without a verdict."""
+        browser = self.browser
+        old = browser.run("return document.querySelector('#run').dataset.batch")
+        browser.run(OVER_AT_ONCE)
+        browser.draw("#pad", [[(0, -90), (0, 90)]])
+        assert self.classified(lambda: browser.click("#classify")) == "Intact"
+        assert browser.text("#run-number") == f"Batch № {self.n_batches}" and old != str(self.n_batches)
+
+        # Buttons of past batches stay the same ones while nothing happens.
+        browser.run("document.querySelector('#past-list button').dataset.mine = 'yes'")
+        browser.run("window.nAsked = 0")
+        wait_for("two questions", lambda: browser.run("return window.nAsked >= 2"))
+        assert browser.run("return document.querySelector('#past-list button').dataset.mine") == "yes"
+
+        browser.run("window.nJudged = arguments[0]", self.n_batches)
+        browser.draw("#pad", [[(0, -90), (0, 90)]])
+        browser.click("#classify")
+        self.n_batches += 1
+        wait_for("the reason", lambda: browser.text("#notice"))
+        assert browser.text("#notice") == f"Batch № {self.n_batches}: Cancelled.", browser.text("#notice")
+        assert browser.text("#run") == "" and browser.run("return document.querySelector('#run-number').hidden")
+        assert browser.text("#empty-result h2") == f"Batch № {self.n_batches} has no verdict"
+        self.look("none")
+        # It was said once, and stays until a person does something.
+        browser.run("window.nAsked = 0")
+        wait_for("two questions", lambda: browser.run("return window.nAsked >= 2"))
+        assert browser.text("#notice") == f"Batch № {self.n_batches}: Cancelled."
+
+        # What comes from asking goes with the next answer.
+        browser.run("window.isSilent = true")
+        wait_for("the reason", lambda: "does not answer" in browser.text("#notice"))
+        browser.run("window.isSilent = false")
+        wait_for("no notice", lambda: browser.text("#notice") == "")
+
     def strangers(self, address):
         """Without the token there is an explanation and nothing else."""
         self.browser.run("sessionStorage.clear()")
@@ -283,10 +352,25 @@ def png(width, height, gray):
 
 def line_of(process, wanted):
     """The first line of a process that holds a text."""
-    for line in process.stdout:
+    lines = queue.Queue()
+
+    def read():
+        # To the end, so that the process can write on.
+        for line in process.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    threading.Thread(target=read, daemon=True).start()
+    deadline = time.monotonic() + LIMIT
+    while True:
+        try:
+            line = lines.get(timeout=max(0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise AssertionError(f"no {wanted!r} in {LIMIT} s") from None
+        if line is None:
+            raise AssertionError(f"the process ended without {wanted!r}")
         if wanted in line:
             return line.strip()
-    raise AssertionError(f"the process ended without {wanted!r}")
 
 
 def end(process):
@@ -330,6 +414,7 @@ def main():
         # A table that is none is answered with 422, which browsers log.
         noted = [entry for entry in browser.errors() if "422" not in entry["message"]]
         visit.cheats()
+        visit.moments()
         noted += browser.errors()
         assert not noted, noted
         visit.strangers(address)

@@ -13,14 +13,23 @@ let pad = null;
 /** Samples of the batch to come: cells from 0 to 1. */
 let tray = [];
 let wasRunning = null;
-let shown = null;
+/** The batch whose verdict is shown, or about to be. */
+let wanted = null;
 let timer;
+/** Questions for the status so far: an answer to an older one is out of date. */
+let nLooks = 0;
+/** Whether what is told came from asking for the status, and goes with the next answer. */
+let isOfStatus = false;
 
-function tell(error) {
+function tell(error, { ofStatus = false } = {}) {
   const notice = byId("notice");
-  notice.textContent = error ? error.message : "";
-  notice.hidden = !error;
-  if (error) notice.scrollIntoView({ block: "nearest" });
+  const text = error?.message ?? "";
+  isOfStatus = ofStatus && text !== "";
+  // Said once, however often it happens.
+  if (notice.textContent === text) return;
+  notice.textContent = text;
+  notice.hidden = !text;
+  if (text) notice.scrollIntoView({ block: "nearest" });
 }
 
 function say(text) {
@@ -72,8 +81,12 @@ function takeDrawing() {
   pad.clear();
 }
 
-async function started() {
-  clearTimeout(timer);
+/** A batch was accepted. It may be over before anybody looks. */
+async function started({ id }) {
+  wasRunning = id;
+  clear();
+  byId("result").hidden = true;
+  showTray();
   await look();
   if (wasRunning !== null) byId("live").scrollIntoView({ block: "nearest" });
 }
@@ -81,18 +94,17 @@ async function started() {
 async function classify() {
   takeDrawing();
   const bytes = Uint8Array.from(tray.flatMap((cells) => Array.from(cells, (cell) => Math.round(255 * cell))));
-  await program.classifyPixels(bytes);
+  const batch = await program.classifyPixels(bytes);
   tray = [];
   showTray();
-  await started();
+  await started(batch);
 }
 
 async function bring(files) {
   if (files.length === 0) return;
   const { table, samples } = await read(files, facts.shape);
   if (table) {
-    await program.classifyTable(table);
-    await started();
+    await started(await program.classifyTable(table));
   } else {
     tray.push(...samples);
     showTray();
@@ -101,40 +113,76 @@ async function bring(files) {
 
 /** The program writes the result; as a document of its own no script in it would run. */
 async function show(id) {
+  wanted = id;
   const parsed = new DOMParser().parseFromString(await program.fragment(id), "text/html");
+  // Another batch was begun or chosen meanwhile.
+  if (wanted !== id) return;
+  byId("run-number").textContent = `Batch № ${id}`;
   byId("run").replaceChildren(...parsed.body.childNodes);
   byId("run").dataset.batch = id;
   byId("result").hidden = false;
   byId("empty-result").hidden = true;
+  byId("run-number").hidden = false;
   byId("run-actions").hidden = false;
-  shown = id;
   const verdict = document.querySelector("#run .verdict");
   say([verdict?.querySelector("h2")?.textContent, document.querySelector("#run .samples.one .label")?.textContent].filter(Boolean).join(": "));
   byId("result").scrollIntoView({ block: "nearest" });
 }
 
-async function look() {
+/** No verdict: that of another batch must not stand in its place. */
+function clear() {
+  wanted = null;
+  byId("run").replaceChildren();
+  delete byId("run").dataset.batch;
+  byId("run-number").hidden = true;
+  byId("run-actions").hidden = true;
+}
+
+/** A batch is over. */
+async function conclude({ id, is_judged: isJudged, headline }) {
+  clear();
   try {
-    const { running, past, tampering } = await program.status();
-    const before = wasRunning;
-    wasRunning = running?.id ?? null;
-    showRunning(running);
-    if (running) say(spoken(running));
-    showPast(past, acting(show));
-    if (tampering) markWay(...tampering);
-    if (before !== wasRunning) {
-      showTray();
-      // The verdict of another batch must not be taken for that of this one.
-      byId("result").hidden = wasRunning !== null;
-    }
-    const over = before !== null && before !== wasRunning ? past.find((run) => run.id === before) : null;
-    if (over?.is_judged) await show(over.id);
-    else if (over) tell(new Error(`Batch № ${over.id}: ${over.headline}.`));
+    if (isJudged) return await show(id);
+    tell(new Error(`Batch № ${id}: ${headline}.`));
   } catch (error) {
     tell(error);
+    if (wanted !== id) return;
   }
+  byId("empty-title").textContent = isJudged ? `The verdict on batch № ${id} cannot be shown` : `Batch № ${id} has no verdict`;
+  byId("empty-result").hidden = false;
+}
+
+async function take({ running, past, tampering }) {
+  const before = wasRunning;
+  wasRunning = running?.id ?? null;
+  showRunning(running);
+  if (running) say(spoken(running));
+  showPast(past, acting(show));
+  // While a choice is under way the program has another one.
+  if (tampering && !byId("tampering").disabled) markWay(...tampering);
+  if (before === wasRunning) return;
+  showTray();
+  byId("result").hidden = wasRunning !== null;
+  const over = past.find((run) => run.id === before);
+  if (over) await conclude(over);
+}
+
+async function look() {
   clearTimeout(timer);
-  timer = setTimeout(look, wasRunning !== null ? QUICK : SLOW);
+  const number = ++nLooks;
+  let pause = SLOW;
+  try {
+    const status = await program.status();
+    if (number !== nLooks) return;
+    if (isOfStatus) tell(null);
+    await take(status);
+    if (wasRunning !== null) pause = QUICK;
+  } catch (error) {
+    if (number === nLooks) tell(error, { ofStatus: true });
+  }
+  if (number !== nLooks) return;
+  clearTimeout(timer);
+  timer = setTimeout(look, pause);
 }
 
 function markWay(kind, segment) {
@@ -159,10 +207,14 @@ function offerTampering() {
   const choose = acting(async () => {
     const kind = document.querySelector('input[name="way"]:checked')?.value ?? "honest";
     const segment = Number(byId("segment").value);
+    const focused = document.activeElement;
+    byId("tampering").disabled = true;
     try {
       await program.tamper(kind, segment);
       markWay(kind, segment);
     } finally {
+      byId("tampering").disabled = false;
+      if (document.activeElement === document.body) focused?.focus();
       await look();
     }
   });
@@ -170,8 +222,9 @@ function offerTampering() {
 }
 
 async function save() {
-  const address = URL.createObjectURL(await program.report(shown));
-  element("a", { href: address, download: `securedl-batch-${shown}.html` }).click();
+  const id = byId("run").dataset.batch;
+  const address = URL.createObjectURL(await program.report(id));
+  element("a", { href: address, download: `securedl-batch-${id}.html` }).click();
   setTimeout(() => URL.revokeObjectURL(address), 10_000);
 }
 
@@ -205,8 +258,7 @@ function listen() {
   byId("cancel").onclick = acting(program.cancel);
   byId("save").onclick = acting(save);
   byId("use-examples").onclick = acting(async () => {
-    await program.classifyExamples(Number(byId("n-examples").value));
-    await started();
+    await started(await program.classifyExamples(Number(byId("n-examples").value)));
   });
   byId("files").onchange = acting(async (event) => {
     try {
@@ -235,7 +287,7 @@ async function start() {
   document.title = `SecureDL · ${facts.plan}`;
   byId("facts").textContent =
     `Your samples are encrypted here, at ${facts.security_bits}-bit security. The model ${facts.plan} is evaluated by ` +
-    `${facts.place}, which sees ciphertexts only; every reply is checked.`;
+    `${facts.place}${facts.is_elsewhere ? ", which sees ciphertexts only" : ""}; every reply is checked.`;
   offerInput();
   offerTampering();
   listen();

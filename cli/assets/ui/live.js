@@ -57,8 +57,14 @@ export function spoken(running) {
   return round ? `Round ${round.number} of ${running.rounds.length}` : "Preparing";
 }
 
+let lastPast = "";
+
 /** Shows the runs that are over; `open` is called with the number of the one chosen. */
 export function showPast(past, open) {
+  const key = JSON.stringify(past);
+  // Buttons that are replaced lose focus, and clicks that have begun.
+  if (key === lastPast) return;
+  lastPast = key;
   byId("past").hidden = past.length === 0;
   byId("past-list").replaceChildren(
     ...past.map((run) => {

@@ -17,7 +17,7 @@ use protocol::signature::Subject;
 use super::reaching;
 use super::sign::{self, Voucher};
 use crate::args::InferArguments;
-use crate::failure::{Hint, Outcome};
+use crate::failure::{self, Hint, Outcome};
 use crate::kind::FileKind;
 use crate::logs;
 use crate::options::Venue;
@@ -206,8 +206,13 @@ impl<'a> Case<'a> {
             }
         }
         let remote = visitor.client(servers, connections)?;
-        let recorder = Recorder::new(plan, self.progress(&work));
-        let progress: Arc<dyn RunProgress> = recorder.clone();
+        let shown = self.progress(&work);
+        let is_recorded = self.outputs.page.is_some();
+        let recorder = is_recorded.then(|| Recorder::new(plan, Arc::clone(&shown)));
+        let progress = match &recorder {
+            Some(recorder) => Arc::clone(recorder) as Arc<dyn RunProgress>,
+            None => shown,
+        };
         let run = BatchRun {
             plan: &client_plan,
             remote: &remote,
@@ -228,12 +233,15 @@ impl<'a> Case<'a> {
         };
         let traffic = remote.traffic();
         remote.close().await;
-        let record = recorder.record();
+        let record = recorder.as_ref().map(|recorder| recorder.record()).unwrap_or_default();
         drop((progress, recorder));
-        let (verdict, totals, evidence) = match outcome {
-            Ok(BatchesOutcome::Verified { verdict, totals }) => (verdict, totals, Vec::new()),
+        let n_sent = work.n_samples() - work.counts.n_earlier_samples;
+        let (verdict, totals, evidence, n_sent) = match outcome {
+            Ok(BatchesOutcome::Verified { verdict, totals }) => {
+                (verdict, totals, Vec::new(), Some(n_sent))
+            }
             Ok(BatchesOutcome::Rejected { verdict, totals, evidence, .. }) => {
-                (verdict, totals, evidence)
+                (verdict, totals, evidence, None)
             }
             Err(error) => return Err(self.with_advice(error, &work)),
         };
@@ -242,7 +250,7 @@ impl<'a> Case<'a> {
             verdict: combined(verdict, &work),
             scores: None,
             n_samples: work.n_samples(),
-            costs: Some(Costs { tally, n_batches: batches, network, evaluate, traffic }),
+            costs: Some(Costs { tally, n_batches: batches, n_sent, network, evaluate, traffic }),
             total: started.elapsed(),
             evidence,
         };
@@ -335,32 +343,53 @@ impl<'a> Case<'a> {
         let is_accepted =
             arguments.accept_unverified && matches!(run.verdict, Verdict::Unverified { .. });
         let released = (run.verdict.is_intact() || is_accepted) && !is_contradicted;
-        let view = outputs.page.as_ref().map(|_| {
-            let released = released && is_complete;
-            self.view(run, &work, &record, page::Claims { is_compared, is_contradicted, released })
-        });
-        if let Some((file, format)) = &outputs.predictions {
-            write_predictions(screen, file, *format, &mut work, released && is_complete)?;
-        }
-        if let (Some(file), Some(view)) = (&outputs.page, view) {
-            file.write(html::report(&view?).as_bytes())?;
-            screen.fact("Page", file.shown().display());
-        }
-        if let Some(destination) = &outputs.report {
-            let report = RunReport::new(plan, venue.name(), run, findings);
-            destination.write(&report.to_json()?)?;
-            if let Destination::File(file) = destination {
-                screen.fact("Report", file.shown().display());
-            }
-        }
-        screen.finish()?;
-        Ok(if is_contradicted {
+        let outcome = if is_contradicted {
             Outcome::Cheated
         } else if released {
             Outcome::Success
         } else {
             Outcome::of(&run.verdict)
-        })
+        };
+        let released = released && is_complete;
+        if let Some((file, format)) = &outputs.predictions {
+            write_predictions(screen, file, *format, &mut work, released)?;
+        }
+        let claims = page::Claims { is_compared, is_contradicted, released };
+        let written = self.write_report(run, findings);
+        let written = written.and_then(|()| self.write_page(run, &work, &record, claims));
+        screen.finish()?;
+        match written {
+            // A cheat must not pass for a full disk.
+            Err(error) if outcome == Outcome::Cheated => failure::tell(&error),
+            written => written?,
+        }
+        Ok(outcome)
+    }
+
+    /// Everything a program may want to know.
+    fn write_report(&self, run: &Run, findings: Findings) -> Result<()> {
+        let Some(destination) = &self.outputs.report else { return Ok(()) };
+        let report = RunReport::new(self.plan, self.venue.name(), run, findings);
+        destination.write(&report.to_json()?)?;
+        if let Destination::File(file) = destination {
+            self.console.screen.fact("Report", file.shown().display());
+        }
+        Ok(())
+    }
+
+    /// Something to look at.
+    fn write_page(
+        &self,
+        run: &Run,
+        work: &Work<'_>,
+        record: &Record,
+        claims: page::Claims,
+    ) -> Result<()> {
+        let Some(file) = &self.outputs.page else { return Ok(()) };
+        let view = self.view(run, work, record, claims)?;
+        file.write(html::report(&view).as_bytes())?;
+        self.console.screen.fact("Page", file.shown().display());
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use nn_poly::import::{Dataset, Split};
 use nn_poly::plan::{Plan, Trust};
 use protocol::signature::Subject;
@@ -17,12 +17,13 @@ use crate::logs;
 use crate::options::Venue;
 use crate::pipeline::servers::EvidenceFolder;
 use crate::pipeline::source::DataSource;
+use crate::pipeline::streaming;
 use crate::report::terminal::{Ink, Screen};
 use crate::report::{Console, units};
 use crate::ui::{Desk, EvidencePlace, Page, Reach};
 
 /// Examples that are kept in memory, at most.
-const MAX_EXAMPLES: usize = 2000;
+const MAX_EXAMPLES: u64 = 2000;
 
 /// Serve the page until the user ends it.
 pub(crate) fn run(arguments: &UiArguments) -> Result<Outcome> {
@@ -60,40 +61,34 @@ pub(crate) fn run(arguments: &UiArguments) -> Result<Outcome> {
         let visitor = reaching::visitor(connection)?;
         let servers =
             reaching::servers(&venue, &plan, connection, &visitor, &voucher, screen).await?;
-        let reach = Reach { visitor, servers, place: venue.in_words() };
+        let is_elsewhere = matches!(venue, Venue::Server { .. });
+        let reach = Reach { visitor, servers, place: venue.in_words(), is_elsewhere };
         let desk = Desk::new(plan, reach, settings, examples, evidence, None)?;
-        serve(screen, page, desk).await
+        serve(screen, page, desk).await;
+        anyhow::Ok(())
     })?;
     screen.finish()?;
     Ok(Outcome::Success)
 }
 
 /// Tell the address, and serve until the user ends it.
-///
-/// # Errors
-/// Whatever the system says.
-pub(super) async fn serve(screen: &Screen, page: Page, desk: Arc<Desk>) -> Result<()> {
+pub(super) async fn serve(screen: &Screen, page: Page, desk: Arc<Desk>) {
     screen.fact("Page", screen.paint(Ink::Bold, page.url()));
     let text = "for this machine, and for whoever has this address, until Ctrl-C";
     screen.fact("", screen.paint(Ink::Dim, text));
-    page.serve(desk, super::infer::interrupted()).await
+    page.serve(desk, super::infer::interrupted()).await;
 }
 
 /// The first samples of the data's test part.
 fn examples(screen: &Screen, plan: &Plan, arguments: &UiArguments) -> Result<Option<Dataset>> {
     let Some(name) = &arguments.data else { return Ok(None) };
     let source = DataSource::new(name, &arguments.reading);
+    let mut samples = streaming::open(plan, &source, Split::Test, Some(MAX_EXAMPLES))?;
+    let (labels, source) = (samples.labels().map(<[u32]>::to_vec), samples.source());
+    let features = samples.next_features(samples.n_samples())?.context("there are no samples")?;
     let public = plan.public();
-    let (_, data) = source.load(Split::Test, &public.split)?;
-    if data.shape() != &public.input_shape {
-        anyhow::bail!(
-            "samples in {source} have shape {}, the plan `{}` reads {}",
-            data.shape(),
-            public.name,
-            public.input_shape
-        );
-    }
-    let data = data.take(MAX_EXAMPLES)?.with_classes(&public.class_names)?;
+    let (shape, classes) = (public.input_shape.clone(), public.class_names.clone());
+    let data = Dataset::new(shape, features, labels, classes, source)?;
     let n_samples = units::counted(data.n_samples(), "sample");
     screen.fact("Examples", format!("{n_samples} of {}, also for canaries", data.source()));
     Ok(Some(data))

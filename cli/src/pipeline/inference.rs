@@ -66,12 +66,21 @@ pub(crate) struct Costs {
     pub(crate) tally: Tally,
     /// Batches begun.
     pub(crate) n_batches: usize,
+    /// Samples that all of this was for; unknown if the run ended with some of them under way.
+    pub(crate) n_sent: Option<usize>,
     /// Time in transport.
     pub(crate) network: Duration,
     /// Busy time of the server, as it says.
     pub(crate) evaluate: Duration,
     /// Bytes in whole frames.
     pub(crate) traffic: Traffic,
+}
+
+impl Costs {
+    /// Bytes of payload sent and received for each sample, if that is known.
+    pub(crate) fn bytes_per_sample(&self) -> Option<u64> {
+        (self.tally.bytes_up + self.tally.bytes_down).checked_div(self.n_sent? as u64)
+    }
 }
 
 /// A client of `endpoint`.
@@ -165,6 +174,7 @@ pub(crate) async fn run_prepared(
             costs: Some(Costs {
                 tally: result.tally,
                 n_batches: result.batches,
+                n_sent: Some(n_samples),
                 network: result.network,
                 evaluate: result.evaluate,
                 traffic,
@@ -176,7 +186,14 @@ pub(crate) async fn run_prepared(
             verdict,
             scores: None,
             n_samples,
-            costs: Some(Costs { tally, n_batches: batch + 1, network, evaluate, traffic }),
+            costs: Some(Costs {
+                tally,
+                n_batches: batch + 1,
+                n_sent: None,
+                network,
+                evaluate,
+                traffic,
+            }),
             total: started.elapsed(),
             evidence,
         },
@@ -260,4 +277,24 @@ pub(crate) fn draw_numbers(n: usize, count: usize) -> Result<Vec<usize>> {
 /// A generator for what a server must not guess, seeded by the operating system.
 fn secret_generator() -> Result<ChaCha20Rng> {
     ChaCha20Rng::try_from_os_rng().context("the operating system gives no random numbers")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_shared_among_the_samples_that_were_sent() {
+        let costs = |n_sent| Costs {
+            tally: Tally { bytes_up: 700, bytes_down: 100, ..Tally::default() },
+            n_batches: 1,
+            n_sent,
+            network: Duration::ZERO,
+            evaluate: Duration::ZERO,
+            traffic: Traffic::default(),
+        };
+        for (n_sent, expected) in [(Some(4), Some(200)), (Some(0), None), (None, None)] {
+            assert_eq!(costs(n_sent).bytes_per_sample(), expected);
+        }
+    }
 }

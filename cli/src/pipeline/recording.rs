@@ -42,8 +42,6 @@ pub(crate) struct RoundRecord {
     pub(crate) bytes_down: u64,
     /// From the first block to the verdict; of several batches the sum.
     pub(crate) time: Duration,
-    /// Busy time of the server, as its receipts say.
-    pub(crate) evaluate: Duration,
 }
 
 /// One receipt that was checked.
@@ -99,6 +97,11 @@ impl Recorder {
         let mut state = self.state();
         state.take_ciphertext();
         state.record.clone()
+    }
+
+    /// Whether a round failed its check: the verdict is known, though not told yet.
+    pub(crate) fn is_rejected(&self) -> bool {
+        self.state().record.rounds.iter().any(|round| round.state == RoundState::Rejected)
     }
 
     /// A panic while the state was held leaves it usable: it holds counts only.
@@ -174,7 +177,6 @@ impl RunProgress for Recorder {
             round.n_answered += 1;
             round.bytes_up += request.payload().total_bytes() + request.header().seed.len() as u64;
             round.bytes_down += request.reply_shape().payload_bytes;
-            round.evaluate += Duration::from_micros(receipt.receipt().evaluate_micros);
         }
         state.record.n_receipts += 1;
         if state.record.receipts.len() < MAX_RECEIPTS {

@@ -72,8 +72,9 @@ pub(crate) struct Counts {
     pub(crate) n_different: usize,
     /// The weakest soundness of batches that an earlier run had finished.
     pub(crate) earlier: Option<Soundness>,
-    /// Batches that an earlier run had finished.
+    /// Batches that an earlier run had finished, and their samples.
     pub(crate) n_earlier: usize,
+    pub(crate) n_earlier_samples: usize,
 }
 
 /// The samples of a run on their way: read when they are needed, kept when they are finished.
@@ -308,6 +309,7 @@ impl<'a> Work<'a> {
         let verdict = fingerprint::Verdict::Intact { soundness };
         self.note(&BatchResult { scores, out_of_calibration, verdict, tally });
         self.counts.n_earlier += 1;
+        self.counts.n_earlier_samples = self.counts.n_samples;
         self.counts.earlier = Some(match self.counts.earlier {
             Some(earlier) => earlier.weaker(soundness),
             None => soundness,

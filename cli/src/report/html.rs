@@ -258,14 +258,14 @@ fn soundness(page: &mut Markup, verdict: &VerdictView) {
         }
         page.raw(format_args!("</dl>"));
         if let Some(advice) = verdict.advice {
-            page.text("p", "quiet", format_args!("{advice}."));
+            page.text("p", "quiet", capitalized(advice));
         }
     });
 }
 
 fn journey(page: &mut Markup, view: &RunView) {
     let Some(ciphertext) = &view.ciphertext else { return };
-    section(page, "What the server saw", |page| {
+    section(page, "What the server was sent", |page| {
         page.raw(format_args!("<div class=\"journey\">"));
         if let Some(input) = &view.input {
             page.raw(format_args!("<figure>"));

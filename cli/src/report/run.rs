@@ -233,15 +233,16 @@ pub(crate) fn print_costs(screen: &Screen, run: &Run) {
         return;
     };
     let Costs { tally, .. } = costs;
-    let per_sample = |n_bytes: u64| n_bytes / (run.n_samples as u64).max(1);
+    let per_sample = costs.bytes_per_sample();
+    let per_sample = per_sample.map(|n_bytes| format!(" ({} per sample)", units::bytes(n_bytes)));
     screen.fact(
         "Traffic",
         format!(
-            "{} up, {} down in {} ({} per sample)",
+            "{} up, {} down in {}{}",
             units::bytes(tally.bytes_up),
             units::bytes(tally.bytes_down),
             units::counted(tally.rounds, "round"),
-            units::bytes(per_sample(tally.bytes_up + tally.bytes_down)),
+            per_sample.unwrap_or_default(),
         ),
     );
     screen.fact("Time", units::duration(run.total));

@@ -161,7 +161,7 @@ fn listed(noun: &str, indices: &[u32]) -> String {
 /// What to do about a weak figure.
 pub(crate) fn advice(soundness: &Soundness) -> Option<&'static str> {
     soundness.one_sample_bits.is_some_and(|bits| bits < WEAK_BITS).then_some(
-        "--replicas 2 puts every sample into two secret slots, which protects single ones",
+        "with --replicas 2, infer and ui put every sample into two secret slots, which protects single ones",
     )
 }
 

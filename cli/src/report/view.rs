@@ -20,7 +20,7 @@ use crate::pipeline::inference::Run;
 use crate::pipeline::recording::{Record, RoundRecord, RoundState};
 
 /// A finished run.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RunView {
     pub(crate) securedl: &'static str,
     pub(crate) plan: PlanView,
@@ -45,13 +45,12 @@ pub(crate) struct RunView {
 }
 
 /// The plan in short.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PlanView {
     pub(crate) name: String,
     pub(crate) digest: String,
     pub(crate) trust: String,
     pub(crate) activation: String,
-    pub(crate) security_bits: u32,
 }
 
 /// How a verdict is to be read at a glance.
@@ -64,20 +63,19 @@ pub(crate) enum Tone {
 }
 
 /// A verdict in plain words.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct VerdictView {
     pub(crate) tone: Tone,
     /// Its name, as programs know it.
     pub(crate) name: &'static str,
     pub(crate) headline: &'static str,
     pub(crate) text: String,
-    pub(crate) segment: Option<u32>,
     /// Kinds of cheating, and how likely each would have been caught.
     pub(crate) chances: Vec<Chance>,
     pub(crate) advice: Option<&'static str>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Chance {
     pub(crate) what: &'static str,
     pub(crate) caught: String,
@@ -95,21 +93,20 @@ pub(crate) struct RoundView {
     pub(crate) bytes_up: u64,
     pub(crate) bytes_down: u64,
     pub(crate) seconds: f64,
-    pub(crate) evaluate_seconds: f64,
     /// `13.3 MB up, 2.1 MB down`, and the time, for people.
     pub(crate) sizes: String,
     pub(crate) time: String,
 }
 
 /// A named figure.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Figure {
     pub(crate) name: &'static str,
     pub(crate) value: String,
 }
 
 /// Receipts that were checked: the first ones, and how many there are.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct ReceiptsView {
     pub(crate) n_receipts: usize,
     /// Who signed them.
@@ -117,7 +114,7 @@ pub(crate) struct ReceiptsView {
     pub(crate) first: Vec<ReceiptView>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReceiptView {
     pub(crate) segment: u32,
     pub(crate) request: String,
@@ -164,7 +161,6 @@ impl RunView {
                 digest: plan.digest().to_string(),
                 trust: public.trust.to_string(),
                 activation: public.activation_side.to_string(),
-                security_bits: public.security_bits,
             },
             place: finished.place,
             source: finished.source,
@@ -185,15 +181,13 @@ impl RunView {
 impl VerdictView {
     /// A verdict in words.
     pub(crate) fn new(verdict: &Verdict) -> Self {
-        let (tone, headline, segment) = match verdict {
-            Verdict::Intact { .. } => (Tone::Good, "Intact", None),
-            Verdict::ModelModified { segment, .. } => {
-                (Tone::Bad, "Caught: the server ran another model", Some(*segment))
+        let (tone, headline) = match verdict {
+            Verdict::Intact { .. } => (Tone::Good, "Intact"),
+            Verdict::ModelModified { .. } => (Tone::Bad, "Caught: the server ran another model"),
+            Verdict::ComputationTampered { .. } => {
+                (Tone::Bad, "Caught: the server tampered with its replies")
             }
-            Verdict::ComputationTampered { segment, .. } => {
-                (Tone::Bad, "Caught: the server tampered with its replies", Some(*segment))
-            }
-            Verdict::Unverified { .. } => (Tone::Doubtful, "Unverified", None),
+            Verdict::Unverified { .. } => (Tone::Doubtful, "Unverified"),
         };
         let soundness =
             if let Verdict::Intact { soundness } = verdict { Some(soundness) } else { None };
@@ -203,7 +197,6 @@ impl VerdictView {
             name: verdict.name(),
             headline,
             text: verdict::explanation(verdict),
-            segment,
             chances: chances
                 .into_iter()
                 .map(|(what, caught)| Chance { what, caught: raised(&caught) })
@@ -219,7 +212,6 @@ impl VerdictView {
             name: "Contradicted",
             headline: "Caught: some scores are not the model's",
             text: verdict::CONTRADICTED.to_owned(),
-            segment: None,
             chances: Vec::new(),
             advice: None,
         }
@@ -261,7 +253,6 @@ pub(crate) fn rounds(public: &PublicPlan, record: &Record) -> Vec<RoundView> {
         bytes_up: round.bytes_up,
         bytes_down: round.bytes_down,
         seconds: round.time.as_secs_f64(),
-        evaluate_seconds: round.evaluate.as_secs_f64(),
         sizes: format!(
             "{} up, {} down",
             units::bytes(round.bytes_up),
@@ -291,10 +282,11 @@ fn figures(run: &Run, public: &PublicPlan, is_exact: bool) -> Vec<Figure> {
     let mut figure = |name, value: String| figures.push(Figure { name, value });
     if let Some(costs) = &run.costs {
         let tally = &costs.tally;
-        let sent = tally.bytes_up + tally.bytes_down;
         figure("Sent", units::bytes(tally.bytes_up));
         figure("Received", units::bytes(tally.bytes_down));
-        figure("Per sample", units::bytes(sent / (run.n_samples as u64).max(1)));
+        if let Some(n_bytes) = costs.bytes_per_sample() {
+            figure("Per sample", units::bytes(n_bytes));
+        }
         figure("Encrypting", units::duration(tally.times.encode + tally.times.encrypt));
         figure("Server busy", units::duration(costs.evaluate));
         figure("Checking", units::duration(tally.times.check));

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -16,7 +16,7 @@ use protocol::runner::{RunOptions, RunProgress, Silent};
 use serde::Serialize;
 use tokio::task::{AbortHandle, JoinError};
 
-use super::intake::{MAX_SAMPLES, Refusal, Samples};
+use super::intake::{Refusal, Samples};
 use crate::pipeline::inference::{self, Run, RunSettings};
 use crate::pipeline::recording::Recorder;
 use crate::pipeline::servers::Visitor;
@@ -37,6 +37,8 @@ pub(crate) struct Reach {
     pub(crate) servers: Vec<Endpoint>,
     /// In words.
     pub(crate) place: String,
+    /// Whether that is another process, which then sees ciphertexts only.
+    pub(crate) is_elsewhere: bool,
 }
 
 /// A server whose honesty the page can switch off: that of the demonstration only.
@@ -82,6 +84,8 @@ pub(crate) struct Desk {
     pub(crate) examples: Option<Dataset>,
     pub(crate) evidence: EvidencePlace,
     pub(crate) tampering: Option<Arc<dyn Tampering>>,
+    /// Held while the server learns how to cheat: the last choice stays, however long others take.
+    pub(super) choosing: Arc<tokio::sync::Mutex<()>>,
     /// Samples that the smallest block holds.
     n_places: usize,
     state: Mutex<State>,
@@ -100,6 +104,8 @@ struct Current {
     n_samples: usize,
     source: String,
     input: Option<Drawing>,
+    /// Drawn once: it does not change.
+    ciphertext: Arc<OnceLock<Drawing>>,
     recorder: Arc<Recorder>,
     started: Instant,
     task: AbortHandle,
@@ -121,17 +127,13 @@ enum Ended {
 /// What the page knows before any run.
 #[derive(Debug, Serialize)]
 pub(super) struct Facts {
-    securedl: &'static str,
     plan: String,
-    digest: String,
-    trust: String,
     security_bits: u32,
     place: String,
+    is_elsewhere: bool,
     /// Axes of a sample.
     shape: Vec<usize>,
-    classes: Vec<String>,
     n_places: usize,
-    max_samples: usize,
     n_examples: usize,
     n_segments: usize,
     /// Only where a server can be made to cheat.
@@ -154,7 +156,6 @@ struct Running {
     seconds: f64,
     input: Option<Drawing>,
     ciphertext: Option<Drawing>,
-    room: Option<String>,
     rounds: Vec<RoundView>,
 }
 
@@ -190,24 +191,29 @@ impl Desk {
         let client_plan =
             inference::prepare(&plan, &settings, |count| inference::draw_canaries(&blank, count))?;
         let n_places = client_plan.samples_per_block().into_iter().min().unwrap_or(1);
-        let state = Mutex::default();
-        Ok(Arc::new(Self { plan, reach, settings, examples, evidence, tampering, n_places, state }))
+        Ok(Arc::new(Self {
+            plan,
+            reach,
+            settings,
+            examples,
+            evidence,
+            tampering,
+            choosing: Arc::default(),
+            n_places,
+            state: Mutex::default(),
+        }))
     }
 
     /// What the page knows before any run.
     pub(super) fn facts(&self) -> Facts {
         let public = self.plan.public();
         Facts {
-            securedl: env!("CARGO_PKG_VERSION"),
             plan: public.name.clone(),
-            digest: self.plan.digest().short(),
-            trust: public.trust.to_string(),
             security_bits: public.security_bits,
             place: self.reach.place.clone(),
+            is_elsewhere: self.reach.is_elsewhere,
             shape: public.input_shape.dims().to_vec(),
-            classes: public.class_names.clone(),
             n_places: self.n_places,
-            max_samples: MAX_SAMPLES,
             n_examples: self.examples.as_ref().map_or(0, Dataset::n_samples),
             n_segments: public.segments.len(),
             tampering: self.tampering.as_ref().map_or_else(Vec::new, |server| server.kinds()),
@@ -224,22 +230,27 @@ impl Desk {
         let current = state.current.as_ref().map(|current| {
             let Current { id, n_samples, started, .. } = *current;
             let (source, input) = (current.source.clone(), current.input.clone());
-            ((id, n_samples, started, source, input), Arc::clone(&current.recorder))
+            let watched = (Arc::clone(&current.recorder), Arc::clone(&current.ciphertext));
+            ((id, n_samples, started, source, input), watched)
         });
         drop(state);
-        let running = current.map(|((id, n_samples, started, source, input), recorder)| {
-            let record = recorder.record();
-            anyhow::Ok(Running {
-                id,
-                n_samples,
-                source,
-                seconds: started.elapsed().as_secs_f64(),
-                input,
-                ciphertext: view::ciphertext(&record)?,
-                room: view::room(n_samples, self.n_places),
-                rounds: view::rounds(self.plan.public(), &record),
-            })
-        });
+        let running =
+            current.map(|((id, n_samples, started, source, input), (recorder, drawn))| {
+                let record = recorder.record();
+                let ciphertext = match drawn.get() {
+                    Some(drawing) => Some(drawing.clone()),
+                    None => view::ciphertext(&record)?.map(|new| drawn.get_or_init(|| new).clone()),
+                };
+                anyhow::Ok(Running {
+                    id,
+                    n_samples,
+                    source,
+                    seconds: started.elapsed().as_secs_f64(),
+                    input,
+                    ciphertext,
+                    rounds: view::rounds(self.plan.public(), &record),
+                })
+            });
         let tampering = self.tampering.as_ref().map(|server| server.current());
         Ok(Status { running: running.transpose()?, past, tampering })
     }
@@ -266,16 +277,20 @@ impl Desk {
         let recorder = Recorder::new(&self.plan, Arc::new(Silent));
         let run = tokio::spawn(Arc::clone(self).classify(samples, inputs, Arc::clone(&recorder)));
         let (task, started) = (run.abort_handle(), Instant::now());
-        state.current = Some(Current { id, n_samples, source, input, recorder, started, task });
+        let ciphertext = Arc::default();
+        let current = Current { id, n_samples, source, input, ciphertext, recorder, started, task };
+        state.current = Some(current);
         drop(state);
         let desk = Arc::clone(self);
         tokio::spawn(async move { desk.end(run.await) });
         Ok(id)
     }
 
-    /// End the run under way, if there is one.
+    /// End the run under way, if there is one. One that is rejected already comes to its verdict.
     pub(super) fn cancel(&self) {
-        if let Some(current) = &self.state().current {
+        if let Some(current) = &self.state().current
+            && !current.recorder.is_rejected()
+        {
             current.task.abort();
         }
     }
@@ -348,7 +363,7 @@ impl Desk {
     }
 
     /// The run in pictures and words.
-    fn describe(
+    pub(super) fn describe(
         &self,
         samples: &Samples,
         inputs: &IntegerMatrix,
@@ -382,7 +397,7 @@ impl Desk {
             is_contradicted,
             is_compared: run.scores.is_some(),
             predictions,
-            faults: self.faults(run)?,
+            faults: self.faults(run),
             input: self.picture(samples)?,
         })
     }
@@ -393,20 +408,23 @@ impl Desk {
         Drawing::of_sample(dims, &first.unwrap_or_default(), "The first sample")
     }
 
-    fn faults(&self, run: &Run) -> Result<Vec<FaultView>> {
+    /// What the evidence shows. The verdict stands without it: what cannot be judged is left out.
+    fn faults(&self, run: &Run) -> Vec<FaultView> {
         let mut faults = Vec::new();
         for path in &run.evidence {
-            let fault = FaultView::of(path, &self.plan)?;
+            let fault = FaultView::or_warning(path, &self.plan);
             let file = match &self.evidence {
                 EvidencePlace::Folder(_) => Some(path.display().to_string()),
                 EvidencePlace::Moment(_) | EvidencePlace::Nowhere => {
-                    std::fs::remove_file(path).context("evidence cannot be removed")?;
+                    if let Err(error) = std::fs::remove_file(path) {
+                        tracing::warn!(%error, "evidence cannot be removed");
+                    }
                     None
                 }
             };
             faults.extend(fault.map(|fault| FaultView { file, ..fault }));
         }
-        Ok(faults)
+        faults
     }
 }
 

@@ -60,7 +60,11 @@ impl Gate {
             .try_fill_bytes(bytes.as_mut_slice())
             .context("the operating system gives no random numbers")?;
         let token = Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes.as_slice()));
-        let hosts = vec![address.to_string(), format!("localhost:{}", address.port())];
+        let mut hosts = vec![address.to_string(), format!("localhost:{}", address.port())];
+        // Browsers leave out the port that HTTP has anyway.
+        let short = |host: &String| host.strip_suffix(":80").map(str::to_owned);
+        let short: Vec<String> = hosts.iter().filter_map(short).collect();
+        hosts.extend(short);
         Ok(Self { hosts, token })
     }
 

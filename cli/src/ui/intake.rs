@@ -12,7 +12,10 @@ use crate::pipeline::inference;
 /// Bytes of a request, at most.
 pub(super) const MAX_BODY_BYTES: usize = 16 << 20;
 /// Samples of a run, at most.
-pub(super) const MAX_SAMPLES: usize = 20_000;
+const MAX_SAMPLES: usize = 20_000;
+
+/// The first bytes of gzip.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 
 /// What a run is about.
 #[derive(Debug, Clone, PartialEq)]
@@ -70,13 +73,17 @@ pub(super) fn pixels(plan: &PublicPlan, body: &[u8]) -> Result<Samples> {
 /// A CSV table with a header: a column per feature and, perhaps, one with labels.
 ///
 /// # Errors
-/// Text that is no table, of another width, with too many rows, or with labels the plan does not know.
+/// Text that is no table, of another width, with too many rows, or with labels the plan does not know;
+/// a compressed table, which could be any number of times larger than it looks.
 pub(super) fn table(
     plan: &PublicPlan,
     body: &[u8],
     label_column: Option<String>,
 ) -> Result<Samples> {
     const NAME: &str = "table.csv";
+    if body.starts_with(&GZIP) {
+        bail!("the table is compressed: unpack it first");
+    }
     let folder = tempfile::tempdir().context("a temporary folder cannot be made")?;
     let path = folder.path().join(NAME);
     std::fs::write(&path, body).context("a temporary file cannot be written")?;

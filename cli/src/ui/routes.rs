@@ -27,7 +27,6 @@ pub(super) fn routes(desk: Arc<Desk>, gate: Gate) -> Router {
         .route("/status", get(status))
         .route("/runs", post(begin))
         .route("/cancel", post(cancel))
-        .route("/runs/{id}", get(view))
         .route("/runs/{id}/html", get(fragment))
         .route("/runs/{id}/report", get(report))
         .route("/tampering", post(tamper))
@@ -87,10 +86,6 @@ async fn cancel(State(desk): State<Arc<Desk>>) -> Response {
     StatusCode::NO_CONTENT.into_response()
 }
 
-async fn view(State(desk): State<Arc<Desk>>, Path(id): Path<u64>) -> Result<Response, Refusal> {
-    Ok(answer(StatusCode::OK, &*desk.view(id).ok_or_else(unknown)?))
-}
-
 async fn fragment(State(desk): State<Arc<Desk>>, Path(id): Path<u64>) -> Result<Response, Refusal> {
     let view = desk.view(id).ok_or_else(unknown)?;
     Ok(([(CONTENT_TYPE, HTML)], html::fragment(&view)).into_response())
@@ -114,7 +109,12 @@ async fn tamper(State(desk): State<Arc<Desk>>, body: Bytes) -> Result<Response, 
         return Err(Refusal::new(StatusCode::NOT_FOUND, text));
     };
     let choice: Choice = serde_json::from_slice(&body).map_err(anyhow::Error::from)?;
-    let choose = move || server.choose(&choice.kind, choice.segment);
+    let turn = Arc::clone(&desk.choosing).lock_owned().await;
+    let choose = move || {
+        // Held to the end, even if nobody waits for the answer any more.
+        let _turn = turn;
+        server.choose(&choice.kind, choice.segment)
+    };
     tokio::task::spawn_blocking(choose).await.map_err(|_| broken())??;
     Ok(StatusCode::NO_CONTENT.into_response())
 }

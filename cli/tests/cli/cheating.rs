@@ -119,6 +119,7 @@ fn one_weight_off_by_one_is_named_and_releases_nothing() {
         for expected in ["✗ ModelModified", "segment 1", "not written"] {
             assert!(finished.stdout.contains(expected), "{name}: {}", finished.stdout);
         }
+        assert!(!finished.stdout.contains("per sample"), "{name}: {}", finished.stdout);
         assert!(!out.exists(), "{name}: no predictions");
         let page = fs::read_to_string(&page).unwrap();
         for expected in ["Caught: ", "What gave it away", "Segment 1: ", "No predictions were"] {
@@ -136,4 +137,21 @@ fn one_weight_off_by_one_is_named_and_releases_nothing() {
             assert!(report[unknown].is_null(), "{name}: {unknown}");
         }
     }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_cheat_stays_one_when_its_page_cannot_be_written() {
+    let fixture = fixture();
+    let folder = folder("cheating-full-disk");
+    let runtime = Runtime::new().unwrap();
+    let plan = Plan::load(&fixture.squares).unwrap();
+    let address = serve(&runtime, &plan, &tampered(&plan), &fixture.tls).to_string();
+    let (report, evidence) = (folder.join("report.json"), folder.join("evidence"));
+    let results = ["--json", text(&report), "--evidence", text(&evidence), "--report", "/dev/full"];
+    let finished = run(&infer(&fixture.squares, &address, &results));
+    assert_eq!(finished.code, Some(1), "{}", finished.stderr);
+    assert!(finished.stderr.contains("cannot write /dev/full"), "{}", finished.stderr);
+    let report: Value = serde_json::from_str(&fs::read_to_string(&report).unwrap()).unwrap();
+    assert_eq!(report["verdict"], "ModelModified");
 }

@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Command};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use super::fixture::{LIMIT, fixture, run, securedl, text};
@@ -17,15 +18,19 @@ struct Served {
 impl Served {
     fn start(arguments: &[&str]) -> Self {
         let mut child = securedl(arguments).spawn().unwrap();
-        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let line = loop {
-            let line = lines.next().expect("the page says where it is").unwrap();
-            if line.contains("#token=") {
-                break line;
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (told, tells) = mpsc::channel();
+        // Reads on when nobody listens any more, so that the page can write on.
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok).filter(|line| line.contains("#token=")) {
+                let _ = told.send(line);
             }
-        };
-        // Keep reading, so that it can keep writing.
-        std::thread::spawn(move || lines.for_each(drop));
+        });
+        let line = tells.recv_timeout(LIMIT);
+        let line = line.unwrap_or_else(|error| {
+            let _ = child.kill();
+            panic!("the page does not say where it is: {error}")
+        });
         let (_, url) = line.split_once("http://").unwrap();
         let (address, token) = url.split_once("/#token=").unwrap();
         Self { child, address: address.to_owned(), token: token.trim().to_owned() }
@@ -78,9 +83,21 @@ fn a_page_classifies_a_table_for_whoever_has_its_token() {
         std::thread::sleep(Duration::from_millis(50));
     };
     assert!(told.contains("data-verdict=\"Intact\"") && told.contains("2 of 2 right"), "{told}");
+    // A request that never ends does not keep it.
+    let mut half = TcpStream::connect(&page.address).unwrap();
+    half.write_all(b"GET / HTTP/1.1\r\nHost: ").unwrap();
+    assert!(page.ask("GET", "/", "", "").0.starts_with("HTTP/1.1 200"));
     let pid = page.child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-    assert_eq!(page.child.wait().unwrap().code(), Some(0));
+    let begun = Instant::now();
+    let status = loop {
+        if let Some(status) = page.child.try_wait().unwrap() {
+            break status;
+        }
+        assert!(begun.elapsed() < LIMIT, "Ctrl-C ends the page");
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert_eq!(status.code(), Some(0));
 }
 
 #[test]

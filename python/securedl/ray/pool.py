@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import ray
 from numpy.typing import NDArray
+from ray._private import ray_constants
 
 from securedl import Plan, SegmentEvaluator
 
@@ -44,8 +45,26 @@ def connect(address: str | None = None, **options: Any) -> None:
     if address is None:
         # None would be RAY_ADDRESS, or whatever cluster somebody runs on this machine.
         address = "local"
-        options = {"_node_ip_address": "127.0.0.1", "include_dashboard": False} | options
+        options = {"include_dashboard": False} | options
+        _use_loopback()
     ray.init(address=address, log_to_driver=False, **options)
+    if address == "local" and (found := ray.util.get_node_ip_address()) != "127.0.0.1":
+        ray.shutdown()
+        raise RuntimeError(
+            f"this version of Ray listens on {found}, not on the loopback address only: start a cluster with "
+            "`ray start` on an address of your choice, and name it"
+        )
+
+
+def _use_loopback() -> None:
+    """Let the cluster that is started next listen on the loopback address only.
+
+    Ray replaces a loopback address that it is given by one that others reach, and has a single switch against that:
+    the one by which it keeps to loopback on Windows and macOS. It is read when Ray is imported, here and in the
+    processes that are started.
+    """
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 class Pending:

@@ -36,10 +36,12 @@ pub(super) fn serve(
             visitor: Visitor::plain(&settings.retry),
             servers: vec![Endpoint::in_process(inference::server(host.clone())?)],
             place: "a server in this process, through the same messages".to_owned(),
+            is_elsewhere: false,
         };
         let evidence = EvidencePlace::Moment(folder);
         let desk = Desk::new(plan, reach, settings, Some(examples), evidence, Some(host))?;
-        ui::serve(screen, page, desk).await
+        ui::serve(screen, page, desk).await;
+        anyhow::Ok(())
     })?;
     screen.finish()
 }

@@ -1,5 +1,7 @@
 //! The report of a run as a page.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 use nn_poly::plan::Plan;
 
@@ -26,7 +28,7 @@ impl Case<'_> {
     /// The run as a page shows it.
     ///
     /// # Errors
-    /// Samples or evidence that cannot be read.
+    /// Samples that cannot be read.
     pub(super) fn view(
         &self,
         run: &Run,
@@ -52,19 +54,45 @@ impl Case<'_> {
                 .released
                 .then(|| PredictionsView::new(&work.counts.distribution, sheet))
                 .transpose()?,
-            faults: faults(self.plan, run)?,
+            faults: faults(self.plan, run),
             input: Drawing::of_sample(public.input_shape.dims(), first, "The first sample")?,
         })
     }
 }
 
-/// What the evidence of a run shows; its files stay.
-fn faults(plan: &Plan, run: &Run) -> Result<Vec<FaultView>> {
-    let mut faults = Vec::new();
-    for path in &run.evidence {
-        if let Some(fault) = FaultView::of(path, plan)? {
-            faults.push(FaultView { file: Some(path.display().to_string()), ..fault });
-        }
+/// What the evidence of a run shows; its files stay. The verdict stands without it.
+fn faults(plan: &Plan, run: &Run) -> Vec<FaultView> {
+    let judge = |path: &PathBuf| {
+        let fault = FaultView::or_warning(path, plan)?;
+        Some(FaultView { file: Some(path.display().to_string()), ..fault })
+    };
+    run.evidence.iter().filter_map(judge).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use fingerprint::Verdict;
+    use nn_poly::plan::ActivationSide;
+    use securedl_tests::models::TinyModel;
+
+    use super::*;
+
+    #[test]
+    fn evidence_that_cannot_be_judged_is_left_out() {
+        let plan = TinyModel::conv_pool_square().plan(ActivationSide::Server, 8);
+        let folder = tempfile::tempdir().unwrap();
+        let (gone, empty) = (folder.path().join("gone"), folder.path().join("empty"));
+        std::fs::write(&empty, "").unwrap();
+        let run = Run {
+            verdict: Verdict::ModelModified { segment: 0, neurons: vec![0] },
+            scores: None,
+            n_samples: 1,
+            costs: None,
+            total: Duration::ZERO,
+            evidence: vec![gone, empty],
+        };
+        assert!(faults(&plan, &run).is_empty());
     }
-    Ok(faults)
 }

@@ -1,8 +1,18 @@
 //! What reports say, and what they must never hold.
 
+use std::time::Duration;
+
+use fingerprint::{Soundness, Verdict};
+use nn_poly::plan::ActivationSide;
+use securedl_tests::models::TinyModel;
+
 use super::*;
+use crate::pipeline::inference::Run;
+use crate::pipeline::recording::Record;
 use crate::report::drawing::Drawing;
-use crate::report::view::{BarView, Chance, FaultView, Figure, PlanView, ReceiptView, RoundView};
+use crate::report::view::{
+    BarView, Chance, FaultView, Figure, Finished, PlanView, ReceiptView, RoundView,
+};
 
 /// A text that breaks out of anything that does not escape.
 const HOSTILE: &str =
@@ -19,7 +29,6 @@ fn round(number: usize, state: &'static str) -> RoundView {
         bytes_up: 12_000,
         bytes_down: 3_000,
         seconds: 0.25,
-        evaluate_seconds: 0.1,
         sizes: "12.0 kB up, 3.00 kB down".to_owned(),
         time: "250 ms".to_owned(),
     }
@@ -52,13 +61,7 @@ pub(crate) fn hostile(tone: Tone) -> RunView {
     let is_bad = tone == Tone::Bad;
     RunView {
         securedl: "0",
-        plan: PlanView {
-            name: text(),
-            digest: text(),
-            trust: text(),
-            activation: text(),
-            security_bits: 128,
-        },
+        plan: PlanView { name: text(), digest: text(), trust: text(), activation: text() },
         place: text(),
         source: text(),
         n_samples: 4,
@@ -68,21 +71,10 @@ pub(crate) fn hostile(tone: Tone) -> RunView {
             name: if is_bad { "ModelModified" } else { "Intact" },
             headline: if is_bad { "Caught" } else { "Intact" },
             text: text(),
-            segment: is_bad.then_some(1),
             chances: vec![Chance { what: "a single sample", caught: text() }],
             advice: Some("do better"),
         },
-        faults: vec![FaultView {
-            segment: 1,
-            n_outputs: 10,
-            n_different: 3,
-            first_neuron: 2,
-            words_each: 8192,
-            first_byte: 77,
-            identity: text(),
-            text: text(),
-            file: Some(text()),
-        }],
+        faults: vec![FaultView { n_outputs: 10, n_different: 3, text: text(), file: Some(text()) }],
         predictions: (!is_bad).then(predictions),
         input: Drawing::of_sample(&[2, 2, 1], &[0.0; 4], HOSTILE).unwrap(),
         ciphertext: Drawing::of_bytes(&[7; 512], HOSTILE).unwrap(),
@@ -162,6 +154,46 @@ fn a_verdict_cannot_be_misread_and_withholds_what_it_must() {
     assert!(bad.contains("What gave it away"));
     assert!(!bad.contains("3 of 4 right") && !bad.contains("class=\"sample\""), "no answer");
     assert!(bad.contains("failed its check") && bad.contains("not reached"));
+}
+
+#[test]
+fn scores_that_the_model_contradicts_are_withheld_though_every_check_passed() {
+    let plan = TinyModel::conv_pool_square().plan(ActivationSide::Server, 8);
+    let run = Run {
+        verdict: Verdict::Intact { soundness: Soundness::unchecked() },
+        scores: None,
+        n_samples: 4,
+        costs: None,
+        total: Duration::ZERO,
+        evidence: Vec::new(),
+    };
+    let view = |is_contradicted| {
+        let finished = Finished {
+            plan: &plan,
+            place: "a test".to_owned(),
+            source: "digits".to_owned(),
+            room: None,
+            run: &run,
+            record: &Record::default(),
+            is_contradicted,
+            is_compared: true,
+            predictions: Some(predictions()),
+            faults: Vec::new(),
+            input: None,
+        };
+        RunView::new(finished).unwrap()
+    };
+    let contradicted = view(true);
+    assert_eq!(contradicted.predictions, None);
+    let page = report(&contradicted);
+    for expected in ["Contradicted", "class=\"verdict bad\"", "No predictions were released"] {
+        assert!(page.contains(expected), "{expected}");
+    }
+    for withheld in ["3 of 4 right", "class=\"sample\"", "every score equals"] {
+        assert!(!page.contains(withheld), "{withheld}");
+    }
+    let page = report(&view(false));
+    assert!(page.contains("3 of 4 right") && page.contains("every score equals"), "{page}");
 }
 
 #[test]

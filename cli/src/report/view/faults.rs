@@ -4,23 +4,15 @@ use std::path::Path;
 
 use nn_poly::plan::Plan;
 use protocol::evidence::{self, Finding};
-use serde::Serialize;
 
 use crate::report::units;
 
 /// One block whose reply was not the plan's, recomputed without any key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FaultView {
-    pub(crate) segment: u32,
     /// Ciphertexts of the reply, and those of them that differ.
     pub(crate) n_outputs: u32,
     pub(crate) n_different: u64,
-    /// The first output neuron that differs, and how many words its ciphertext has.
-    pub(crate) first_neuron: u64,
-    pub(crate) words_each: u64,
-    /// First byte of the reply that differs.
-    pub(crate) first_byte: u64,
-    pub(crate) identity: String,
     pub(crate) text: String,
     /// Where the evidence is kept, unless it is only of the moment.
     pub(crate) file: Option<String>,
@@ -33,7 +25,7 @@ impl FaultView {
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub(crate) fn of(path: &Path, plan: &Plan) -> Result<Option<Self>, evidence::EvidenceError> {
+    fn of(path: &Path, plan: &Plan) -> Result<Option<Self>, evidence::EvidenceError> {
         let report = evidence::verify(path, plan)?;
         let Finding::ProvenFault { first_byte, n_ciphertexts } = report.finding else {
             return Ok(None);
@@ -57,15 +49,18 @@ impl FaultView {
             units::count(first_byte),
         );
         Ok(Some(Self {
-            segment: report.segment,
             n_outputs: segment.n_outputs,
             n_different: n_ciphertexts,
-            first_neuron,
-            words_each,
-            first_byte,
-            identity: report.identity.to_string(),
             text,
             file: None,
         }))
+    }
+
+    /// As [`of`](Self::of), for runs whose verdict stands: an error goes to the log.
+    pub(crate) fn or_warning(path: &Path, plan: &Plan) -> Option<Self> {
+        Self::of(path, plan).unwrap_or_else(|error| {
+            tracing::warn!(%error, "evidence cannot be judged");
+            None
+        })
     }
 }

@@ -1,14 +1,13 @@
 //! Predictions as they are shown: the first ones with bars, all of them counted.
 
 use nn_poly::plan::PublicPlan;
-use serde::Serialize;
 
 use crate::report::distribution::{Distribution, Shown};
 use crate::report::drawing::Drawing;
 use crate::report::units;
 
 /// What came out.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct PredictionsView {
     pub(crate) classes: Vec<String>,
     /// Samples by predicted class.
@@ -24,7 +23,7 @@ pub(crate) struct PredictionsView {
 }
 
 /// One sample.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct SampleView {
     pub(crate) picture: Option<Drawing>,
     pub(crate) label: String,
@@ -38,7 +37,7 @@ pub(crate) struct SampleView {
 }
 
 /// One class of a sample.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct BarView {
     pub(crate) class: String,
     pub(crate) score: i64,
