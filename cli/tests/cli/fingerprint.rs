@@ -456,7 +456,7 @@ fn what_cannot_be_made_or_shown_says_why() {
     for (finished, expected) in [
         (generate(&[text(&fixture.squares)]), "--model MODEL"),
         (generate(&[data]), "neither a model nor a plan"),
-        (generate(&[model, "--bag", "3", "--count", "4"]), "at least as many"),
+        (generate(&[model, "--bag", "3", "--count", "4"]), "allowed are 4 to"),
         (generate(&[model, "--generator", "magic"]), "magic"),
         (generate(&[model, "--margin", "0.5"]), "margin"),
         (generate(&[model, "--generator", "ssf", "--ball=-1"]), "ball"),
