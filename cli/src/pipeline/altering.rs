@@ -5,9 +5,54 @@ use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use bytes::BytesMut;
+use protocol::identifiers::Digest;
+use protocol::message::{ModelCard, Refusal};
 use protocol::server::service::{
-    Evaluated, ReplySink, RequestReceiver, SegmentService, ServiceError,
+    Evaluated, PlanHost, ReplySink, RequestReceiver, SegmentService, ServiceError,
 };
+
+/// An honest host, but that its segments pass through a function, which may alter or replace them.
+///
+/// The function gets the plan's digest, the segment's number and the honest segment, whenever one is
+/// asked for; what the honest host refuses it does not see.
+pub(crate) struct AlteredHost<F> {
+    honest: Arc<dyn PlanHost>,
+    segment: F,
+}
+
+impl<F> AlteredHost<F>
+where
+    F: Fn(&Digest, u32, Arc<dyn SegmentService>) -> Result<Arc<dyn SegmentService>, Refusal>
+        + Send
+        + Sync,
+{
+    pub(crate) fn new(honest: Arc<dyn PlanHost>, segment: F) -> Arc<Self> {
+        Arc::new(Self { honest, segment })
+    }
+}
+
+impl<F> PlanHost for AlteredHost<F>
+where
+    F: Fn(&Digest, u32, Arc<dyn SegmentService>) -> Result<Arc<dyn SegmentService>, Refusal>
+        + Send
+        + Sync,
+{
+    fn models(&self) -> Vec<ModelCard> {
+        self.honest.models()
+    }
+
+    fn public_plan(&self, plan: &Digest) -> Option<Arc<[u8]>> {
+        self.honest.public_plan(plan)
+    }
+
+    fn segment(&self, plan: &Digest, segment: u32) -> Result<Arc<dyn SegmentService>, Refusal> {
+        (self.segment)(plan, segment, self.honest.segment(plan, segment)?)
+    }
+
+    fn limit_spare_memory(&self, max_bytes: u64) -> u64 {
+        self.honest.limit_spare_memory(max_bytes)
+    }
+}
 
 /// Changes a piece of a reply in place, given where in the reply it begins.
 pub(crate) type Alter = Arc<dyn Fn(u64, &mut [u8]) + Send + Sync>;

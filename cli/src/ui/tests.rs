@@ -15,10 +15,8 @@ use nn_poly::import::Dataset;
 use nn_poly::plan::{ActivationSide, Plan};
 use proptest::prelude::*;
 use protocol::client::{Endpoint, RetryPolicy};
-use protocol::identifiers::Digest;
-use protocol::message::{ModelCard, Refusal};
 use protocol::runner::Silent;
-use protocol::server::service::{PlanHost, SegmentService};
+use protocol::server::service::PlanHost;
 use securedl_tests::dishonest::{Cheat, DishonestHost, Victims};
 use securedl_tests::models::TinyModel;
 use securedl_tests::mutation::mutant_of;
@@ -33,7 +31,7 @@ use super::assets::ASSETS;
 use super::door::Limits;
 use super::intake::{MAX_BODY_BYTES, Samples};
 use super::*;
-use crate::pipeline::altering::AlteredSegment;
+use crate::pipeline::altering::{AlteredHost, AlteredSegment};
 use crate::pipeline::inference::{self, Run, RunSettings};
 use crate::pipeline::recording::Recorder;
 use crate::pipeline::servers::Visitor;
@@ -364,24 +362,11 @@ async fn one_batch_at_a_time_and_it_can_be_cancelled() {
     assert_eq!(fixture.ended().await["past"][0]["headline"], "Intact");
 }
 
-/// Replies only as long as it is let.
-struct HeldHost {
-    honest: Arc<dyn PlanHost>,
-    is_held: Arc<AtomicBool>,
-}
-
-impl PlanHost for HeldHost {
-    fn models(&self) -> Vec<ModelCard> {
-        self.honest.models()
-    }
-
-    fn public_plan(&self, plan: &Digest) -> Option<Arc<[u8]>> {
-        self.honest.public_plan(plan)
-    }
-
-    fn segment(&self, plan: &Digest, segment: u32) -> Result<Arc<dyn SegmentService>, Refusal> {
-        let honest = self.honest.segment(plan, segment)?;
-        let is_held = Arc::clone(&self.is_held);
+/// A host that replies only when it is no longer held.
+fn held_host(is_held: &Arc<AtomicBool>) -> Arc<dyn PlanHost> {
+    let is_held = Arc::clone(is_held);
+    AlteredHost::new(inference::shelf(&plan()).unwrap(), move |_, _, honest| {
+        let is_held = Arc::clone(&is_held);
         let wait = move |_: u64, _: &mut [u8]| {
             let begun = Instant::now();
             while is_held.load(Ordering::SeqCst) && begun.elapsed() < LIMIT {
@@ -389,14 +374,13 @@ impl PlanHost for HeldHost {
             }
         };
         Ok(AlteredSegment::new(honest, Arc::new(wait)))
-    }
+    })
 }
 
 #[tokio::test]
 async fn a_run_under_way_can_be_cancelled_and_the_next_one_is_whole() {
     let is_held = Arc::new(AtomicBool::new(true));
-    let honest = inference::shelf(&plan()).unwrap();
-    let fixture = fixture_on(Arc::new(HeldHost { honest, is_held: Arc::clone(&is_held) }));
+    let fixture = fixture_on(held_host(&is_held));
     fixture.desk.begin(blank()).unwrap();
     let begun = Instant::now();
     loop {

@@ -25,8 +25,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use protocol::client::{Endpoint, RemoteEvaluator, RetryPolicy};
-use protocol::hosting::PlanShelf;
-use protocol::server::service::PlanHost;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha20Rng;
@@ -210,12 +208,10 @@ impl Trial<'_> {
                 (Fault::Above(kind, toward), ended, meddler.happened())
             }
             None => {
-                let mut shelf = PlanShelf::new();
-                shelf.insert(&self.subject.plan)?;
-                let host = Arc::new(Tampering::new(shelf, self.rng.random()));
-                let server = inference::server(Arc::clone(&host) as Arc<dyn PlanHost>)?;
-                let ended = self.send(Endpoint::in_process(server)).await?;
-                (Fault::Tampered, ended, host.happened())
+                let tampering = Tampering::new(self.rng.random());
+                let host = tampering.host(inference::shelf(&self.subject.plan)?);
+                let ended = self.send(Endpoint::in_process(inference::server(host)?)).await?;
+                (Fault::Tampered, ended, tampering.happened())
             }
         };
         ensure!(happened, "{} was not injected", fault.name());

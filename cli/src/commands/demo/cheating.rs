@@ -6,11 +6,11 @@ use anyhow::{Result, bail};
 use nn_poly::plan::Plan;
 use protocol::hosting::PlanShelf;
 use protocol::identifiers::Digest;
-use protocol::message::{ModelCard, Refusal};
+use protocol::message::Refusal;
 use protocol::server::service::{PlanHost, SegmentService};
 
 use super::tampering;
-use crate::pipeline::altering::{AlteredSegment, change, ciphertext_bytes};
+use crate::pipeline::altering::{AlteredHost, AlteredSegment, change, ciphertext_bytes};
 use crate::ui::Tampering;
 
 /// Ways to cheat: what programs call them, and what they are.
@@ -22,11 +22,10 @@ const KINDS: [(&str, &str); 5] = [
     ("word", "Change one bit of each reply"),
 ];
 
-/// A host of one plan.
-pub(super) struct CheatingHost {
+/// How the server of one plan cheats: as it was told last.
+pub(super) struct Cheating {
     plan: Plan,
     digest: Digest,
-    honest: PlanShelf,
     way: RwLock<Way>,
 }
 
@@ -48,17 +47,22 @@ enum Cheat {
     Bit,
 }
 
-impl CheatingHost {
-    /// An honest host, for the time being.
+impl Cheating {
+    /// A host of the plan that is honest for the time being, and what makes it cheat.
     ///
     /// # Errors
     /// A plan whose parameters cannot be used.
-    pub(super) fn new(plan: &Plan) -> Result<Arc<Self>> {
+    pub(super) fn host(plan: &Plan) -> Result<(Arc<dyn PlanHost>, Arc<Self>)> {
         let mut honest = PlanShelf::new();
         let digest = honest.insert(plan)?;
         let segment = plan.public().segments.len() / 2;
         let way = RwLock::new(Way { kind: "honest", segment, cheat: Cheat::None });
-        Ok(Arc::new(Self { plan: plan.clone(), digest, honest, way }))
+        let cheating = Arc::new(Self { plan: plan.clone(), digest, way });
+        let told = Arc::clone(&cheating);
+        let host = AlteredHost::new(Arc::new(honest), move |plan, segment, honest| {
+            told.segment(plan, segment, honest)
+        });
+        Ok((host, cheating))
     }
 
     /// A panic while the way was held leaves it usable: it is replaced as a whole.
@@ -72,9 +76,40 @@ impl CheatingHost {
         shelf.insert_as(plan, self.digest)?;
         Ok(Cheat::Model(Arc::new(shelf)))
     }
+
+    /// What is served instead of an honest segment.
+    fn segment(
+        &self,
+        plan: &Digest,
+        segment: u32,
+        honest: Arc<dyn SegmentService>,
+    ) -> Result<Arc<dyn SegmentService>, Refusal> {
+        let way = self.way();
+        if way.segment != segment as usize {
+            return Ok(honest);
+        }
+        let size = ciphertext_bytes(&*honest);
+        let start = u64::from(honest.n_outputs() / 2) * size;
+        Ok(match way.cheat {
+            Cheat::None => honest,
+            Cheat::Model(shelf) => shelf.segment(plan, segment)?,
+            Cheat::Zero => AlteredSegment::new(
+                honest,
+                Arc::new(move |piece_start, piece| {
+                    change(piece_start, piece, start..start + size, |byte| *byte = 0);
+                }),
+            ),
+            Cheat::Bit => AlteredSegment::new(
+                honest,
+                Arc::new(move |piece_start, piece| {
+                    change(piece_start, piece, start..start + 1, |byte| *byte ^= 1);
+                }),
+            ),
+        })
+    }
 }
 
-impl Tampering for CheatingHost {
+impl Tampering for Cheating {
     fn kinds(&self) -> Vec<(&'static str, &'static str)> {
         KINDS.to_vec()
     }
@@ -101,42 +136,6 @@ impl Tampering for CheatingHost {
     }
 }
 
-impl PlanHost for CheatingHost {
-    fn models(&self) -> Vec<ModelCard> {
-        self.honest.models()
-    }
-
-    fn public_plan(&self, plan: &Digest) -> Option<Arc<[u8]>> {
-        self.honest.public_plan(plan)
-    }
-
-    fn segment(&self, plan: &Digest, segment: u32) -> Result<Arc<dyn SegmentService>, Refusal> {
-        let honest = self.honest.segment(plan, segment)?;
-        let way = self.way();
-        if way.segment != segment as usize {
-            return Ok(honest);
-        }
-        let size = ciphertext_bytes(&*honest);
-        let start = u64::from(honest.n_outputs() / 2) * size;
-        Ok(match way.cheat {
-            Cheat::None => honest,
-            Cheat::Model(shelf) => shelf.segment(plan, segment)?,
-            Cheat::Zero => AlteredSegment::new(
-                honest,
-                Arc::new(move |piece_start, piece| {
-                    change(piece_start, piece, start..start + size, |byte| *byte = 0);
-                }),
-            ),
-            Cheat::Bit => AlteredSegment::new(
-                honest,
-                Arc::new(move |piece_start, piece| {
-                    change(piece_start, piece, start..start + 1, |byte| *byte ^= 1);
-                }),
-            ),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use fingerprint::{LayoutOptions, Verdict};
@@ -150,17 +149,17 @@ mod tests {
     #[tokio::test]
     async fn every_way_to_cheat_is_caught_in_every_segment() {
         let plan = TinyModel::conv_pool_square().plan(ActivationSide::Server, 8);
-        let host = CheatingHost::new(&plan).unwrap();
-        let serving = Endpoint::in_process(inference::server(host.clone()).unwrap());
+        let (host, cheating) = Cheating::host(&plan).unwrap();
+        let serving = Endpoint::in_process(inference::server(host).unwrap());
         let layout = LayoutOptions { network_canaries: 4, ..LayoutOptions::default() };
         let retry = RetryPolicy::never();
         let settings = RunSettings { layout, retry, fingerprint: None };
         let inputs = samples(&plan, 3, 1);
         let n_segments = plan.public().segments.len();
-        for (kind, _) in host.kinds() {
+        for (kind, _) in cheating.kinds() {
             for segment in 0..n_segments {
-                host.choose(kind, segment).unwrap();
-                assert_eq!(host.current(), (kind, segment));
+                cheating.choose(kind, segment).unwrap();
+                assert_eq!(cheating.current(), (kind, segment));
                 let run = inference::run_alone(&plan, &inputs, &serving, &settings).await.unwrap();
                 let found = match run.verdict {
                     Verdict::Intact { .. } => None,
@@ -173,6 +172,8 @@ mod tests {
                 assert_eq!(run.scores.is_some(), kind == "honest");
             }
         }
-        assert!(host.choose("bribe", 0).is_err() && host.choose("word", n_segments).is_err());
+        assert!(
+            cheating.choose("bribe", 0).is_err() && cheating.choose("word", n_segments).is_err()
+        );
     }
 }

@@ -8,7 +8,7 @@ use nn_poly::import::Dataset;
 use nn_poly::plan::Plan;
 use protocol::client::{Endpoint, RetryPolicy};
 
-use super::cheating::CheatingHost;
+use super::cheating::Cheating;
 use crate::commands::{runtime, ui};
 use crate::pipeline::inference::{self, RunSettings};
 use crate::pipeline::servers::Visitor;
@@ -26,7 +26,7 @@ pub(super) fn serve(
     address: SocketAddr,
 ) -> Result<()> {
     screen.heading("3  A page to try it on");
-    let host = CheatingHost::new(&plan)?;
+    let (host, cheating) = Cheating::host(&plan)?;
     let retry = RetryPolicy::never();
     let settings = RunSettings { layout: LayoutOptions::default(), retry, fingerprint: None };
     let folder = tempfile::tempdir().context("no temporary folder for evidence")?;
@@ -34,12 +34,12 @@ pub(super) fn serve(
         let page = Page::bind(address).await?;
         let reach = Reach {
             visitor: Visitor::plain(&settings.retry),
-            servers: vec![Endpoint::in_process(inference::server(host.clone())?)],
+            servers: vec![Endpoint::in_process(inference::server(host)?)],
             place: "a server in this process, through the same messages".to_owned(),
             is_elsewhere: false,
         };
         let evidence = EvidencePlace::Moment(folder);
-        let desk = Desk::new(plan, reach, settings, Some(examples), evidence, Some(host))?;
+        let desk = Desk::new(plan, reach, settings, Some(examples), evidence, Some(cheating))?;
         ui::serve(screen, page, desk).await;
         anyhow::Ok(())
     })?;
