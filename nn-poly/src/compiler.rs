@@ -159,6 +159,7 @@ const fn is_no_plan(error: &Error) -> bool {
             | Error::NoSegmentParameters { .. }
             | Error::NotAtServer { .. }
             | Error::Accumulator { .. }
+            | Error::NoSuitableSide { .. }
             | Error::RoundLimit { .. }
             | Error::MemoryLimit { .. }
     )

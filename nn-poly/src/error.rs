@@ -252,10 +252,25 @@ pub enum Error {
         /// The rounds it should take.
         rounds: usize,
     },
+    /// Networks whose joined stages end where no side that may evaluate the activations needs them to.
+    #[error(
+        "the network's joined stages do not end where {} needs them to: join them for the side that does, \
+         or leave them apart (more rounds)",
+        match settled {
+            Some(side) => format!("a {side} that evaluates the activations"),
+            None => "either side".to_owned(),
+        }
+    )]
+    NoSuitableSide {
+        /// The side that was settled, if one was.
+        settled: Option<crate::plan::ActivationSide>,
+    },
     /// More rounds are needed than are allowed.
     #[error(
-        "the network takes {needed} rounds, and {allowed} are allowed: allow {needed}; only stages with \
-         polynomial activations can be joined to take fewer"
+        "the network takes {needed} round{}, and {allowed} {} allowed: allow {needed}; only stages with \
+         polynomial activations can be joined to take fewer",
+        if *needed == 1 { "" } else { "s" },
+        if *allowed == 1 { "is" } else { "are" }
     )]
     RoundLimit {
         /// Stages of the network.

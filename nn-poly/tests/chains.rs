@@ -314,6 +314,31 @@ fn a_chain_saves_a_round_in_the_forecast_and_the_planner_plans_it() {
     check(&plan, 10, 2);
 }
 
+/// What the planner says of a network whose chain ends where the settled side does not need it.
+#[test]
+fn a_chain_of_the_other_side_is_refused_as_such_however_many_rounds_are_allowed() {
+    let size = RunSize { n_samples: 100, canaries_per_block: 18, replicas: 1 };
+    for (ends, other) in [
+        (StageOutput::Pooled, ActivationSide::Client),
+        (StageOutput::Linear, ActivationSide::Server),
+    ] {
+        let network = sketch(ends).network().unwrap();
+        let subject = Subject { network: &network, observed: &[] };
+        for max_rounds in [None, Some(1), Some(2)] {
+            let goal = PlanGoal { activation_side: Some(other), max_rounds, ..PlanGoal::new(size) };
+            let error = search(&[subject], &goal, &mut ReferenceRates::new(2)).unwrap_err();
+            assert!(
+                matches!(error, PlanError::NoSuitableSide { settled } if settled == Some(other)),
+                "{error}"
+            );
+            assert!(error.to_string().contains(&format!("where a {other} that")), "{error}");
+        }
+        let open = PlanGoal { activation_side: None, ..PlanGoal::new(size) };
+        let found = search(&[subject], &open, &mut ReferenceRates::new(2)).unwrap();
+        assert!(found.iter().all(|alternative| alternative.activation_side != other));
+    }
+}
+
 /// One field of a plan changed at a time: each is refused.
 #[test]
 fn inconsistent_chains_are_refused() {

@@ -197,8 +197,13 @@ fn rounds_are_the_stages_and_fewer_are_refused_with_their_number() {
         let goal = PlanGoal { max_rounds: Some(most), ..goal(100) };
         let error = found(&network, &goal).unwrap_err();
         assert!(matches!(error, Error::RoundLimit { needed: 3, allowed } if allowed == most));
-        assert!(error.to_string().contains("3 rounds"), "{error}");
+        let allowed =
+            if most == 1 { "1 is allowed".to_owned() } else { format!("{most} are allowed") };
+        assert!(error.to_string().contains(&format!("3 rounds, and {allowed}")), "{error}");
     }
+    let single = dense_network(&[20, 3]);
+    let error = found(&single, &PlanGoal { max_rounds: Some(0), ..goal(100) }).unwrap_err();
+    assert!(error.to_string().contains("1 round, and 0 are allowed"), "{error}");
 }
 
 #[test]
@@ -283,6 +288,12 @@ fn several_subjects_compete() {
     let alternatives = search(&subjects, &goal(1000), &mut rates()).unwrap();
     assert_eq!(alternatives[0].subject, 1);
     assert!(alternatives.iter().any(|alternative| alternative.subject == 0));
+}
+
+#[test]
+fn without_a_network_there_is_no_plan() {
+    let error = search(&[], &goal(10), &mut rates()).unwrap_err();
+    assert!(matches!(error, Error::NoSamples { what: "the list of networks" }), "{error}");
 }
 
 #[test]

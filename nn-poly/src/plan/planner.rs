@@ -64,7 +64,10 @@ pub struct Subject<'a> {
 ///
 /// # Errors
 /// - [`Error::InvalidSetting`], [`Error::OutOfRange`] for a goal that makes no sense.
-/// - [`Error::RoundLimit`] if no network gets by with so few rounds.
+/// - [`Error::NoSamples`] without subjects.
+/// - [`Error::NoSuitableSide`] if every network has joined stages, and they end where no side that may
+///   evaluate the activations needs them to.
+/// - [`Error::RoundLimit`] if no other network gets by with so few rounds.
 /// - [`Error::MemoryLimit`] if no plan keeps within the memory.
 /// - [`Error::NotAtServer`], [`Error::NoSegmentParameters`], [`Error::Accumulator`] if no side has
 ///   parameters: that of the last side tried.
@@ -75,19 +78,24 @@ pub fn search(
     costs: &mut dyn CostSource,
 ) -> Result<Vec<Alternative>> {
     goal.check()?;
+    if subjects.is_empty() {
+        return Err(Error::NoSamples { what: "the list of networks" });
+    }
     let mut found = Vec::new();
     let mut refused = None;
-    let mut fewest_rounds = u32::MAX;
+    // Of the networks that suit a side.
+    let mut fewest_rounds: Option<u32> = None;
     for (number, subject) in subjects.iter().enumerate() {
+        let sides = sides(subject.network, goal.activation_side);
+        if sides.is_empty() {
+            continue;
+        }
         let rounds = u32::try_from(subject.network.structure().len()).unwrap_or(u32::MAX);
-        fewest_rounds = fewest_rounds.min(rounds);
+        fewest_rounds = Some(fewest_rounds.map_or(rounds, |fewest| fewest.min(rounds)));
         if goal.max_rounds.is_some_and(|most| rounds > most) {
             continue;
         }
-        for side in sides(goal.activation_side) {
-            if !suits_side(subject.network, side) {
-                continue;
-            }
+        for side in sides {
             let search = SideSearch { number, subject, goal, side };
             match search.alternatives(costs) {
                 // Without activations both sides have the same plans.
@@ -109,9 +117,9 @@ pub fn search(
     }
     found.sort_by(|a, b| a.compare(b, goal.objective));
     match found.first() {
-        None => Err(refused.unwrap_or(Error::RoundLimit {
-            needed: fewest_rounds,
-            allowed: goal.max_rounds.unwrap_or(0),
+        None => Err(refused.unwrap_or(match fewest_rounds {
+            Some(needed) => Error::RoundLimit { needed, allowed: goal.max_rounds.unwrap_or(0) },
+            None => Error::NoSuitableSide { settled: goal.activation_side },
         })),
         Some(best) if best.exceeds_memory => Err(Error::MemoryLimit {
             needed: found.iter().map(Alternative::memory_bytes).min().unwrap_or(0),
@@ -155,7 +163,10 @@ fn suits_side(network: &IntegerNetwork, side: ActivationSide) -> bool {
     })
 }
 
-/// The sides that may evaluate the activations, unless one is settled.
-fn sides(settled: Option<ActivationSide>) -> Vec<ActivationSide> {
-    settled.map_or_else(|| vec![ActivationSide::Server, ActivationSide::Client], |side| vec![side])
+/// The sides that may evaluate the network's activations: the settled one or both, if they suit it.
+fn sides(network: &IntegerNetwork, settled: Option<ActivationSide>) -> Vec<ActivationSide> {
+    let mut sides = settled
+        .map_or_else(|| vec![ActivationSide::Server, ActivationSide::Client], |side| vec![side]);
+    sides.retain(|&side| suits_side(network, side));
+    sides
 }
