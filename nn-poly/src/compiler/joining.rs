@@ -68,7 +68,8 @@ impl<'a> Joining<'a> {
     /// those that answer clearly worse than the best one.
     ///
     /// # Errors
-    /// Features of another shape.
+    /// - Features of another shape.
+    /// - [`Error::NotAtServer`] if the server is to evaluate what is no polynomial.
     pub(super) fn prepare(&self, rounds: usize) -> Result<Vec<Prepared>> {
         // Evenly over the data, which may be in the order of their classes.
         let n_samples = self.features.nrows();
@@ -117,6 +118,10 @@ impl<'a> Joining<'a> {
             ends,
         ) {
             Ok(quantized) => quantized,
+            // Joined or not, the server cannot evaluate it.
+            Err(error @ Error::NotAtServer { .. }) if self.sides == [ActivationSide::Server] => {
+                return Err(error);
+            }
             // A stage that ends before its activation cannot end after it.
             Err(
                 Error::ChainTooWide { .. }

@@ -14,11 +14,17 @@ use crate::tensor::Shape;
 
 /// Three dense layers with squares in between, and samples: three rounds, or fewer.
 fn model() -> (Model, Array2<f32>) {
+    model_with([Activation::Square, Activation::Square])
+}
+
+/// Three dense layers with these activations in between, and samples.
+fn model_with(activations: [Activation<f32>; 2]) -> (Model, Array2<f32>) {
     let mut rng = StdRng::seed_from_u64(3);
+    let mut activations = activations.into_iter();
     let mut layers = Vec::new();
     for (n_in, n_out) in [(4, 3), (3, 3), (3, 2)] {
         if !layers.is_empty() {
-            layers.push(Layer::Activation(Activation::Square));
+            layers.extend(activations.next().map(Layer::Activation));
         }
         let weights =
             Array2::from_shape_simple_fn((n_out, n_in), || rng.random_range(-0.8..0.8_f32));
@@ -125,5 +131,24 @@ fn no_round_at_all_means_one() {
         });
         assert_eq!(none.public().stages.len(), 1);
         assert_eq!(none.digest(), one.digest());
+    }
+}
+
+/// It is not for their size that the numbers of such a network cannot be joined.
+#[test]
+fn what_the_server_cannot_evaluate_is_named_in_any_number_of_rounds() {
+    let (model, features) = model_with([Activation::Square, Activation::Relu]);
+    let bits = LayerBits::from(Bits::new(3, 3, 3).unwrap());
+    let side = Some(ActivationSide::Server);
+    let joining = Joining::new(&model, &bits, &features, side).unwrap();
+    assert_eq!((joining.fewest_rounds(), joining.most_rounds()), (2, 3));
+    let size = RunSize { n_samples: 100, canaries_per_block: 18, replicas: 1 };
+    for (objective, max_rounds) in
+        [(Objective::Time, Some(2)), (Objective::Time, None), (Objective::Rounds, None)]
+    {
+        let goal = PlanGoal { activation_side: side, objective, max_rounds, ..PlanGoal::new(size) };
+        let prepared = prepare(&model, &bits, &features).unwrap();
+        let found = choose(prepared, &joining, &goal, &mut ReferenceRates::new(2), &mut |_| ());
+        assert!(matches!(found, Err(Error::NotAtServer { .. })), "{:?}", found.map(|_| ()));
     }
 }
