@@ -5,6 +5,7 @@ mod bench;
 mod fingerprint;
 mod import;
 mod inference;
+mod paper;
 mod planning;
 mod polynomial;
 mod serve;
@@ -22,9 +23,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use nn_poly::model::LayerBits;
 
 pub(crate) use self::fingerprint::{
-    AnswerName, FingerprintCommand, GenerateArguments, LayoutName, PaperArguments, PaperCommand,
-    ShowArguments, SingleWeightArguments, UnitsName, VerifyArguments,
+    AnswerName, FingerprintCommand, GenerateArguments, LayoutName, ShowArguments, UnitsName,
+    VerifyArguments,
 };
+pub(crate) use self::paper::{PaperArguments, PaperCommand, SingleWeightArguments};
 pub(crate) use self::trust::{
     AccessAddArguments, AccessCheckArguments, AccessCommand, CredentialArguments, EvidenceCommand,
     EvidenceVerifyArguments, KeysCommand, SignArguments, TlsClientArguments,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-/// What and where.
+/// Data, place and size of a measurement.
 #[derive(Debug, Args)]
 pub(crate) struct TableArguments {
     /// Folder with the data sets `mnist` and `tabular`.
