@@ -150,7 +150,8 @@ mod tests {
         let tampered = Verdict::ComputationTampered { segment: 0, blocks: vec![0] };
         let modified = Verdict::ModelModified { segment: 0, neurons: vec![0] };
         let reason = fingerprint::UnverifiedReason::NoServer;
-        for verdict in [tampered, modified, Verdict::Unverified { reason }] {
+        let intact = Verdict::Intact { soundness: fingerprint::Soundness::unchecked() };
+        for verdict in [intact, tampered, modified, Verdict::Unverified { reason }] {
             assert_eq!(Outcome::of(&verdict).code(), verdict.exit_code());
         }
     }
