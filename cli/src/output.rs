@@ -40,10 +40,7 @@ impl OutputFile {
         if output.is_special() {
             return Ok(output);
         }
-        let folder = match output.path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
+        let folder = output.folder();
         if !folder.is_dir() {
             return Err(anyhow::anyhow!(
                 "cannot write {name}: there is no folder {}",
@@ -87,16 +84,12 @@ impl OutputFile {
             write(&mut out).with_context(name)?;
             return out.flush().with_context(name);
         }
-        let folder = match self.path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
         let mut builder = tempfile::Builder::new();
         builder.prefix(".securedl-");
         // As any new file, not as a secret one.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-        let mut file = builder.tempfile_in(folder).with_context(name)?;
+        let mut file = builder.tempfile_in(self.folder()).with_context(name)?;
         let mut out = BufWriter::new(&mut file);
         write(&mut out).with_context(name)?;
         out.flush().with_context(name)?;
@@ -122,6 +115,13 @@ impl OutputFile {
     /// The path as the user wrote it, for messages.
     pub(crate) fn shown(&self) -> &Path {
         &self.shown
+    }
+
+    fn folder(&self) -> &Path {
+        match self.path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        }
     }
 
     /// Whether something exists there that must not be replaced by a regular file.

@@ -147,16 +147,7 @@ fn observe_model(model: &std::path::Path, source: &DataSource<'_>) -> Result<Vec
     FileKind::Model.expect_of(model)?;
     let model = Model::load(model)?;
     let spec = model.spec();
-    let (path, samples) = source.load(Split::Train, &spec.split)?;
-    if samples.shape() != spec.network.input_shape() {
-        bail!(
-            "samples in {} have shape {}, the model `{}` reads {}",
-            path.display(),
-            samples.shape(),
-            spec.name,
-            spec.network.input_shape()
-        );
-    }
+    let (_, samples) = source.load_for(Split::Train, spec)?;
     let samples = samples.thinned(OBSERVED_SAMPLES)?;
     let observed = observe(&spec.network, &spec.preprocessing.apply(samples.features())?)?;
     if observed.is_empty() {

@@ -3,6 +3,7 @@
 mod masked;
 
 use anyhow::{Result, bail};
+use fingerprint::LayoutOptions;
 use nn_poly::compiler::{Compiled, Joining};
 use nn_poly::import::{Dataset, Split};
 use nn_poly::integer::IntegerMatrix;
@@ -18,6 +19,7 @@ use crate::options::BitsChoice;
 use crate::output::{Destination, OutputFile};
 use crate::pipeline::assessing::{self, BitSearch};
 use crate::pipeline::compiling;
+use crate::pipeline::inference;
 use crate::pipeline::planning;
 use crate::pipeline::source::DataSource;
 use crate::report::accuracy::{self, CompilationReport};
@@ -26,9 +28,6 @@ use crate::report::planning as planning_table;
 use crate::report::progress::Progress;
 use crate::report::terminal::{Ink, Screen};
 use crate::report::{Console, segments, units};
-
-/// Slots a block spends on checks with the default settings of `infer`.
-const DEFAULT_CHECKED_SLOTS: u64 = 18;
 
 /// Share of equal answers below which joined layers are worth a word.
 const NOTABLE_DISAGREEMENT: f64 = 0.95;
@@ -53,7 +52,7 @@ pub(crate) fn run(arguments: &CompileArguments) -> Result<Outcome> {
     FileKind::Model.expect_of(&arguments.model)?;
     let model = Model::load(&arguments.model)?;
     let source = DataSource::new(&arguments.calibrate, &arguments.reading);
-    let data = load_calibration(&model, &source)?;
+    let (_, data) = source.load_for(Split::Train, model.spec())?;
     let wants_report = arguments.report || json.is_some() || arguments.reference.is_some();
     let reference = arguments.reference.as_deref();
     let reference = reference.map(|path| assessing::load_reference(path, &model)).transpose()?;
@@ -141,22 +140,7 @@ fn search(
 
 /// The run that a forecast is about, with the slots that `infer` checks by default.
 pub(crate) fn forecast_size(n_samples: u64) -> RunSize {
-    RunSize { n_samples, canaries_per_block: DEFAULT_CHECKED_SLOTS, replicas: 1 }
-}
-
-fn load_calibration(model: &Model, source: &DataSource<'_>) -> Result<Dataset> {
-    let spec = model.spec();
-    let (path, data) = source.load(Split::Train, &spec.split)?;
-    let expected = spec.network.input_shape();
-    if data.shape() != expected {
-        bail!(
-            "samples in {} have shape {}, the model `{}` reads {expected}: calibrate with the data it was trained on",
-            path.display(),
-            data.shape(),
-            spec.name,
-        );
-    }
-    Ok(data)
+    inference::run_size(n_samples, &LayoutOptions::default())
 }
 
 /// Print settings and forecast of a plan.

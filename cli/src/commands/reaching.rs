@@ -121,3 +121,22 @@ pub(super) fn introduce_fingerprint(
     screen.fact("", format!("fingerprint signed: {signed}"));
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::args::{Arguments, Command};
+
+    /// Forecasts are about these.
+    #[test]
+    fn without_flags_the_checks_are_the_default_ones() {
+        let line = ["securedl", "infer", "--plan", "p", "--data", "d"];
+        let Command::Infer(arguments) = Arguments::parse_from(line).command else {
+            panic!("infer")
+        };
+        let settings = settings(&arguments.connection, &arguments.checks).unwrap();
+        assert_eq!(settings.layout, LayoutOptions::default());
+    }
+}

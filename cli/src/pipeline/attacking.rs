@@ -57,17 +57,7 @@ pub(crate) fn load(
 
 fn load_part(model: &Model, source: &DataSource<'_>, split: Split) -> Result<Dataset> {
     let spec = model.spec();
-    let (path, data) = source.load(split, &spec.split)?;
-    let expected = spec.network.input_shape();
-    if data.shape() != expected {
-        bail!(
-            "samples in {} have shape {}, the model `{}` reads {expected}: attack with the data it \
-             was trained on",
-            path.display(),
-            data.shape(),
-            spec.name,
-        );
-    }
+    let (_, data) = source.load_for(split, spec)?;
     data.with_classes(&spec.class_names)
         .hint(|| format!("attack `{}` with the data it was trained on", spec.name))
 }

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use nn_poly::Error;
 use nn_poly::import::{DataOptions, Dataset, SampleStream, Split, SplitSpec, resolve_data_path};
+use nn_poly::model::ModelSpec;
 use nn_poly::tensor::Shape;
 
 use crate::args::ReadingArguments;
@@ -47,6 +48,24 @@ impl<'a> DataSource<'a> {
         let path = resolve_data_path(self.name)?;
         let loaded = Dataset::load_with(&path, split, spec, &self.options);
         Ok((path, self.advise(loaded)?))
+    }
+
+    /// Read one part for a model; also the path it was found at.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load), or data of another shape than the model's.
+    pub(crate) fn load_for(&self, split: Split, model: &ModelSpec) -> Result<(PathBuf, Dataset)> {
+        let (path, data) = self.load(split, &model.split)?;
+        let expected = model.network.input_shape();
+        if data.shape() != expected {
+            bail!(
+                "samples in {} have shape {}, the model `{}` reads {expected}: use the data it was trained on",
+                path.display(),
+                data.shape(),
+                model.name,
+            );
+        }
+        Ok((path, data))
     }
 
     fn advise<T>(&self, read: nn_poly::Result<T>) -> Result<T> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use ndarray::Axis;
+use nn_poly::error::causes;
 use nn_poly::integer::{IntegerMatrix, ScoreMatrix};
 use nn_poly::network::NetworkKind;
 use nn_poly::plan::{ActivationSide, Plan};
@@ -121,14 +122,5 @@ impl Subject {
 
 /// An error with its causes.
 fn told(error: &SessionError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = cause.source();
-    }
-    text
+    std::iter::once(error.to_string()).chain(causes(error)).collect::<Vec<_>>().join(": ")
 }

@@ -12,9 +12,10 @@ use nn_poly::network::{ActivationChoice, NetworkKind};
 use nn_poly::plan::{ActivationSide, Plan, PlanOptions};
 use nn_poly::train::TrainRecipe;
 
+use crate::kind::FileKind;
 use crate::options::BitsChoice;
+use crate::pipeline::compiling;
 use crate::pipeline::source::DataSource;
-use crate::pipeline::{compiling, training};
 
 /// Samples the ranges of a random network are calibrated on.
 const CALIBRATION_SAMPLES: usize = 1000;
@@ -72,20 +73,11 @@ impl Workload {
         data: &DataSource<'_>,
         n_samples: usize,
     ) -> Result<Self> {
-        let path = model;
-        let model = Model::load(path)?;
+        FileKind::Model.expect_of(model)?;
+        let model = Model::load(model)?;
         let spec = model.spec();
-        let calibration = training::load(data, spec.split.seed)?.train;
-        let (source, samples) = data.load(Split::Test, &spec.split)?;
-        if samples.shape() != spec.network.input_shape() {
-            bail!(
-                "samples in {} have shape {}, the model {} reads {}: use the data it was trained for",
-                source.display(),
-                samples.shape(),
-                path.display(),
-                spec.network.input_shape()
-            );
-        }
+        let (_, calibration) = data.load_for(Split::Train, spec)?;
+        let (source, samples) = data.load_for(Split::Test, spec)?;
         if samples.n_samples() < n_samples {
             bail!(
                 "the test part of {} has {} samples, not {n_samples}: lower --samples",

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use fingerprint::{CanaryPack, CanarySet, MaskedSoundness};
+use fingerprint::{CanaryPack, CanarySet, LayoutOptions, MaskedSoundness};
 use ndarray::Axis;
 use nn_poly::compiler::Prepared;
 use nn_poly::encrypted::masked::{BlockMasks, MaskKey, RequestHash};
@@ -20,8 +20,6 @@ use crate::report::units;
 
 /// Samples of the calibration data on which masked labels are compared with plain ones.
 pub(super) const COMPARED_SAMPLES: usize = 256;
-/// Canaries of a block with the default settings of `infer`.
-const DEFAULT_CANARIES: usize = 16;
 
 /// Refuse what a masked plan cannot have, before any work.
 ///
@@ -173,7 +171,7 @@ fn print_pack(screen: &Screen, pack: &CanaryPack) {
     );
     screen.fact("Pack", text);
     // As `infer` draws them unless told otherwise; its figures also depend on the samples of a block.
-    let n_drawn = sharpness.n_canaries.min(DEFAULT_CANARIES);
+    let n_drawn = sharpness.n_canaries.min(LayoutOptions::default().network_canaries);
     let soundness = MaskedSoundness::new(1, n_drawn, sharpness, pack.false_alarm_bits());
     if !soundness.vouches() {
         let text = "these canaries vouch for nothing: `infer` will end as not verified, whatever the server does. \
