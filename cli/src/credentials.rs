@@ -25,11 +25,17 @@ pub(crate) fn token(credentials: &CredentialArguments) -> Result<Option<Token>> 
     match std::env::var(TOKEN_VARIABLE) {
         Ok(text) => {
             let text = Zeroizing::new(text);
-            Ok(Some(text.trim().parse().with_context(|| format!("{TOKEN_VARIABLE} is of no use"))?))
+            Ok(Some(
+                text.trim()
+                    .parse()
+                    .with_context(|| format!("{TOKEN_VARIABLE} holds no access token"))?,
+            ))
         }
         Err(std::env::VarError::NotPresent) => Ok(None),
         // Its text is not shown: it may hold a secret.
-        Err(std::env::VarError::NotUnicode(_)) => bail!("{TOKEN_VARIABLE} is no text"),
+        Err(std::env::VarError::NotUnicode(_)) => bail!(
+            "{TOKEN_VARIABLE} is no text: set it to the token, or name a file with --token-file"
+        ),
     }
 }
 

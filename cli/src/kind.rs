@@ -72,14 +72,17 @@ impl FileKind {
         Err(error).hint(|| self.origin())
     }
 
-    /// Where files of this kind come from.
+    /// Where files of this kind come from, or what they are for.
     pub(crate) const fn origin(self) -> &'static str {
         match self {
             Self::Model => {
                 "models come from `securedl train --out MODEL` or `securedl import FILE --out MODEL`"
             }
             Self::Plan => "plans come from `securedl compile MODEL --out PLAN`",
-            Self::PublicPlan => "servers hand out public parts; the whole plan is with its owner",
+            Self::PublicPlan => {
+                "it is for data owners: `securedl infer --plan PLAN.public --pack PLAN.pack …`; the whole plan \
+                 is with its owner"
+            }
             Self::Pack => "packs come from `securedl compile MODEL --trust masked --out PLAN`",
             Self::Checkpoint => "go on with it: `securedl train … --checkpoint FILE --resume`",
             Self::Fingerprint => "fingerprints come from `securedl fingerprint generate`",

@@ -10,8 +10,8 @@ use crate::args::EvidenceVerifyArguments;
 use crate::failure::Outcome;
 use crate::kind::FileKind;
 use crate::output::Destination;
-use crate::report::Console;
 use crate::report::terminal::Ink;
+use crate::report::{Console, units};
 
 /// Recompute and compare.
 pub(crate) fn verify(arguments: &EvidenceVerifyArguments) -> Result<Outcome> {
@@ -43,7 +43,9 @@ pub(crate) fn verify(arguments: &EvidenceVerifyArguments) -> Result<Outcome> {
         Finding::ProvenFault { first_byte, n_ciphertexts } => (
             "proven_fault",
             format!(
-                "the server signed a reply that is not the plan's: {n_ciphertexts} ciphertexts differ, from byte {first_byte} on"
+                "the server signed a reply that is not the plan's: {} {} from byte {first_byte} on",
+                units::counted(n_ciphertexts, "ciphertext"),
+                if n_ciphertexts == 1 { "differs," } else { "differ," },
             ),
             Outcome::Cheated,
         ),

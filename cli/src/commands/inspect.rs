@@ -52,7 +52,13 @@ pub(crate) fn run(arguments: &InspectArguments) -> Result<Outcome> {
             _,
         ) => {
             let error = anyhow::anyhow!("{} is {kind}, neither a model nor a plan", path.display());
-            return Err(error).hint(|| kind.origin());
+            return Err(error).hint(|| {
+                if kind == FileKind::Fingerprint {
+                    "look at it with `securedl fingerprint show FP`"
+                } else {
+                    kind.origin()
+                }
+            });
         }
     };
     if let Some(destination) = destination {

@@ -11,6 +11,14 @@ use crate::report::terminal::Ink;
 /// Make an authority, a server certificate, and a server identity.
 pub(crate) fn init(arguments: &TlsInitArguments) -> Result<Outcome> {
     let Console { screen, .. } = Console::new(None);
+    for name in &arguments.clients {
+        if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
+            bail!(
+                "`{name}` cannot be a client's name here, where it becomes part of a folder's: use no slashes, \
+                 and no dot at the beginning"
+            );
+        }
+    }
     let created = tls::init(&arguments.directory, &arguments.names)?;
     let what = [
         "clients need this file, and only this one",
@@ -35,9 +43,6 @@ pub(crate) fn init(arguments: &TlsInitArguments) -> Result<Outcome> {
     screen.fact("Valid until", &created.valid_until);
     screen.fact("Identity", created.identity);
     for name in &arguments.clients {
-        if name.is_empty() || name.contains(['/', '\\']) || name.starts_with('.') {
-            bail!("a client's name is part of a folder's name here: `{name}` cannot be");
-        }
         let folder = arguments.directory.join(format!("client-{name}"));
         let created = tls::client(&arguments.directory, name, &folder)?;
         screen.gap();

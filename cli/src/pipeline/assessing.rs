@@ -49,7 +49,10 @@ pub(crate) fn load_test(
 /// Data without labels, or with other classes.
 pub(crate) fn check_labeled(source: &DataSource<'_>, data: &Dataset, model: &Model) -> Result<()> {
     if data.labels().is_none() {
-        bail!("{source} has no labels, and accuracy cannot be told without");
+        bail!(
+            "{source} has no labels, and accuracy cannot be told without (of a table, --label-column \
+             names the column of classes)"
+        );
     }
     check_classes(data, model.spec())
 }

@@ -104,7 +104,7 @@ impl Recorder {
         self.state().record.rounds.iter().any(|round| round.state == RoundState::Rejected)
     }
 
-    /// A panic while the state was held leaves it usable: it holds counts only.
+    /// A panic while the state was held leaves it usable: at worst something is not recorded.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

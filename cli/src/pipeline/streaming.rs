@@ -154,7 +154,10 @@ impl<'a> Work<'a> {
             self.note_earlier(&kept);
         }
         self.keeper = Some(Keeper::Open { journal, lasting: true });
-        let mut text = format!("{} batches are finished already", recovered.batches);
+        let mut text = match recovered.batches {
+            1 => "1 batch is finished already".to_owned(),
+            n => format!("{n} batches are finished already"),
+        };
         if recovered.dropped_bytes > 0 {
             text.push_str("; the end of the journal was incomplete and is run again");
         }

@@ -377,7 +377,8 @@ pub(crate) fn load_like(source: &DataSource<'_>, model: &ModelSpec) -> Result<Tr
     let (shape, expected) = (data.train.shape(), model.network.input_shape());
     if shape != expected {
         bail!(
-            "the samples in {} are of shape {shape}, those of the model `{}` of shape {expected}",
+            "the samples in {} are of shape {shape}, those of the model `{}` of shape {expected}: use the \
+             data it was trained on",
             data.train.source(),
             model.name
         );

@@ -304,7 +304,8 @@ impl Desk {
         }
     }
 
-    /// A panic while the state was held leaves it usable: it is replaced as a whole.
+    /// A panic while the state was held leaves it usable: at worst a number is left out, or a run that is
+    /// over is forgotten.
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

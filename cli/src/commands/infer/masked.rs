@@ -1,7 +1,7 @@
 //! `securedl infer` with the public part of a masked plan: by a data owner who has no weights.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use fingerprint::{MaskedVerdict, Sharpness};
@@ -85,9 +85,9 @@ pub(super) fn run(
         anyhow::Ok(result?)
     })?;
     drop(bar);
-    let seconds = started.elapsed().as_secs_f64();
+    let time = started.elapsed();
     let case = Case { screen, plan: &plan, workload: &workload, outputs };
-    case.conclude(&result, seconds, arguments.accept_unverified)
+    case.conclude(&result, time, arguments.accept_unverified)
 }
 
 /// The samples of a run, all of them in memory.
@@ -202,7 +202,7 @@ impl Case<'_> {
     fn conclude(
         &self,
         result: &MaskedResult,
-        seconds: f64,
+        time: Duration,
         accept_unverified: bool,
     ) -> Result<Outcome> {
         let Self { screen, plan, workload, outputs } = self;
@@ -228,7 +228,8 @@ impl Case<'_> {
             .map(|n_correct| units::share(n_correct, n_samples));
         screen.gap();
         let costs = &result.costs;
-        screen.fact("Time", format!("{seconds:.1} s, {} blocks", units::count(costs.blocks)));
+        let blocks = units::counted(costs.blocks, "block");
+        screen.fact("Time", format!("{}, {blocks}", units::duration(time)));
         let (up, down) = (units::bytes(costs.bytes_up), units::bytes(costs.bytes_down));
         screen.fact("Payload", format!("{up} up, {down} down"));
         if let Some(accuracy) = accuracy {
@@ -249,7 +250,7 @@ impl Case<'_> {
                 blocks: costs.blocks,
                 bytes_up: costs.bytes_up,
                 bytes_down: costs.bytes_down,
-                seconds,
+                seconds: time.as_secs_f64(),
             };
             destination.write(&(serde_json::to_string_pretty(&report)? + "\n"))?;
         }
