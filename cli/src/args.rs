@@ -38,7 +38,7 @@ pub(crate) use bench::{
 };
 pub(crate) use import::ImportArguments;
 pub(crate) use inference::{CheckArguments, ConnectionArguments, InferArguments};
-pub(crate) use planning::{LinkArgument, ObjectiveName, PlanningArguments};
+pub(crate) use planning::{LinkArgument, ObjectiveName, PlanningArguments, RelinearizeName};
 pub(crate) use polynomial::{
     ApproximateArguments, FunctionArgument, IntervalArgument, MethodArgument,
     PolynomializeArguments,

@@ -57,7 +57,7 @@ impl SlotCheck {
     ///
     /// `degree` is the larger of the honest map's degree and of the highest degree a server can
     /// reach; 2 with one squaring, since a reply must have the plan's degree and level, and the
-    /// server holds no evaluation key.
+    /// server holds no evaluation key. Where it holds one, its noise bounds the degree.
     ///
     /// # Errors
     /// [`Error::CountOutOfRange`] if the degree is zero or the modulus below 2.

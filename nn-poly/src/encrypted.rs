@@ -4,7 +4,7 @@
 //!
 //! ```text
 //!  client                                             server
-//!  BlockEncryption ── seed + request bytes ─► RequestReceiver ─► CiphertextBlock
+//!  BlockEncryption ── seed + request bytes ─► RequestReceiver ─► ReceivedRequest
 //!    └ WordCheck (linear segments)                                  │ SegmentEvaluator
 //!  ReplyCheckStream ◄─── reply bytes ◄── write ◄── switch ◄── pool ◄┘ band by band
 //!  ReplyDecryption ─► one vector of values per output neuron
@@ -12,8 +12,8 @@
 //!
 //! Plans whose client must not learn the model add masks and noise: [`masked`].
 //!
-//! A ciphertext holds one neuron for all samples of a block, so nothing here rotates or needs an
-//! evaluation key. What a segment computes is exactly what [`crate::plan::Plan`] simulates.
+//! A ciphertext holds one neuron for all samples of a block, so nothing here rotates. An evaluation key is
+//! sent only where several squares in a row are relinearized. What a segment computes is exactly what [`crate::plan::Plan`] simulates.
 
 mod client;
 mod context;
@@ -31,7 +31,7 @@ pub use client::{
 };
 pub use context::{SegmentContext, SegmentKey};
 pub use error::{Error, Result};
-pub use evaluator::{RequestReceiver, SegmentEvaluator, request_memory_bytes};
+pub use evaluator::{ReceivedRequest, RequestReceiver, SegmentEvaluator, request_memory_bytes};
 pub use map::linear_map;
 pub use pool::StoragePool;
 pub use probe::SelfTest;

@@ -55,8 +55,8 @@ pub use public::{
 };
 pub use segment::{
     ChainDemand, ChainPart, ChosenMasked, ChosenParameters, ChosenResidue, Evidence,
-    MASK_TOKEN_BYTES, MaskPart, MaskedDemand, NoiseForecast, Packing, PooledSquare, RingSpec,
-    Segment, SegmentDemand, StepDemand, ValueRange,
+    MASK_TOKEN_BYTES, MIN_POINT_BITS, MaskPart, MaskedDemand, NoiseForecast, Packing, PooledSquare,
+    Relinearization, RingSpec, Segment, SegmentDemand, StepDemand, ValueRange,
 };
 
 use crate::artifact;

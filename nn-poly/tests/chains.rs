@@ -4,6 +4,7 @@
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
     clippy::cast_sign_loss,
     missing_docs,
     unreachable_pub,
@@ -17,20 +18,25 @@ mod segments;
 
 use std::ops::ControlFlow;
 
+use he_core::{
+    BlockEncryptor, CiphertextBlock, Decryptor, EvaluationKeys, KeySet, Params, ParamsSpec,
+    SecretKey, SlotEncoder,
+};
 use ndarray::Array2;
 use nn_poly::encrypted::{
     ClientTimes, Error, SegmentContext, SegmentEvaluator, decrypt_reply, encrypt_block,
     request_memory_bytes,
 };
 use nn_poly::import::{Preprocessing, SplitSpec};
-use nn_poly::integer::chain::{Chain, Exponents};
+use nn_poly::integer::chain::{Chain, ChainStep, Exponents, StepWeights};
 use nn_poly::integer::{
-    ActivationKind, CrtWindow, IntegerMatrix, IntegerNetwork, StageOutput, StageStructure,
+    ActivationKind, CrtWindow, InputGrid, IntegerMatrix, IntegerNetwork, LinearGeometry, Quadratic,
+    StageOutput, StageStructure, StageWeights, ValueRef,
 };
-use nn_poly::plan::planner::{PlanGoal, ReferenceRates, Subject, search};
+use nn_poly::plan::planner::{Objective, PlanGoal, ReferenceRates, Subject, search};
 use nn_poly::plan::{
-    ActivationSide, Evidence, ModelFacts, Plan, PlanOptions, PublicPlan, RangePolicy, RunSize,
-    compile,
+    ActivationSide, Evidence, ModelFacts, Plan, PlanOptions, PublicPlan, RangePolicy,
+    Relinearization, RingSpec, RunSize, compile,
 };
 use nn_poly::{Error as PlanError, Shape};
 use proptest::prelude::*;
@@ -57,13 +63,28 @@ fn side(sketch: &ChainSketch) -> ActivationSide {
 }
 
 fn plan(sketch: &ChainSketch) -> Plan {
+    plan_with(sketch, Relinearization::Never)
+}
+
+fn plan_with(sketch: &ChainSketch, relinearization: Relinearization) -> Plan {
     let network = sketch.network().unwrap();
     let options = PlanOptions {
         activation_side: side(sketch),
         expected_samples: 1000,
+        relinearization,
         ..PlanOptions::default()
     };
-    compile(&network, &[], facts(&network), &options).unwrap()
+    let plan = compile(&network, &[], facts(&network), &options).unwrap();
+    let relinearizes = relinearization == Relinearization::Always;
+    for segment in plan.public().segments.iter().filter(|segment| segment.chain.is_some()) {
+        assert_eq!(segment.relinearizes(), relinearizes);
+    }
+    plan
+}
+
+/// Ciphertexts that grow, and such that are relinearized.
+fn either_way() -> impl Strategy<Value = Relinearization> {
+    prop_oneof![Just(Relinearization::Never), Just(Relinearization::Always)]
 }
 
 /// Samples with every grid value, the extremes first.
@@ -122,13 +143,15 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     #[test]
-    fn residues_of_an_encrypted_run_are_those_of_the_integers(sketch in chain_sketches(2)) {
-        check(&plan(&sketch), 30, sketch.seed);
+    fn residues_of_an_encrypted_run_are_those_of_the_integers(
+        sketch in chain_sketches(2), relinearization in either_way(),
+    ) {
+        check(&plan_with(&sketch, relinearization), 30, sketch.seed);
     }
 
     #[test]
-    fn plans_survive_their_file(sketch in chain_sketches(2)) {
-        let plan = plan(&sketch);
+    fn plans_survive_their_file(sketch in chain_sketches(2), relinearization in either_way()) {
+        let plan = plan_with(&sketch, relinearization);
         let again = Plan::from_bytes(&plan.to_bytes().unwrap()).unwrap();
         prop_assert_eq!(again.digest(), plan.digest());
         prop_assert_eq!(again.network().weights(), plan.network().weights());
@@ -156,9 +179,232 @@ fn the_deepest_chain_equals_the_integers() {
         explicit: false,
         seed: 5,
     };
-    let plan = plan(&sketch);
-    assert_eq!(plan.public().segments[0].reply_degree(), 8);
-    check(&plan, 10, 3);
+    for (relinearization, degree) in [(Relinearization::Never, 8), (Relinearization::Always, 1)] {
+        let plan = plan_with(&sketch, relinearization);
+        let segment = &plan.public().segments[0];
+        assert_eq!((segment.n_squares(), segment.reply_degree()), (3, degree));
+        check(&plan, 10, 3);
+    }
+}
+
+/// Key and request sizes follow from the plan; a byte of a key that is another is refused or changes the
+/// reply.
+#[test]
+fn a_request_begins_with_the_relinearization_key() {
+    let plan = plan_with(&sketch(StageOutput::Pooled), Relinearization::Always);
+    let segment = &plan.public().segments[0];
+    let (structure, weights) = plan.network().stage(0).unwrap();
+    let server = SegmentEvaluator::new(0, segment, structure, weights).unwrap();
+    let client = SegmentContext::new(0, segment).unwrap();
+    let key_bytes = client.relinearization_key_bytes();
+    assert!(key_bytes > 0);
+    assert_eq!(segment.relinearization_key_bytes(), key_bytes as u64);
+    assert_eq!(client.request_bytes(), segment.request_bytes());
+    let mut rng = StdRng::seed_from_u64(1);
+    let key = client.generate_key(&mut rng).unwrap();
+    assert!(!format!("{key:?}").contains("relinearization"));
+    let fill = |_: usize, row: &mut [i64]| {
+        row[0] = 3;
+        Ok::<(), Error>(())
+    };
+    let request = encrypt_block(&client, &key, None, fill, &mut rng).unwrap();
+    let honest = evaluate(&server, request.seed, &request.payload);
+    let n_polynomials = 3;
+    let of_one = n_polynomials * segment.ring.ring_degree as usize;
+    let bits = segment.ring.reply_bits() as usize;
+    assert_eq!(honest.len(), segment.n_outputs as usize * of_one * bits / 8);
+    // In any cut the same.
+    let mut receiver = server.receive(request.seed).unwrap();
+    for piece in request.payload.chunks(key_bytes / 3) {
+        receiver.push(piece).unwrap();
+    }
+    let mut cut = Vec::new();
+    let mut sink = |piece: Vec<u8>| {
+        cut.extend(piece);
+        ControlFlow::Continue(())
+    };
+    let received = receiver.finish().unwrap();
+    assert!(server.evaluate(&received, &mut sink).unwrap().is_continue() && cut == honest);
+    for position in [0, 1, 2, 33, 34, 35, 38, 39, 70, 71, key_bytes - 1] {
+        let mut altered = request.payload.clone();
+        altered[position] ^= 1;
+        let mut receiver = server.receive(request.seed).unwrap();
+        match receiver.push(&altered) {
+            Err(error) => assert!(matches!(error, Error::Arithmetic(_)), "{error}"),
+            Ok(()) => {
+                assert!(position >= 39, "byte {position} of the header is checked");
+                assert_ne!(evaluate(&server, request.seed, &altered), honest, "byte {position}");
+            }
+        }
+    }
+    let mut early = server.receive(request.seed).unwrap();
+    early.push(&request.payload[..key_bytes - 1]).unwrap();
+    assert!(matches!(early.finish(), Err(Error::ByteCount { .. })));
+}
+
+/// Dense layers with squares in between, all in one chain.
+fn dense_chain(widths: &[usize]) -> IntegerNetwork {
+    let mut rng = StdRng::seed_from_u64(9);
+    let mut weights = |n: usize| (0..n).map(|_| rng.random_range(-1..=1)).collect::<Vec<i16>>();
+    let dense = |pair: &[usize]| LinearGeometry::Dense { n_in: pair[0], n_out: pair[1] };
+    let pairs: Vec<&[usize]> = widths.windows(2).collect();
+    let (last, hidden) = pairs.split_last().unwrap();
+    let mut chain: Vec<StepWeights> = hidden
+        .iter()
+        .map(|pair| StepWeights {
+            weights: weights(pair[0] * pair[1]),
+            bias: vec![0; pair[1]],
+            quadratic: Quadratic::square(),
+        })
+        .collect();
+    // A weight more in magnitude, for a range that needs more than one prime.
+    chain.iter_mut().for_each(|step| step.weights[0] = 3);
+    let steps = hidden.iter().map(|pair| ChainStep {
+        linear: dense(pair),
+        pool: None,
+        exponents: Exponents::default(),
+    });
+    let structure = StageStructure {
+        sources: vec![ValueRef::Input],
+        linear: dense(last),
+        activation: ActivationKind::Identity,
+        pool: None,
+        refresh: None,
+        chain: Some(Chain {
+            steps: steps.collect(),
+            exponents: Exponents::default(),
+            ends: StageOutput::Linear,
+            descale: 20,
+        }),
+    };
+    let weights = StageWeights {
+        weights: weights(last[0] * last[1]),
+        bias: vec![0; last[1]],
+        quadratic: None,
+        chain,
+    };
+    let grid = InputGrid { bits: 1, signed: false, step: 1.0 };
+    IntegerNetwork::new(grid, widths[0], vec![structure], vec![weights]).unwrap()
+}
+
+/// Both ways are compared by what they cost, and the objective decides: a key switch costs as much as some
+/// hundred products, so time is saved where more outputs than that read each value.
+#[test]
+fn the_planner_relinearizes_where_that_is_cheaper() {
+    let size = RunSize { n_samples: 8000, canaries_per_block: 18, replicas: 1 };
+    let mut faster = Vec::new();
+    for widths in [&[16, 400, 4][..], &[64, 900, 900, 4]] {
+        let network = dense_chain(widths);
+        let subject = Subject { network: &network, observed: &[] };
+        for objective in [Objective::Time, Objective::Bytes] {
+            let goal = PlanGoal { objective, ..PlanGoal::new(size) };
+            let found = search(&[subject], &goal, &mut ReferenceRates::new(2)).unwrap();
+            let cost = |relinearizes: bool| {
+                let mut of_way = found.iter().filter(|way| way.relinearizes() == relinearizes);
+                let best = of_way.next().expect("both ways are compared");
+                match objective {
+                    Objective::Time => best.time.total,
+                    Objective::Bytes | Objective::Rounds => best.bytes() as f64,
+                }
+            };
+            assert!(cost(found[0].relinearizes()) <= cost(!found[0].relinearizes()), "{widths:?}");
+            if objective == Objective::Time {
+                faster.push(found[0].relinearizes());
+            }
+        }
+    }
+    assert_eq!(faster, [false, true]);
+}
+
+/// A server that multiplies as often as it can, switching as it likes, gets no further than the bound that
+/// soundness rests on, and not so far below it that the bound would be idle. Moduli are as small as the noise of
+/// one product, so that little is lost by dropping whole ones.
+#[test]
+fn nothing_decrypts_beyond_the_multiplicative_depth() {
+    let mut rng = StdRng::seed_from_u64(4);
+    for (log2_t, bits) in [(14, [22_u32; 9]), (20, [28; 9]), (17, [25; 9])] {
+        let degree = 1024;
+        let t = ParamsSpec::smallest_slot_modulus(degree, 1 << log2_t).unwrap();
+        let spec = ParamsSpec::with_bits(degree, t.into(), &bits).unwrap();
+        let special = spec.further_primes(&bits[..1]).unwrap();
+        let moduli = spec.moduli.clone();
+        let params = Params::insecure_with_special_moduli(spec, special.clone()).unwrap();
+        let ring = RingSpec {
+            ring_degree: degree as u32,
+            moduli,
+            plaintext_modulus: t.into(),
+            reply_moduli: 1,
+            special_modulus: Some(special[0]),
+            params_digest: params.digest(),
+        };
+        let bound = ring.multiplicative_depth();
+        let secret = SecretKey::generate(&params, &mut rng);
+        let set = KeySet::new().with_relinearization();
+        let keys = EvaluationKeys::generate(&secret, &set, &mut rng).unwrap();
+        let encoder = SlotEncoder::new(&params).unwrap();
+        let half = i64::try_from(t / 2).unwrap();
+        let mut values: Vec<i64> = (0..degree).map(|_| rng.random_range(-half..=half)).collect();
+        let plaintext = encoder.encode(&values).unwrap();
+        let fresh = BlockEncryptor::new(&secret, &mut rng).encrypt_next(&[plaintext]).unwrap();
+        let decrypts = |block: &CiphertextBlock, values: &[i64]| {
+            let message = Decryptor::new(&secret).decrypt(block, 0).unwrap();
+            **encoder.decode(&message).unwrap() == *values
+        };
+        assert!(decrypts(&fresh, &values));
+        // What was right last, by level.
+        let mut right = vec![fresh];
+        let mut depth = 0;
+        while !right.is_empty() && depth <= bound {
+            values = values
+                .iter()
+                .map(|&v| {
+                    let square = (i128::from(v) * i128::from(v)).rem_euclid(t.into());
+                    let square = i64::try_from(square).unwrap();
+                    if square > half { square - 2 * half - 1 } else { square }
+                })
+                .collect();
+            let mut next: Vec<CiphertextBlock> = Vec::new();
+            // More moduli dropped at one time leave less noise, fewer leave more room: of each level several.
+            for block in right.iter().rev() {
+                let product = block.multiply_relinearized(block, &keys).unwrap();
+                for level in 1..=product.n_moduli() {
+                    let n_known = next.iter().filter(|other| other.n_moduli() == level).count();
+                    let switched = product.mod_switch_to(level).unwrap();
+                    if n_known < 8 && decrypts(&switched, &values) {
+                        next.push(switched);
+                    }
+                }
+            }
+            next.sort_by_key(CiphertextBlock::n_moduli);
+            depth += u32::from(!next.is_empty());
+            right = next;
+        }
+        assert!(depth <= bound, "depth {depth} of {bound} at most");
+        assert!(2 * depth >= bound, "depth {depth} of {bound}: the bound says little");
+    }
+}
+
+/// What a server could compute with the key decides how many points a block carries.
+#[test]
+fn more_points_make_up_for_a_higher_reachable_degree() {
+    let sketch = sketch(StageOutput::Linear);
+    for relinearization in [Relinearization::Never, Relinearization::Always] {
+        let plan = plan_with(&sketch, relinearization);
+        for segment in plan.public().segments.iter().filter(|segment| segment.chain.is_some()) {
+            let log2_t = segment.ring.log2_plaintext_modulus();
+            let bits = |n_points: u64| {
+                n_points as f64 * (log2_t - f64::from(segment.log2_reachable_degree()))
+            };
+            let growing = 2.0 * (log2_t - f64::from(segment.n_squares()));
+            let n_points = 2 + segment.n_further_points();
+            assert!(bits(n_points) >= growing, "{n_points} points");
+            if relinearization == Relinearization::Never {
+                assert_eq!((segment.n_further_points(), bits(2)), (0, growing));
+            } else {
+                assert!(segment.log2_reachable_degree() > segment.n_squares());
+            }
+        }
+    }
 }
 
 /// Runs every segment encrypted; compares each residue with the integers, and what the residues of a
@@ -178,7 +424,7 @@ fn check(plan: &Plan, n_samples: usize, seed: u64) {
             let server = SegmentEvaluator::new(index, segment, structure, weights).unwrap();
             assert_eq!(server.memory_bytes(), request_memory_bytes(segment, structure));
             let client = SegmentContext::new(index, segment).unwrap();
-            let key = client.generate_key(&mut rng);
+            let key = client.generate_key(&mut rng).unwrap();
             let fill = rows_of(&stage_inputs);
             let request = encrypt_block(&client, &key, None, fill, &mut rng).unwrap();
             assert_eq!(request.payload.len() as u64, segment.request_bytes());
@@ -220,16 +466,24 @@ fn check(plan: &Plan, n_samples: usize, seed: u64) {
 /// Nothing of a reply exists before the last step; until then whoever wants it is asked.
 #[test]
 fn a_chain_asks_within_every_step_and_stops_where_it_is_told() {
-    let plan = plan(&sketch(StageOutput::Pooled));
+    for relinearization in [Relinearization::Never, Relinearization::Always] {
+        stops_where_it_is_told(&plan_with(&sketch(StageOutput::Pooled), relinearization));
+    }
+}
+
+fn stops_where_it_is_told(plan: &Plan) {
     let segment = &plan.public().segments[0];
     let (structure, weights) = plan.network().stage(segment.stage as usize).unwrap();
     let n_steps = structure.chain.as_ref().unwrap().steps.len();
     let server = SegmentEvaluator::new(0, segment, structure, weights).unwrap();
-    let n_bytes = usize::try_from(server.context().request_bytes()).unwrap();
+    let key = server.context().generate_key(&mut StdRng::seed_from_u64(1)).unwrap();
+    let fill = |_: usize, _: &mut [i64]| Ok::<(), Error>(());
+    let request =
+        encrypt_block(server.context(), &key, None, fill, &mut StdRng::seed_from_u64(2)).unwrap();
     // Whether it was evaluated to its end, the questions asked, and the bytes that came.
     let run = |limit: usize| {
-        let mut receiver = server.receive([1; 32]).unwrap();
-        receiver.push(&vec![0; n_bytes]).unwrap();
+        let mut receiver = server.receive(request.seed).unwrap();
+        receiver.push(&request.payload).unwrap();
         let block = receiver.finish().unwrap();
         let (mut n_asked, mut n_bytes) = (0, 0);
         let mut sink = |piece: Vec<u8>| {
@@ -389,6 +643,41 @@ fn inconsistent_chains_are_refused() {
             spec.stages[0].chain = Some(chain);
         })
     };
+    let relinearized = plan_with(&sketch(StageOutput::Pooled), Relinearization::Always);
+    let special = |change: &dyn Fn(&mut RingSpec)| {
+        let mut spec = relinearized.public().spec().clone();
+        change(&mut spec.segments[0].ring);
+        PublicPlan::new(spec).map(|public| SegmentContext::new(0, public.segment(0).unwrap()))
+    };
+    assert!(matches!(special(&|_| ()), Ok(Ok(_))));
+    for wrong in [0, 2, relinearized.public().segments[0].ring.moduli[0], u64::MAX] {
+        assert!(special(&|ring| ring.special_modulus = Some(wrong)).is_err(), "{wrong}");
+    }
+    let further = |n_points: u32| {
+        let mut spec = relinearized.public().spec().clone();
+        for segment in &mut spec.segments {
+            if let Some(part) = &mut segment.chain {
+                part.further_points = n_points;
+            }
+        }
+        PublicPlan::new(spec)
+    };
+    let n_points = u32::try_from(relinearized.public().segments[0].n_further_points()).unwrap();
+    assert!(n_points > 0 && further(n_points).is_ok() && further(n_points + 1).is_ok());
+    for wrong in [0, n_points - 1, 65, u32::MAX] {
+        assert!(further(wrong).is_err(), "{wrong} points");
+    }
+    // One that is no prime, and none: the digest of the parameters says what they were.
+    let step = 2 * u64::from(relinearized.public().segments[0].ring.ring_degree);
+    for wrong in [Some(step * step + 1), None] {
+        let found = special(&|ring| ring.special_modulus = wrong);
+        assert!(matches!(found, Ok(Err(_))), "{wrong:?}");
+    }
+    // Without a chain there is nothing to relinearize.
+    assert!(is_refused(&|spec| {
+        let special = relinearized.public().segments[0].ring.special_modulus;
+        spec.segments.last_mut().unwrap().ring.special_modulus = special;
+    }));
     assert!(chain(&|chain| chain.descale = 200));
     assert!(chain(&|chain| chain.descale = 0), "the division is what makes the values fit");
     assert!(chain(&|chain| chain.ends = StageOutput::Linear));

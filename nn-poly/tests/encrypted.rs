@@ -177,7 +177,7 @@ fn check(plan: &Plan, n_samples: usize, seed: u64) {
 
         let server = SegmentEvaluator::new(index, segment, structure, weights).unwrap();
         let client = SegmentContext::new(index, segment).unwrap();
-        let key = client.generate_key(&mut rng);
+        let key = client.generate_key(&mut rng).unwrap();
         let map = linear_map(&client, structure, weights).unwrap();
         let check = client.is_linear().then_some((&map, 2));
         let fill = rows_of(&stage_inputs);
@@ -377,7 +377,7 @@ fn any_altered_reply_word_is_noticed_and_located() {
     let (structure, weights) = plan.network().stage(0).unwrap();
     let server = SegmentEvaluator::new(0, segment, structure, weights).unwrap();
     let client = SegmentContext::new(0, segment).unwrap();
-    let key = client.generate_key(&mut rng);
+    let key = client.generate_key(&mut rng).unwrap();
     let map = linear_map(&client, structure, weights).unwrap();
     for case in 0..6_usize {
         let fill = |input: usize, row: &mut [i64]| -> Result<(), Error> {

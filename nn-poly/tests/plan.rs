@@ -54,6 +54,7 @@ fn choose(demand: &SegmentDemand) -> Result<ChosenParameters, TooWide> {
             moduli,
             plaintext_modulus,
             reply_moduli: 1,
+            special_modulus: None,
             params_digest: [7; 32],
         };
         let window = Window { low, modulus };
@@ -73,6 +74,7 @@ fn choose(demand: &SegmentDemand) -> Result<ChosenParameters, TooWide> {
         moduli: vec![SINGLE],
         plaintext_modulus: 1 << (radix_bits * samples_per_coefficient),
         reply_moduli: 1,
+        special_modulus: None,
         params_digest: [7; 32],
     };
     let packing = Packing::Coefficients { radix_bits, samples_per_coefficient };

@@ -70,6 +70,7 @@ def compile(
     memory_bytes: int | None = None,
     max_rounds: int | None = None,
     ranges: Literal["prefer-proven", "proven", "cheapest"] = "prefer-proven",
+    relinearize: Literal["auto", "never", "always"] = "auto",
     self_test: bool = True,
 ) -> Plan: ...
 
@@ -112,6 +113,7 @@ class Segment:
     number: int
     round: int
     squares: bool
+    relinearizes: bool
     n_inputs: int
     n_outputs: int
     ring_degree: int

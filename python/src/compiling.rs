@@ -7,7 +7,7 @@ use nn_poly::compiler::{Joining, choose, default_bits, prepare};
 use nn_poly::encrypted::SelfTest;
 use nn_poly::model::LayerBits;
 use nn_poly::plan::planner::{CostSource, Link, Objective, PlanGoal, ReferenceRates};
-use nn_poly::plan::{ActivationSide, RangePolicy, RunSize};
+use nn_poly::plan::{ActivationSide, RangePolicy, Relinearization, RunSize};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -28,14 +28,15 @@ const SELF_TEST: std::time::Duration = std::time::Duration::from_secs(2);
 /// `4/6,4,4/5,4`; those the model was trained for, unless given. `activation` says who evaluates the
 /// activations (`server` or `client`; the better one, unless given), `objective` what is to be small
 /// (`time`, `bytes` or `rounds`), `ranges` on what the plan may rest (`prefer-proven`, `proven`,
-/// `cheapest`). `link_bits_per_second` of None means that client and server are on this machine. With
+/// `cheapest`), `relinearize` whether the server of joined layers gets a relinearization key (`auto`, `never`,
+/// `always`). `link_bits_per_second` of None means that client and server are on this machine. With
 /// `self_test=False` stored rates are compared instead of this machine's, so that the same plan comes out
 /// everywhere.
 #[pyfunction]
 #[pyo3(signature = (
     model, calibrate, *, bits=None, activation=None, objective="time", expected_samples=8192,
     link_bits_per_second=Some(1e9), latency=1e-3, memory_bytes=None, max_rounds=None,
-    ranges="prefer-proven", self_test=true,
+    ranges="prefer-proven", relinearize="auto", self_test=true,
 ))]
 #[expect(clippy::too_many_arguments, reason = "keyword arguments of Python")]
 pub(crate) fn compile(
@@ -51,6 +52,7 @@ pub(crate) fn compile(
     memory_bytes: Option<u64>,
     max_rounds: Option<u32>,
     ranges: &str,
+    relinearize: &str,
     self_test: bool,
 ) -> Outcome<Plan> {
     let features = calibration(calibrate)?;
@@ -59,6 +61,10 @@ pub(crate) fn compile(
         None => LayerBits::from(default_bits(&model.inner)),
     };
     let layout = LayoutOptions::default();
+    if relinearize != "auto" && max_rounds.is_none() && objective != "rounds" {
+        let text = "relinearize is about joined layers: give max_rounds, or objective=\"rounds\"";
+        return Err(PyValueError::new_err(text).into());
+    }
     let goal = PlanGoal {
         objective: named("objective", objective, OBJECTIVES)?,
         link: link_bits_per_second.map_or(Link::SameMachine, |bits_per_second| Link::Network {
@@ -68,6 +74,7 @@ pub(crate) fn compile(
         memory_bytes,
         max_rounds,
         ranges: named("ranges", ranges, RANGES)?,
+        relinearization: named("relinearize", relinearize, RELINEARIZATIONS)?,
         activation_side: activation.map(|side| named("activation", side, SIDES)).transpose()?,
         ..PlanGoal::new(RunSize {
             n_samples: expected_samples,
@@ -101,6 +108,12 @@ const RANGES: [(&str, RangePolicy); 3] = [
     ("prefer-proven", RangePolicy::PreferProven),
     ("proven", RangePolicy::RequireProven),
     ("cheapest", RangePolicy::Cheapest),
+];
+
+const RELINEARIZATIONS: [(&str, Relinearization); 3] = [
+    ("auto", Relinearization::Cheapest),
+    ("never", Relinearization::Never),
+    ("always", Relinearization::Always),
 ];
 
 /// The value of a name.

@@ -200,6 +200,8 @@ pub(crate) struct Segment {
     round: u32,
     /// Whether the server squares; then some slots of a block are for checks.
     squares: bool,
+    /// Whether requests begin with a relinearization key.
+    relinearizes: bool,
     /// Ciphertexts of a request.
     n_inputs: usize,
     /// Ciphertexts of a reply.
@@ -221,6 +223,7 @@ impl Segment {
             number,
             round: segment.stage,
             squares: !context.is_linear(),
+            relinearizes: segment.relinearizes(),
             n_inputs: context.n_inputs(),
             n_outputs: context.n_outputs(),
             ring_degree: segment.ring.ring_degree,

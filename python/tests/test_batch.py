@@ -45,6 +45,24 @@ def test_a_batch_equals_the_simulation(case, samples):
     np.testing.assert_array_equal(same.scores, result.scores)
 
 
+@pytest.mark.parametrize("relinearize", ["never", "always"])
+def test_joined_layers_take_one_round(model, samples, relinearize):
+    plan = securedl.compile(
+        model,
+        samples,
+        bits="4/5/5",
+        activation="server",
+        max_rounds=1,
+        relinearize=relinearize,
+        expected_samples=64,
+        self_test=False,
+    )
+    assert plan.rounds == 1
+    assert {s.relinearizes for s in plan.segments} == {relinearize == "always"}
+    result = finish(securedl.KeyHolder(plan, samples).batch(samples), securedl.SegmentEvaluator(plan))
+    np.testing.assert_array_equal(result.scores, plan.simulate(samples).scores)
+
+
 def test_evaluation_is_a_pure_function_of_bytes(case, samples):
     plan, evaluator, holder = case
     batch = holder.batch(samples)

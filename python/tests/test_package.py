@@ -88,6 +88,8 @@ def test_errors_are_of_one_class_and_say_what_to_do(model, samples, tmp_path):
         securedl.compile(model, samples, objective="beauty")
     with pytest.raises(securedl.Error, match="such as 4/4/4"):
         securedl.compile(model, samples, bits="many")
+    with pytest.raises(ValueError, match="joined layers"):
+        securedl.compile(model, samples, relinearize="always")
 
 
 def test_mutated_plans_are_errors(plan):

@@ -9,7 +9,8 @@ use protocol::identifiers::Digest;
 use protocol::message::{ModelCard, Refusal};
 use protocol::runner::{RunOptions, RunOutcome, RunProgress, Silent, run};
 use protocol::server::service::{PlanHost, SegmentService};
-use securedl_tests::chains::plan;
+use protocol::session::SessionOptions;
+use securedl_tests::chains::{plan, relinearized_plan};
 use securedl_tests::loopback::{in_process, runtime, server, shelf};
 use securedl_tests::models::{client_plan, samples, session_options};
 
@@ -27,13 +28,23 @@ pub(crate) fn outcome(plan: &Plan, host: Arc<dyn PlanHost>, n: usize) -> RunOutc
 
 #[test]
 fn a_chain_takes_one_round_whatever_its_residues() {
-    let plan = plan();
+    for plan in both() {
+        takes_one_round(&plan);
+    }
+}
+
+/// Ciphertexts that grow, and such that are relinearized.
+fn both() -> [Plan; 2] {
+    [plan(), relinearized_plan()]
+}
+
+fn takes_one_round(plan: &Plan) {
     let capacity = usize::try_from(plan.public().segments[0].capacity()).unwrap();
     for n in [1, 40, capacity + 5] {
-        let RunOutcome::Verified(result) = outcome(&plan, shelf(&plan), n) else {
+        let RunOutcome::Verified(result) = outcome(plan, shelf(plan), n) else {
             panic!("rejected")
         };
-        let inputs = samples(&plan, n, 7);
+        let inputs = samples(plan, n, 7);
         assert_eq!(result.scores, plan.simulate(&inputs).unwrap().scores);
         let size = RunSize { n_samples: n as u64, canaries_per_block: 5, replicas: 1 };
         let cost = forecast(plan.public(), &size).unwrap();
@@ -69,7 +80,12 @@ impl PlanHost for OneWrongResidue {
 
 #[test]
 fn another_model_for_one_residue_is_noticed_and_named() {
-    let plan = plan();
+    for plan in both() {
+        notices_and_names(&plan);
+    }
+}
+
+fn notices_and_names(plan: &Plan) {
     let (structure, weights) = plan.network().stage(0).unwrap();
     assert!(structure.chain.is_some());
     let mut weights = weights.clone();
@@ -83,11 +99,11 @@ fn another_model_for_one_residue_is_noticed_and_named() {
         let mut impostor = PlanShelf::default();
         impostor.insert_as(&other, Digest(plan.digest().0)).unwrap();
         let host = OneWrongResidue {
-            honest: shelf(&plan),
+            honest: shelf(plan),
             other: Arc::new(impostor),
             segment: u32::try_from(segment).unwrap(),
         };
-        let RunOutcome::Rejected { verdict, .. } = outcome(&plan, Arc::new(host), 30) else {
+        let RunOutcome::Rejected { verdict, .. } = outcome(plan, Arc::new(host), 30) else {
             panic!("segment {segment} was not noticed")
         };
         assert!(!verdict.is_intact());
@@ -95,5 +111,34 @@ fn another_model_for_one_residue_is_noticed_and_named() {
             matches!(&verdict, Verdict::ModelModified { segment: named, .. } if *named as usize == segment),
             "{verdict:?}"
         );
+    }
+}
+
+/// Blocks of all residues carry the same samples, more points where the server has a key, and two of the
+/// settings' points show as much as they would if it had none.
+#[test]
+fn a_key_at_the_server_costs_points_not_soundness() {
+    let plan = relinearized_plan();
+    let segments = &plan.public().segments[plan.public().segments_of(0).unwrap()];
+    assert!(segments.iter().all(|segment| segment.n_further_points() > 0));
+    let owner = client_plan(&plan, SessionOptions::default());
+    let per_block = &owner.samples_per_block()[..segments.len()];
+    assert!(per_block.iter().all(|n| *n == per_block[0]), "{per_block:?}");
+    let options = SessionOptions::default().layout;
+    let further = usize::try_from(segments[0].n_further_points()).unwrap();
+    let n_checked = options.network_canaries + options.random_points + further;
+    assert_eq!(per_block[0] + n_checked, segments[0].ring.ring_degree as usize);
+    let found = owner.soundness(per_block[0]).unwrap().every_slot_change_bits.unwrap();
+    let without_key = segments
+        .iter()
+        .map(|segment| segment.ring.log2_plaintext_modulus() - f64::from(segment.n_squares()))
+        .fold(f64::MAX, f64::min);
+    assert!(found >= 2.0 * without_key, "{found} bits beside {}", 2.0 * without_key);
+    // With replicas, and more samples than a block holds.
+    for (n, replicas) in [(per_block[0] + 1, 1), (per_block[0] / 2 + 1, 2)] {
+        let size = RunSize { n_samples: n as u64, canaries_per_block: 5, replicas };
+        let cost = forecast(plan.public(), &size).unwrap();
+        let blocks: Vec<u64> = cost.segments.iter().map(|segment| segment.blocks).collect();
+        assert!(blocks[..segments.len()].iter().all(|n| *n == blocks[0]), "{blocks:?}");
     }
 }

@@ -15,6 +15,7 @@ use protocol::runner::{RunOptions, RunOutcome, Silent, run_recorded};
 use protocol::server::service::PlanHost;
 use protocol::session::{BatchSession, ClientPlan, Lane, Result, SessionError};
 use securedl_tests::batch::{answer, seeded_session};
+use securedl_tests::chains::relinearized_plan;
 use securedl_tests::dishonest::{Cheat, DishonestHost, Strength, Victims};
 use securedl_tests::loopback::{in_process, runtime, server, shelf};
 use securedl_tests::models::{TinyModel, client_plan, samples, session_options};
@@ -33,7 +34,10 @@ struct Setting {
 
 impl Setting {
     fn new(side: ActivationSide) -> Self {
-        let plan = TinyModel::conv_pool_square().plan(side, 100);
+        Self::of(TinyModel::conv_pool_square().plan(side, 100))
+    }
+
+    fn of(plan: Plan) -> Self {
         let owner = client_plan(&plan, session_options(4, 1));
         Self { plan, owner, folder: tempfile::tempdir().unwrap() }
     }
@@ -141,6 +145,34 @@ fn every_cheat_is_proven_by_what_the_run_has_kept() {
             assert_eq!((report.identity, report.segment), (identity(), 0), "{cheat:?}");
             assert_eq!(report.plan.0, setting.plan.digest().0);
         }
+    }
+}
+
+/// Requests that begin with a relinearization key are evaluated again like others.
+#[test]
+fn replies_to_requests_with_a_key_are_judged_like_others() {
+    for cheat in [
+        Cheat::Weight { index: 0, by: 1 },
+        Cheat::Bias { channel: 0, by: -1 },
+        Cheat::SlotChange { output: 0, slots: vec![0, 1000, 1500, 2000, 2001], by: 1 },
+        Cheat::FlippedWord { output: 0, word: 77 },
+        Cheat::PermutedOutputs { first: 0, second: 1 },
+        Cheat::DroppedNeuron { output: 1 },
+        Cheat::Trigger,
+        Cheat::Noise { output: 0, strength: Strength::Overwhelming },
+    ] {
+        let setting = Setting::of(relinearized_plan());
+        let host = DishonestHost::new(&setting.plan, 0, cheat.clone(), Victims::All);
+        // Enough samples that altered slots meet one that is checked.
+        let outcome = setting.run(host, &setting.inputs(3)).unwrap();
+        let RunOutcome::Rejected { evidence, .. } = outcome else {
+            panic!("{cheat:?} was not noticed")
+        };
+        assert!(is_proven(&verify(&evidence[0], &setting.plan).unwrap()), "{cheat:?}");
+    }
+    let setting = Setting::of(relinearized_plan());
+    for file in setting.honest(&setting.inputs(3)) {
+        assert_eq!(verify(&file, &setting.plan).unwrap().finding, Finding::ServerWasRight);
     }
 }
 

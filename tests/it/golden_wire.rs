@@ -22,7 +22,7 @@ const N_SAMPLES: usize = 33;
 const SEED: u64 = 0x601D;
 
 /// The golden plans.
-const NAMES: [&str; 5] = ["slots", "coefficients", "packed", "tables", "chain"];
+const NAMES: [&str; 6] = ["slots", "coefficients", "packed", "tables", "chain", "relinearized"];
 
 /// How a golden plan was compiled, once.
 fn compiled(name: &str) -> Plan {
@@ -31,7 +31,8 @@ fn compiled(name: &str) -> Plan {
         "coefficients" => (TinyModel::conv_pool_square(), ActivationSide::Client, 100),
         "packed" => (TinyModel::conv_relu(), ActivationSide::Client, 8192),
         "tables" => (TinyModel::conv_table_maxima(), ActivationSide::Client, 100),
-        _ => return securedl_tests::chains::plan(),
+        "chain" => return securedl_tests::chains::plan(),
+        _ => return securedl_tests::chains::relinearized_plan(),
     };
     model.plan(side, expected_samples)
 }
@@ -41,11 +42,11 @@ fn folder() -> PathBuf {
 }
 
 fn plan_file(name: &str) -> PathBuf {
-    folder().join(format!("{name}_v4.plan"))
+    folder().join(format!("{name}_v5.plan"))
 }
 
 fn table_file() -> PathBuf {
-    folder().join("golden_wire_v2.json")
+    folder().join("golden_wire_v3.json")
 }
 
 /// Samples by a formula, so that no generator's version matters.

@@ -347,7 +347,7 @@ fn golden_bytes_of_a_pack() {
     let (_, pack) = handed_out(&PLAN);
     let hash = blake3::hash(&pack.to_bytes().unwrap()).to_hex().to_string();
     let identity = pack.identity().unwrap().to_string();
-    assert_eq!((&hash[..16], &identity[..16]), ("9ac48911e628f55a", "3bf880edc6c40333"));
+    assert_eq!((&hash[..16], &identity[..16]), ("7e6ff4de5669dafc", "287c4f010e9868e8"));
 }
 
 #[test]

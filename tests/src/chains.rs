@@ -7,16 +7,26 @@ use nn_poly::integer::{
     ActivationKind, InputGrid, IntegerNetwork, LinearGeometry, Quadratic, Refresh, StageOutput,
     StageStructure, StageWeights, ValueRef,
 };
-use nn_poly::plan::{ActivationSide, ModelFacts, Plan, PlanOptions, compile};
+use nn_poly::plan::{ActivationSide, ModelFacts, Plan, PlanOptions, Relinearization, compile};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 const N_INPUTS: usize = 6;
 const N_HIDDEN: usize = 4;
 
 /// `dense, square, dense, square` without a refresh in between, then a stage of its own. Wide enough
-/// for several residues.
+/// for several residues, whose ciphertexts grow.
 #[must_use]
 pub fn plan() -> Plan {
+    plan_with(Relinearization::Never)
+}
+
+/// As [`plan`], but its ciphertexts are relinearized.
+#[must_use]
+pub fn relinearized_plan() -> Plan {
+    plan_with(Relinearization::Always)
+}
+
+fn plan_with(relinearization: Relinearization) -> Plan {
     let mut rng = StdRng::seed_from_u64(3);
     let mut draw = |n: usize| (0..n).map(|_| rng.random_range(-127..=127)).collect::<Vec<i16>>();
     let first = LinearGeometry::Dense { n_in: N_INPUTS, n_out: N_HIDDEN };
@@ -72,6 +82,7 @@ pub fn plan() -> Plan {
     let options = PlanOptions {
         activation_side: ActivationSide::Server,
         expected_samples: 100,
+        relinearization,
         ..PlanOptions::default()
     };
     let plan = compile(&network, &[], facts, &options).unwrap();

@@ -280,7 +280,7 @@ impl RequestReceiver for DishonestRequest {
         let request = receiver.finish().map_err(failed)?;
         let reply = if is_victim {
             let altered = inner.altered.as_ref().unwrap_or(&inner.honest);
-            inner.falsify(&request, evaluate(altered, &request))
+            inner.falsify(request.ciphertexts(), evaluate(altered, &request))
         } else {
             evaluate(&inner.honest, &request)
         };
@@ -340,7 +340,7 @@ impl Inner {
     }
 }
 
-fn evaluate(evaluator: &SegmentEvaluator, request: &he_core::CiphertextBlock) -> Vec<u8> {
+fn evaluate(evaluator: &SegmentEvaluator, request: &encrypted::ReceivedRequest) -> Vec<u8> {
     let mut reply = Vec::new();
     let mut sink = |bytes: Vec<u8>| {
         reply.extend(bytes);

@@ -26,6 +26,10 @@ pub(crate) struct PlanningArguments {
     /// (polynomial activations only), which takes larger parameters. 0 or 1: one upload and one download.
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(0..=1 << 16))]
     pub(crate) rounds: Option<u32>,
+    /// Whether the server of joined layers gets a relinearization key, with which ciphertexts stay small
+    /// between squares; without one they grow. `auto`: where that saves time [default: auto].
+    #[arg(long, value_enum, value_name = "WHEN")]
+    pub(crate) relinearize: Option<RelinearizeName>,
     /// Rest on proven ranges only: no input whatever can leave them.
     #[arg(long)]
     pub(crate) proven: bool,
@@ -49,6 +53,17 @@ pub(crate) enum ObjectiveName {
     Bytes,
     /// Round trips.
     Rounds,
+}
+
+/// Names of what becomes of ciphertexts between the squares of joined layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RelinearizeName {
+    /// Where it saves time.
+    Auto,
+    /// They grow, and the server gets no key.
+    Never,
+    /// They are relinearized.
+    Always,
 }
 
 /// What lies between client and server.

@@ -9,7 +9,7 @@ use nn_poly::import::{Dataset, Split};
 use nn_poly::integer::IntegerMatrix;
 use nn_poly::model::Model;
 use nn_poly::plan::planner::PlanGoal;
-use nn_poly::plan::{Plan, RunSize, Trust, forecast};
+use nn_poly::plan::{Plan, RunSize, Segment, Trust, forecast};
 use nn_poly::quantize::CALIBRATION_SAMPLES;
 
 use crate::args::CompileArguments;
@@ -148,7 +148,13 @@ pub(crate) fn print_plan(screen: &Screen, plan: &Plan) -> Result<()> {
     let public = plan.public();
     screen.fact("Trust", format!("{} ({})", public.trust, trust_in_words(public.trust)));
     screen.fact("Activation", format!("at the {}", public.activation_side));
-    screen.fact("Security", format!("{} bits", public.security_bits));
+    let has_key = public.segments.iter().any(Segment::relinearizes);
+    let assumed = if has_key {
+        "; with a relinearization key at the server (circular security; --relinearize never does without)"
+    } else {
+        ""
+    };
+    screen.fact("Security", format!("{} bits{assumed}", public.security_bits));
     let size = forecast_size(public.expected_samples);
     let forecast = forecast(public, &size)?;
     screen.heading("Segments");

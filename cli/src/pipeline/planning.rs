@@ -7,9 +7,9 @@ use nn_poly::Error;
 use nn_poly::compiler::{Compiled, Joining, Prepared, choose};
 use nn_poly::encrypted::SelfTest;
 use nn_poly::plan::planner::{Alternative, Link, Objective, PlanGoal, ReferenceRates, assess};
-use nn_poly::plan::{ActivationSide, Plan, RangePolicy, RunSize, Trust};
+use nn_poly::plan::{ActivationSide, Plan, RangePolicy, Relinearization, RunSize, Trust};
 
-use crate::args::{LinkArgument, ObjectiveName, PlanningArguments};
+use crate::args::{LinkArgument, ObjectiveName, PlanningArguments, RelinearizeName};
 use crate::failure::Hint;
 use crate::report::progress::Progress;
 use crate::report::units::counted;
@@ -45,6 +45,10 @@ pub(crate) fn goal(
     if arguments.link == Some(LinkArgument::Local) && arguments.server_cores.is_some() {
         bail!("`--link local` means that the server is this machine: leave out --server-cores");
     }
+    let joins = arguments.rounds.is_some() || arguments.objective == Some(ObjectiveName::Rounds);
+    if arguments.relinearize.is_some() && !joins {
+        bail!("--relinearize is about joined layers: say --rounds, or --objective rounds");
+    }
     Ok(PlanGoal {
         objective: match arguments.objective {
             None | Some(ObjectiveName::Time) => Objective::Time,
@@ -61,6 +65,11 @@ pub(crate) fn goal(
         server_speed: server_speed(arguments.server_cores),
         memory_bytes: arguments.memory,
         max_rounds: arguments.rounds,
+        relinearization: match arguments.relinearize {
+            None | Some(RelinearizeName::Auto) => Relinearization::Cheapest,
+            Some(RelinearizeName::Never) => Relinearization::Never,
+            Some(RelinearizeName::Always) => Relinearization::Always,
+        },
         ranges: match (arguments.proven, arguments.calibrated) {
             (true, _) => RangePolicy::RequireProven,
             (false, true) => RangePolicy::Cheapest,

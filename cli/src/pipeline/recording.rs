@@ -68,8 +68,8 @@ pub(crate) struct Record {
 /// Records a run, and passes everything on to another watcher.
 pub(crate) struct Recorder {
     next: Arc<dyn RunProgress>,
-    /// Stage of each segment.
-    stages: Vec<usize>,
+    /// Stage of each segment, and bytes of its requests before the first ciphertext.
+    segments: Vec<(usize, u64)>,
     state: Mutex<State>,
 }
 
@@ -77,19 +77,27 @@ pub(crate) struct Recorder {
 struct State {
     record: Record,
     /// The first request, until enough of it exists: a handle keeps all of its bytes.
-    first: Option<(RequestPayload, u64)>,
+    first: Option<First>,
     begun: HashMap<(usize, usize), Instant>,
+}
+
+/// Where the first ciphertext of a request stands.
+struct First {
+    payload: RequestPayload,
+    start: u64,
+    length: u64,
 }
 
 impl Recorder {
     /// Record a run of a plan.
     pub(crate) fn new(plan: &Plan, next: Arc<dyn RunProgress>) -> Arc<Self> {
         let public = plan.public();
-        let stage = |segment: &Segment| segment.stage as usize;
+        let of_segment =
+            |segment: &Segment| (segment.stage as usize, segment.relinearization_key_bytes());
         let rounds = vec![RoundRecord::default(); public.stages.len()];
         let record = Record { rounds, ..Record::default() };
         let state = Mutex::new(State { record, ..State::default() });
-        Arc::new(Self { next, stages: public.segments.iter().map(stage).collect(), state })
+        Arc::new(Self { next, segments: public.segments.iter().map(of_segment).collect(), state })
     }
 
     /// What was recorded so far.
@@ -110,16 +118,20 @@ impl Recorder {
     }
 
     fn stage_of(&self, request: &PreparedRequest) -> usize {
-        self.stages.get(request.header().segment as usize).copied().unwrap_or(usize::MAX)
+        self.segment_of(request).map_or(usize::MAX, |(stage, _)| stage)
+    }
+
+    fn segment_of(&self, request: &PreparedRequest) -> Option<(usize, u64)> {
+        self.segments.get(request.header().segment as usize).copied()
     }
 }
 
 impl State {
     /// The bytes of the first ciphertext, as soon as they exist.
     fn take_ciphertext(&mut self) {
-        let Some((payload, length)) = &self.first else { return };
+        let Some(First { payload, start, length }) = &self.first else { return };
         let shown = usize::try_from(*length).map_or(CIPHERTEXT_BYTES, |n| n.min(CIPHERTEXT_BYTES));
-        match payload.piece(0, shown) {
+        match payload.piece(*start, shown) {
             Ok(None) => return,
             // A copy: a piece may share the memory of a longer one.
             Ok(Some(bytes)) => {
@@ -159,8 +171,10 @@ impl RunProgress for Recorder {
         let mut state = self.state();
         if state.first.is_none() && state.record.ciphertext.is_none() {
             let payload = request.payload().clone();
-            let each = payload.total_bytes() / u64::from(request.header().n_ciphertexts.max(1));
-            state.first = Some((payload, each));
+            let start = self.segment_of(request).map_or(0, |(_, key_bytes)| key_bytes);
+            let n_ciphertexts = u64::from(request.header().n_ciphertexts.max(1));
+            let length = payload.total_bytes().saturating_sub(start) / n_ciphertexts;
+            state.first = Some(First { payload, start, length });
         }
         if let Some(round) = state.record.rounds.get_mut(stage) {
             round.n_begun += 1;

@@ -40,9 +40,10 @@ pub(crate) fn print(screen: &Screen, planning: &Planning) {
             (_, true) => "too large",
             (_, false) => "",
         };
+        let key = if alternative.relinearizes() { ", key" } else { "" };
         grid.row([
             mark.to_owned(),
-            alternative.activation_side.to_string(),
+            format!("{}{key}", alternative.activation_side),
             units::count(alternative.batch_samples.min(goal.size.n_samples)),
             forecast.rounds.to_string(),
             units::bytes(forecast.bytes_up),
@@ -62,8 +63,10 @@ pub(crate) fn print(screen: &Screen, planning: &Planning) {
         Some(time) => format!("measured on this machine in {}", units::duration(time)),
         None => "by stored rates of another machine: only their order means something".to_owned(),
     };
+    let has_keys = planning.alternatives.iter().any(Alternative::relinearizes);
+    let keys = if has_keys { "; key: the server relinearizes" } else { "" };
     let legend = format!(
-        "best first by {}; bytes and rounds are exact, times {source}; memory of the larger side",
+        "best first by {}; bytes and rounds are exact, times {source}; memory of the larger side{keys}",
         match goal.objective {
             Objective::Time => "time",
             Objective::Bytes => "bytes",
@@ -129,6 +132,7 @@ pub(crate) struct PlanningReport {
 struct AlternativeReport {
     chosen: bool,
     activation: String,
+    relinearized: bool,
     batch_samples: u64,
     rounds: u32,
     bytes_up: u64,
@@ -189,6 +193,7 @@ impl AlternativeReport {
         Self {
             chosen,
             activation: alternative.activation_side.to_string(),
+            relinearized: alternative.relinearizes(),
             batch_samples: alternative.batch_samples,
             rounds: forecast.rounds,
             bytes_up: forecast.bytes_up,

@@ -34,7 +34,7 @@ pub(crate) fn print_segments(screen: &Screen, plan: &PublicPlan) {
             packing(segment.packing),
             segment.ring.ring_degree.to_string(),
             format!("{:.1}", segment.ring.log2_plaintext_modulus()),
-            format!("{:.0}", segment.ring.log2_ciphertext_modulus()),
+            modulus(segment),
             format!("{:.1}", segment.noise.margin_bits()),
         ]);
     }
@@ -43,6 +43,15 @@ pub(crate) fn print_segments(screen: &Screen, plan: &PublicPlan) {
                   bits; packing in slots, or samples × bits of a coefficient; [in brackets] what \
                   the client computes";
     screen.paragraph(2, screen.paint(Ink::Dim, legend));
+}
+
+/// Bits of the ciphertext modulus, and of the special one that a relinearization key has besides.
+fn modulus(segment: &Segment) -> String {
+    let bits = format!("{:.0}", segment.ring.log2_ciphertext_modulus());
+    match segment.ring.special_modulus {
+        Some(_) => format!("{bits} + {:.0}", segment.ring.log2_special_modulus()),
+        None => bits,
+    }
 }
 
 /// Print what a run costs, segment by segment.
@@ -82,7 +91,10 @@ pub(crate) fn describe(stage: &StageStructure, segment: &Segment) -> String {
         steps.push(format!("{}, square{}", map_text(&step.linear), pool.unwrap_or_default()));
     }
     steps.push(stage_text(stage, segment));
-    let steps = steps.join(", ");
+    let mut steps = steps.join(", ");
+    if segment.relinearizes() {
+        steps.push_str(", relinearized");
+    }
     let residue = segment.chain.as_ref().map(|part| part.residue);
     match residue.or(segment.mask.map(|part| part.residue)) {
         Some(residue) if segment.n_residues() > 1 => {

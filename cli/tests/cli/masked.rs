@@ -152,6 +152,7 @@ fn masked_plans_need_a_key_and_take_no_other_settings() {
     for flags in [
         &["--activation", "client"][..],
         &["--rounds", "0"],
+        &["--relinearize", "never"],
         &["--calibrated"],
         &["--objective", "time"],
         &["--memory", "4GiB"],

@@ -96,6 +96,8 @@ fn fewer_rounds_than_layers_run_encrypted() {
         ("client", 2, &["--rounds", "2", "--activation", "client"]),
         ("one", 1, &["--rounds", "0", "--activation", "server"]),
         ("fewest", 1, &["--objective", "rounds"]),
+        ("growing", 1, &["--rounds", "0", "--relinearize", "never"]),
+        ("key", 1, &["--rounds", "0", "--relinearize", "always"]),
     ] {
         let plan = folder(&format!("plan-rounds-{name}")).join("joined.plan");
         let base = ["compile", model, "--calibrate", data, "--no-self-test", "--bits", "4/5/5"];
@@ -105,6 +107,11 @@ fn fewer_rounds_than_layers_run_encrypted() {
         assert!(compiled.stderr.contains("answers as the network before"), "{}", compiled.stderr);
         let chosen = &report["planning"]["alternatives"][0];
         assert_eq!(chosen["rounds"], rounds, "{name}");
+        if ["growing", "key"].contains(&name) {
+            assert_eq!(chosen["relinearized"], name == "key");
+            // Whoever gets a key is told, and how to do without.
+            assert_eq!(compiled.stderr.contains("--relinearize never"), name == "key");
+        }
         let infer = ["infer", "--plan", text(&plan), "--data", data, "--local", "--json", "-"];
         let ran: Value = serde_json::from_str(&succeed(&infer).stdout).unwrap();
         assert_eq!(ran["matches_integer_network"], true, "{name}");
@@ -145,6 +152,7 @@ fn limits_that_nothing_keeps_are_named() {
         (&["--link", "local", "--server-cores", "8"], "leave out --server-cores"),
         (&["--proven", "--calibrated"], "cannot be used with"),
         (&["--objective", "money"], "possible values"),
+        (&["--relinearize", "always"], "say --rounds"),
     ] {
         let base = ["compile", model, "--calibrate", data, "--no-self-test", "--out", text(&out)];
         let finished = run(&[&base[..], arguments].concat());

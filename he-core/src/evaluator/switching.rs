@@ -40,6 +40,16 @@ impl CiphertextBlock {
         Ok(out)
     }
 
+    /// A block without ciphertexts, of the form that [`CiphertextBlock::relinearize`] gives: so that
+    /// whoever awaits results knows their form without having the keys.
+    ///
+    /// # Errors
+    /// [`Error::Form`] unless the degree is 2.
+    pub fn relinearized_form(&self) -> Result<Self> {
+        self.check_degree(2, "relinearisation", "degree 2")?;
+        Ok(self.like(0, 1, self.correction()))
+    }
+
     /// Multiplies two blocks of degree 1 ciphertext by ciphertext and relinearises: degree 1 out.
     ///
     /// The same ciphertexts as [`CiphertextBlock::multiply`] and [`CiphertextBlock::relinearize`]. In

@@ -74,7 +74,8 @@ impl EvaluationKeys {
     /// Writes all keys.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        let n_bytes = Self::byte_len(&self.params, self.count(), self.galois.len());
+        let mut out = Vec::with_capacity(n_bytes);
         write_header(&self.params, EVALUATION, &mut out);
         out.push(u8::from(self.relinearization.is_some()));
         let count = u32::try_from(self.galois.len()).unwrap_or(u32::MAX);

@@ -51,7 +51,7 @@ impl ClientTimes {
 pub struct EncryptedBlock {
     /// Public seed of the `c_1` polynomials.
     pub seed: [u8; 32],
-    /// Packed `c_0` polynomials of all inputs.
+    /// Packed `c_0` polynomials of all inputs, after the relinearization key if there is one.
     pub payload: Vec<u8>,
     /// The prepared word check, for linear segments.
     pub check: Option<WordCheck>,
@@ -73,7 +73,8 @@ pub fn encrypt_block<E: From<Error> + Send>(
     rng: &mut (impl CryptoRng + ?Sized),
 ) -> core::result::Result<EncryptedBlock, E> {
     let mut block = BlockEncryption::new(context, key, check, rng)?;
-    let mut payload = Vec::with_capacity(context.n_inputs() * context.request_ciphertext_bytes());
+    let n_bytes = usize::try_from(context.request_bytes()).unwrap_or(0);
+    let mut payload = Vec::with_capacity(n_bytes);
     while block.append_chunk(&fill, &mut payload)? {}
     let seed = block.seed();
     let (check, times) = block.finish()?;

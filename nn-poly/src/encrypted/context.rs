@@ -1,8 +1,10 @@
 //! Ciphertext parameters of one segment, rebuilt and checked from its public description.
 
+use core::fmt;
+
 use he_core::{
-    CiphertextBlock, CoefficientEncoder, Encoder, LinearMap, Params, ParamsSpec, SecretKey,
-    SlotEncoder,
+    CiphertextBlock, CoefficientEncoder, Encoder, EvaluationKeys, KeySet, LinearMap, Params,
+    ParamsSpec, SecretKey, SlotEncoder,
 };
 use rand::CryptoRng;
 
@@ -22,13 +24,25 @@ pub struct SegmentContext {
     n_outputs: usize,
     /// Moduli left after each step of a chain.
     step_moduli: Vec<usize>,
+    relinearizes: bool,
+    is_linear: bool,
     /// A block without ciphertexts, of the form of a reply.
     reply_form: CiphertextBlock,
 }
 
-/// The secret key of one segment of one batch. Zeroized on drop, never printed.
-#[derive(Debug)]
-pub struct SegmentKey(SecretKey);
+/// The secret key of one segment of one batch, and what requests carry of it. Zeroized on drop, never
+/// printed.
+pub struct SegmentKey {
+    secret: SecretKey,
+    /// Packed, public; nothing where ciphertexts are not relinearized.
+    relinearization: Vec<u8>,
+}
+
+impl fmt::Debug for SegmentKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SegmentKey").field("secret", &self.secret).finish_non_exhaustive()
+    }
+}
 
 impl SegmentContext {
     /// Rebuilds the parameters of segment number `index`.
@@ -39,11 +53,12 @@ impl SegmentContext {
     /// - [`Error::Inconsistent`] when packing, window and ring contradict each other.
     pub fn new(index: usize, segment: &Segment) -> Result<Self> {
         let ring = &segment.ring;
-        let params = Params::new(ParamsSpec {
+        let spec = ParamsSpec {
             ring_degree: ring.ring_degree as usize,
             plaintext_modulus: ring.plaintext_modulus,
             moduli: ring.moduli.clone(),
-        })?;
+        };
+        let params = Params::with_special_moduli(spec, ring.special_modulus.into_iter().collect())?;
         if params.digest() != ring.params_digest {
             return Err(Error::OtherArithmetic { segment: index });
         }
@@ -87,7 +102,8 @@ impl SegmentContext {
             most = left;
         }
         // Replies that are checked word by word keep all moduli; masked ones are not.
-        let keeps_all = segment.n_squares() == 0 && segment.mask.is_none();
+        let is_linear = segment.n_squares() == 0;
+        let keeps_all = is_linear && segment.mask.is_none();
         if keeps_all && reply_moduli != n_moduli {
             return Err(inconsistent(
                 "reply moduli of a linear segment",
@@ -96,8 +112,13 @@ impl SegmentContext {
             ));
         }
         let mut reply_form = CiphertextBlock::zeros(&params, 0, 1, n_moduli)?;
+        let relinearizes = segment.relinearizes() && !step_moduli.is_empty();
         for &left in &step_moduli {
-            reply_form = reply_form.square()?.mod_switch_to(left)?;
+            reply_form = reply_form.square()?;
+            if relinearizes {
+                reply_form = reply_form.relinearized_form()?;
+            }
+            reply_form = reply_form.mod_switch_to(left)?;
         }
         if segment.evaluates_activation {
             reply_form = reply_form.square()?;
@@ -110,12 +131,25 @@ impl SegmentContext {
             n_inputs: segment.n_inputs as usize,
             n_outputs: segment.n_outputs as usize,
             step_moduli,
+            relinearizes,
+            is_linear,
         })
     }
 
     /// Draws a fresh key: one per segment and batch.
-    pub fn generate_key(&self, rng: &mut (impl CryptoRng + ?Sized)) -> SegmentKey {
-        SegmentKey(SecretKey::generate(&self.params, rng))
+    ///
+    /// Cost: some milliseconds where the server relinearizes.
+    ///
+    /// # Errors
+    /// [`Error::Arithmetic`] never for a checked segment.
+    pub fn generate_key(&self, rng: &mut (impl CryptoRng + ?Sized)) -> Result<SegmentKey> {
+        let secret = SecretKey::generate(&self.params, rng);
+        let mut relinearization = Vec::new();
+        if self.relinearizes {
+            let set = KeySet::new().with_relinearization();
+            relinearization = EvaluationKeys::generate(&secret, &set, rng)?.to_bytes();
+        }
+        Ok(SegmentKey { secret, relinearization })
     }
 
     /// Values one ciphertext carries: N slots, or N times the samples per coefficient.
@@ -148,10 +182,17 @@ impl SegmentContext {
         he_core::bytes::reply_bytes(&self.params, self.reply_degree(), self.reply_moduli())
     }
 
+    /// Bytes of the relinearization key with which a request begins; 0 if there is none.
+    #[must_use]
+    pub fn relinearization_key_bytes(&self) -> usize {
+        if self.relinearizes { EvaluationKeys::byte_len(&self.params, 1, 0) } else { 0 }
+    }
+
     /// Bytes of a whole request payload.
     #[must_use]
     pub fn request_bytes(&self) -> u64 {
-        self.n_inputs as u64 * self.request_ciphertext_bytes() as u64
+        let ciphertexts = self.n_inputs as u64 * self.request_ciphertext_bytes() as u64;
+        self.relinearization_key_bytes() as u64 + ciphertexts
     }
 
     /// Bytes of a whole reply payload.
@@ -173,10 +214,10 @@ impl SegmentContext {
         self.window
     }
 
-    /// Whether every word of a reply can be checked: a linear segment in one piece of modulus.
+    /// Whether every word of a reply can be checked: a segment without a square.
     #[must_use]
     pub fn is_linear(&self) -> bool {
-        self.reply_degree() == 1
+        self.is_linear
     }
 
     /// A constant as slots take it: the representative modulo t nearest to zero. Of coefficients, whose
@@ -213,6 +254,10 @@ impl SegmentContext {
         &self.reply_form
     }
 
+    pub(super) fn relinearizes(&self) -> bool {
+        self.relinearizes
+    }
+
     pub(super) fn step_moduli(&self) -> &[usize] {
         &self.step_moduli
     }
@@ -224,6 +269,10 @@ impl SegmentContext {
 
 impl SegmentKey {
     pub(super) fn secret(&self) -> &SecretKey {
-        &self.0
+        &self.secret
+    }
+
+    pub(super) fn relinearization(&self) -> &[u8] {
+        &self.relinearization
     }
 }

@@ -1,11 +1,12 @@
 //! The server's side: receive a request, evaluate the segment band by band, emit reply bytes.
 
 mod chain;
+mod receiver;
 
 use core::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
-use he_core::{CiphertextBlock, LinearMap, PooledQuadratic, PublicSeed, Quadratic, RequestDecoder};
+use he_core::{CiphertextBlock, LinearMap, PooledQuadratic, Quadratic};
 
 use super::{
     context::SegmentContext,
@@ -16,6 +17,7 @@ use super::{
 use crate::integer::{LinearGeometry, Pool, StageStructure, StageWeights};
 use crate::plan::Segment;
 use chain::{ChainEvaluator, chain_evaluators};
+pub use receiver::{ReceivedRequest, RequestReceiver};
 
 /// Bytes of results that exist at one time (before modulus switching): about a level-3 cache, and
 /// enough for bands of a convolution to share most of the inputs they read.
@@ -134,7 +136,8 @@ impl SegmentEvaluator {
     }
 
     /// Upper bound of the memory one request occupies while it is received and evaluated, bytes,
-    /// four pieces of its reply included; what the pool keeps for others is not counted.
+    /// four pieces of its reply included; what the pool keeps for others is not counted. Depends on the number of
+    /// threads here where ciphertexts are relinearized.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         let band = self.bands.iter().map(Band::n_results).max().unwrap_or(0);
@@ -146,7 +149,7 @@ impl SegmentEvaluator {
             self.context.request_ciphertext_bytes(),
             reply,
         );
-        own + self.chain_memory_bytes()
+        own + self.chain_memory_bytes() + key_memory_bytes(&self.context)
     }
 
     /// Starts receiving a request whose `c_1` polynomials expand from `seed`.
@@ -154,18 +157,10 @@ impl SegmentEvaluator {
     /// # Errors
     /// [`Error::Arithmetic`] never for a checked segment.
     pub fn receive(&self, seed: [u8; 32]) -> Result<RequestReceiver> {
-        let (params, count) = (self.context.params(), self.context.n_inputs());
-        let storage = self.pool.take(self.input_bytes());
-        Ok(RequestReceiver {
-            decoder: RequestDecoder::new(params, count, PublicSeed(seed), storage)?,
-            pending: Vec::new(),
-            received: 0,
-            expected: self.context.request_bytes(),
-            ciphertext_bytes: self.context.request_ciphertext_bytes(),
-        })
+        RequestReceiver::new(&self.context, seed, self.pool.take(self.input_bytes()))
     }
 
-    /// Evaluates the segment on a received block; reply bytes go to `sink` in order, in pieces of a
+    /// Evaluates the segment on a received request; reply bytes go to `sink` in order, in pieces of a
     /// few megabytes as they are finished.
     ///
     /// Parallel on the current rayon pool, but for the time `sink` takes. Returns `Break` when the
@@ -173,16 +168,16 @@ impl SegmentEvaluator {
     /// while nothing of the reply exists yet.
     ///
     /// # Errors
-    /// [`Error::Arithmetic`] when the block does not belong to the segment.
+    /// [`Error::Arithmetic`] when the request does not belong to the segment.
     pub fn evaluate(
         &self,
-        block: &CiphertextBlock,
+        request: &ReceivedRequest,
         sink: &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
         if !self.steps.is_empty() {
-            return self.evaluate_chain(block, sink);
+            return self.evaluate_chain(request, sink);
         }
-        self.for_each_band(block, &mut |results| self.emit(results, sink))
+        self.for_each_band(request.ciphertexts(), &mut |results| self.emit(results, sink))
     }
 
     /// Evaluates a segment without a chain band by band: `visit` gets the results of each, in order.
@@ -246,9 +241,9 @@ impl SegmentEvaluator {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Keeps the memory of an evaluated block for the next request.
-    pub fn recycle(&self, block: CiphertextBlock) {
-        self.pool.give(block.into_storage());
+    /// Keeps the memory of an evaluated request's ciphertexts for the next one.
+    pub fn recycle(&self, request: ReceivedRequest) {
+        self.pool.give(request.into_ciphertexts().into_storage());
     }
 
     fn input_bytes(&self) -> usize {
@@ -279,13 +274,34 @@ pub fn request_memory_bytes(segment: &Segment, structure: &StageStructure) -> u6
     let of_one = |bytes: u64, count: u32| {
         usize::try_from(bytes / u64::from(count.max(1))).unwrap_or(usize::MAX)
     };
+    let key_bytes = segment.relinearization_key_bytes();
     let own = memory_bytes(
         segment.n_inputs as usize * row(2),
         results,
-        of_one(segment.request_bytes(), segment.n_inputs),
+        of_one(segment.request_bytes().saturating_sub(key_bytes), segment.n_inputs),
         of_one(segment.reply_bytes(), segment.n_outputs),
     );
+    let n_moduli = ring.moduli.len();
     own + chain::memory_bytes(segment, structure)
+        + key_memory(key_bytes, ring.ring_degree as usize, n_moduli)
+}
+
+/// Memory of the relinearization key of a request, if it has one.
+fn key_memory_bytes(context: &SegmentContext) -> u64 {
+    let params = context.params();
+    let bytes = context.relinearization_key_bytes() as u64;
+    key_memory(bytes, params.ring_degree(), params.moduli().len())
+}
+
+/// Memory of a key of so many packed bytes: these, for every modulus two polynomials over all moduli and the
+/// special one, and what every thread keeps for switching.
+fn key_memory(packed: u64, ring_degree: usize, n_moduli: usize) -> u64 {
+    if packed == 0 {
+        return 0;
+    }
+    let words = 16 * ring_degree * n_moduli * (n_moduli + 1);
+    let of_thread = 8 * ring_degree * (2 * n_moduli + 6);
+    packed + (words + rayon::current_num_threads() * of_thread) as u64
 }
 
 /// Memory of a request with these bytes of inputs, of results of its largest band, and of one packed
@@ -361,56 +377,4 @@ fn activation(quadratic: &[Quadratic], members: Vec<u32>) -> Option<PooledQuadra
 /// Stage sizes are checked to stay below 2^22.
 fn index(output: usize) -> u32 {
     u32::try_from(output).unwrap_or(u32::MAX)
-}
-
-/// A request on its way in: decodes whole ciphertexts as their bytes arrive.
-#[derive(Debug)]
-pub struct RequestReceiver {
-    decoder: RequestDecoder,
-    pending: Vec<u8>,
-    received: u64,
-    expected: u64,
-    ciphertext_bytes: usize,
-}
-
-impl RequestReceiver {
-    /// Takes the next bytes of the payload, in any cut.
-    ///
-    /// # Errors
-    /// - [`Error::ByteCount`] when more bytes arrive than the segment's requests have.
-    /// - [`Error::Arithmetic`] when a residue is not below its modulus.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<()> {
-        self.received += bytes.len() as u64;
-        if self.received > self.expected {
-            return Err(Error::ByteCount {
-                what: "request payload",
-                expected: self.expected,
-                actual: self.received,
-            });
-        }
-        self.pending.extend_from_slice(bytes);
-        let is_last = self.received == self.expected;
-        if self.pending.len() < DECODED_BYTES && !is_last {
-            return Ok(());
-        }
-        let whole = self.pending.len() / self.ciphertext_bytes * self.ciphertext_bytes;
-        self.decoder.push(self.pending.get(..whole).unwrap_or_default())?;
-        self.pending.drain(..whole);
-        Ok(())
-    }
-
-    /// The complete block.
-    ///
-    /// # Errors
-    /// [`Error::ByteCount`] when bytes are missing.
-    pub fn finish(self) -> Result<CiphertextBlock> {
-        if self.received == self.expected && self.pending.is_empty() {
-            return Ok(self.decoder.finish()?);
-        }
-        Err(Error::ByteCount {
-            what: "request payload",
-            expected: self.expected,
-            actual: self.received,
-        })
-    }
 }

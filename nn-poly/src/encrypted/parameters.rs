@@ -16,6 +16,7 @@ mod masked;
 
 use he_core::{Params, ParamsSpec, noise::Phase, security};
 
+pub(crate) use chain::key_switch_transforms;
 pub use chain::{choose_chain, forecast_chain_noise};
 pub use masked::{choose_masked, forecast_masked_noise};
 
@@ -167,15 +168,21 @@ fn cost(a: &Candidate, b: &Candidate) -> core::cmp::Ordering {
 fn finish(candidate: Candidate) -> Result<ChosenParameters> {
     let Candidate { spec, reply_moduli, packing, window, noise, .. } = candidate;
     let params = Params::new(spec)?;
-    let ring = RingSpec {
+    let ring = ring_spec(&params, reply_moduli);
+    let security_bits = params.security_bits();
+    Ok(ChosenParameters { ring, packing, window, noise, security_bits })
+}
+
+/// How plans write down a ring whose replies have so many moduli.
+fn ring_spec(params: &Params, reply_moduli: usize) -> RingSpec {
+    RingSpec {
         ring_degree: params.ring_degree() as u32,
         moduli: params.moduli().to_vec(),
         plaintext_modulus: params.plaintext_modulus(),
         reply_moduli: reply_moduli as u32,
+        special_modulus: params.special_moduli().first().copied(),
         params_digest: params.digest(),
-    };
-    let security_bits = params.security_bits();
-    Ok(ChosenParameters { ring, packing, window, noise, security_bits })
+    }
 }
 
 /// Linear segments: `k` samples per coefficient in a power-of-two radix.

@@ -80,6 +80,7 @@ struct MapKey {
 struct PointsKey {
     linear: LinearGeometry,
     modulus: u64,
+    n_points: usize,
 }
 
 /// Wall seconds on all cores.
@@ -174,7 +175,7 @@ impl<'a> SelfTest<'a> {
         let server = SegmentEvaluator::new(0, &segment, &structure, &weights)?;
         let client = server.context();
         let mut rng = StdRng::seed_from_u64(0);
-        let key = client.generate_key(&mut rng);
+        let key = client.generate_key(&mut rng)?;
         let map = linear_map(client, &structure, &weights)?;
         let check = client.is_linear().then_some((&map, CHECK_ROWS));
         let fill = |_: usize, _: &mut [i64]| Ok::<(), EncryptedError>(());
@@ -305,11 +306,13 @@ impl<'a> SelfTest<'a> {
         let modulus = segment.window.modulus;
         let output =
             if segment.evaluates_activation { StageOutput::Pooled } else { StageOutput::Linear };
-        let key = PointsKey { linear: structure.linear.clone(), modulus };
+        let n_further = usize::try_from(segment.n_further_points()).unwrap_or(0);
+        let n_points = POINTS + n_further;
+        let key = PointsKey { linear: structure.linear.clone(), modulus, n_points };
         if let Some((_, known)) = self.points.iter().find(|(known, _)| *known == key) {
             return Ok(*known);
         }
-        let points = vec![vec![modulus - 1; structure.n_inputs()]; POINTS];
+        let points = vec![vec![modulus - 1; structure.n_inputs()]; n_points];
         let found = self.measured(|test, started| {
             test.time(started, || {
                 network.evaluate_stage_modular(stage, &points, modulus, output)?;

@@ -55,7 +55,7 @@ pub(super) fn demands(
         .filter_map(|(range, evidence)| Some((range?, evidence)))
         .map(|(Interval { low, high }, evidence)| {
             let range = ValueRange { low, high, evidence };
-            let demand = demand(network, idx, range, options.expected_samples)?;
+            let demand = demand(network, idx, range, options)?;
             Ok((range, demand))
         })
         .collect()
@@ -66,7 +66,7 @@ fn demand(
     network: &IntegerNetwork,
     idx: usize,
     range: ValueRange,
-    expected_samples: u64,
+    options: &PlanOptions,
 ) -> Result<ChainDemand> {
     let (chain, stage) = parts(network, idx)?;
     let (_, weights) = network.stage(idx)?;
@@ -104,7 +104,8 @@ fn demand(
         evidence: range.evidence,
         max_abs_input: inputs.iter().map(Interval::magnitude).max().unwrap_or(0),
         n_inputs: count(stage.n_inputs()),
-        expected_samples,
+        expected_samples: options.expected_samples,
+        relinearization: options.relinearization,
     })
 }
 
@@ -135,7 +136,7 @@ pub(super) fn assemble(
     let low = chain.descaled(demand.low);
     let security_bits = chosen.iter().map(|residue| residue.security_bits).min().unwrap_or(0);
     let n_residues = count(chosen.len());
-    let segments = chosen
+    let mut segments: Vec<Segment> = chosen
         .into_iter()
         .enumerate()
         .map(|(residue, ChosenResidue { ring, step_moduli, noise, .. })| Segment {
@@ -148,10 +149,21 @@ pub(super) fn assemble(
             noise,
             n_inputs: count(stage.n_inputs()),
             n_outputs: count(stage.n_outputs_at(chain.ends)),
-            chain: Some(ChainPart { residue: count(residue), n_residues, low, step_moduli }),
+            chain: Some(ChainPart {
+                residue: count(residue),
+                n_residues,
+                low,
+                step_moduli,
+                further_points: 0,
+            }),
             mask: None,
         })
         .collect();
+    // The blocks of all residues carry the same samples.
+    let fewest = segments.iter().filter_map(Segment::fewest_further_points).max().unwrap_or(0);
+    for part in segments.iter_mut().filter_map(|segment| segment.chain.as_mut()) {
+        part.further_points = fewest;
+    }
     Ok((segments, security_bits))
 }
 
@@ -161,7 +173,7 @@ pub(super) fn recompute_noise(
     segment: &Segment,
     part: &ChainPart,
 ) -> Result<NoiseForecast> {
-    let demand = demand(network, segment.stage as usize, segment.range, 1)?;
+    let demand = demand(network, segment.stage as usize, segment.range, &PlanOptions::default())?;
     Ok(parameters::forecast_chain_noise(&demand, &segment.ring, &part.step_moduli))
 }
 

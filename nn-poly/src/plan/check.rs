@@ -14,6 +14,7 @@ const MAX_NAME_BYTES: usize = 256;
 const MAX_CLASSES: usize = 1 << 16;
 const MAX_LIMBS: usize = 32;
 const MAX_LOG2: f64 = 65_536.0;
+const MAX_FURTHER_POINTS: u64 = 64;
 
 pub(super) fn check_public(spec: &PublicPlanSpec) -> Result<()> {
     require("plan", 0, "bytes of its name", spec.name.len(), 1, MAX_NAME_BYTES)?;
@@ -45,6 +46,7 @@ pub(super) fn check_public(spec: &PublicPlanSpec) -> Result<()> {
         for (idx, segment) in (first..).zip(segments) {
             check_role(idx, stage_idx, segment, stage, spec.activation_side)?;
             check_ring(idx, &segment.ring)?;
+            check_relinearization(idx, segment)?;
             check_packing(idx, segment)?;
             check_noise(idx, segment)?;
             let wanted = usize::from(spec.trust == Trust::Masked);
@@ -98,6 +100,8 @@ fn check_part(
     require("segment", idx, "ring degree", segment.ring.ring_degree, n, n)?;
     let low = first.chain.as_ref().map_or(0, |part| part.low);
     require("segment", idx, "low end of its chain's window", part.low, low, low)?;
+    let n = first.n_further_points();
+    require("segment", idx, "further random points", segment.n_further_points(), n, n)?;
     let ValueRange { low, high, evidence } = first.range;
     require("segment", idx, "low end of its range", segment.range.low, low, low)?;
     require("segment", idx, "high end of its range", segment.range.high, high, high)?;
@@ -168,6 +172,29 @@ fn check_ring(idx: usize, ring: &RingSpec) -> Result<()> {
     }
     let t_bits = 128 - ring.plaintext_modulus.leading_zeros();
     require("segment", idx, "bits of the plaintext modulus", t_bits, 2, 127)
+}
+
+/// A special modulus is one more modulus, for chains only, and random points still show something.
+fn check_relinearization(idx: usize, segment: &Segment) -> Result<()> {
+    let ring = &segment.ring;
+    let Some(special) = ring.special_modulus else { return Ok(()) };
+    let n_steps = segment.chain.as_ref().map_or(0, |part| part.step_moduli.len());
+    require("segment", idx, "steps that a relinearization key is for", n_steps, 1, usize::MAX)?;
+    require("segment", idx, "special modulus", special, 3, (1 << 62) - 1)?;
+    let step = 2 * u64::from(ring.ring_degree);
+    require("segment", idx, "special modulus modulo twice the ring degree", special % step, 1, 1)?;
+    let n_equal = ring.moduli.iter().filter(|&&q| q == special).count();
+    require("segment", idx, "number of moduli like the special one", n_equal, 0, 0)?;
+    let depth = f64::from(segment.log2_reachable_degree());
+    let Some(fewest) = segment.fewest_further_points() else {
+        return Err(Error::InvalidSetting {
+            setting: "bits that a random point of a relinearized segment shows",
+            value: ring.log2_plaintext_modulus() - depth,
+            requirement: "at least 4",
+        });
+    };
+    let n_points = segment.n_further_points();
+    require("segment", idx, "further random points", n_points, fewest.into(), MAX_FURTHER_POINTS)
 }
 
 fn check_packing(idx: usize, segment: &Segment) -> Result<()> {

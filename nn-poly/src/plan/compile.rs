@@ -6,7 +6,8 @@ use super::check::segment_output;
 use super::masked::{self, compile_masked};
 use super::public::{ActivationSide, PublicPlan, PublicPlanSpec, Trust};
 use super::segment::{
-    ChosenParameters, Evidence, NoiseForecast, PooledSquare, Segment, SegmentDemand, ValueRange,
+    ChosenParameters, Evidence, NoiseForecast, PooledSquare, Relinearization, Segment,
+    SegmentDemand, ValueRange,
 };
 use crate::encrypted::parameters;
 use crate::error::{Error, Result};
@@ -76,6 +77,8 @@ pub struct PlanOptions {
     pub expected_samples: u64,
     /// Which ranges the plan may rest on.
     pub ranges: RangePolicy,
+    /// Whether ciphertexts of chains are relinearized.
+    pub relinearization: Relinearization,
 }
 
 impl Default for PlanOptions {
@@ -86,6 +89,7 @@ impl Default for PlanOptions {
             trust: Trust::Owner,
             expected_samples: 8192,
             ranges: RangePolicy::PreferProven,
+            relinearization: Relinearization::Cheapest,
         }
     }
 }

@@ -19,7 +19,7 @@ pub struct RunSize {
     /// Samples to classify.
     pub n_samples: u64,
     /// Slots of each block that carry canaries and random points; segments in slot packing only,
-    /// since the others are checked word by word.
+    /// since the others are checked word by word. Those of [`Segment::n_further_points`] come on top.
     pub canaries_per_block: u64,
     /// Secret slots each sample takes, all in one block; segments in slot packing only.
     pub replicas: u64,
@@ -89,7 +89,8 @@ pub struct Forecast {
 
 /// Forecast a run of `size` under `plan`, as one batch.
 ///
-/// Exact for payload bytes: per block `n_inputs · N · Σ ceil(log2 q_i) / 8` up, plus a seed, and
+/// Exact for payload bytes: per block `n_inputs · N · Σ ceil(log2 q_i) / 8` up, plus a seed (and a key where
+/// the server relinearizes), and
 /// `n_outputs · (degree + 1) · N · Σ_kept ceil(log2 q_i) / 8` down.
 ///
 /// # Errors
@@ -172,7 +173,9 @@ pub(super) fn of_batches(
 /// Slots of a block that no sample gets, and slots each sample gets.
 fn reserved(segment: &Segment, size: &RunSize) -> (u64, u64) {
     match segment.packing {
-        Packing::Slots => (size.canaries_per_block, size.replicas),
+        Packing::Slots => {
+            (size.canaries_per_block.saturating_add(segment.n_further_points()), size.replicas)
+        }
         Packing::Coefficients { .. } => (0, 1),
     }
 }

@@ -34,7 +34,7 @@ pub use goal::{Objective, PlanGoal};
 pub use reference::ReferenceRates;
 pub(crate) use reference::evaluate_nanoseconds;
 
-use super::{ActivationSide, Plan};
+use super::{ActivationSide, Plan, Relinearization};
 use crate::error::{Error, Result};
 use crate::integer::{ActivationKind, IntegerNetwork, StageObservation, StageOutput};
 
@@ -52,7 +52,8 @@ pub struct Subject<'a> {
 /// Enumerates the plans of the subjects and ranks them by the goal's objective: the first one is the
 /// planner's choice. Those that take too much memory come last.
 ///
-/// Candidates are: the side of the activations (both, where the network and the goal leave it open);
+/// Candidates are: the side of the activations (both, where the network and the goal leave it open); whether
+/// the ciphertexts of joined stages grow or are relinearized (both, where the goal leaves it open);
 /// per segment the parameters of [`parameters::candidates`], with the ranges the goal allows; batches
 /// of the whole run or, where memory excludes candidates, of half the samples and so on. A batch takes
 /// as many round trips as the network has stages; networks whose stages are joined
@@ -95,8 +96,11 @@ pub fn search(
         if goal.max_rounds.is_some_and(|most| rounds > most) {
             continue;
         }
-        for side in sides {
-            let search = SideSearch { number, subject, goal, side };
+        let ways = relinearizations(subject.network, goal.relinearization);
+        for (side, relinearization) in
+            sides.into_iter().flat_map(|side| ways.iter().map(move |&way| (side, way)))
+        {
+            let search = SideSearch { number, subject, goal, side, relinearization };
             match search.alternatives(costs) {
                 // Without activations both sides have the same plans.
                 Ok(alternatives) => {
@@ -142,7 +146,8 @@ pub fn assess(plan: &Plan, goal: &PlanGoal, costs: &mut dyn CostSource) -> Resul
     let public = plan.public();
     let subject = Subject { network: plan.network(), observed: &[] };
     let side = public.activation_side;
-    let search = SideSearch { number: 0, subject: &subject, goal, side };
+    let relinearization = goal.relinearization;
+    let search = SideSearch { number: 0, subject: &subject, goal, side, relinearization };
     let batch = public.expected_samples;
     let mut chosen = Vec::with_capacity(public.segments.len());
     for segment in &public.segments {
@@ -161,6 +166,15 @@ fn suits_side(network: &IntegerNetwork, side: ActivationSide) -> bool {
         let ends = if at_server { StageOutput::Pooled } else { StageOutput::Linear };
         stage.chain.as_ref().is_none_or(|chain| chain.ends == ends)
     })
+}
+
+/// What is tried of ciphertexts in chains: all chains of a plan are alike.
+fn relinearizations(network: &IntegerNetwork, wanted: Relinearization) -> Vec<Relinearization> {
+    let is_joined = network.structure().iter().any(|stage| stage.chain.is_some());
+    if is_joined && wanted == Relinearization::Cheapest {
+        return vec![Relinearization::Never, Relinearization::Always];
+    }
+    vec![wanted]
 }
 
 /// The sides that may evaluate the network's activations: the settled one or both, if they suit it.

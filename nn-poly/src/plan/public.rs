@@ -17,7 +17,7 @@ use crate::tensor::Shape;
 /// Opens the file or message that holds a public part.
 pub const PUBLIC_PLAN_MAGIC: artifact::Magic = *b"SDLPUBPL";
 /// Version of the public and private parts and of the plan file.
-pub const PLAN_VERSION: u32 = 4;
+pub const PLAN_VERSION: u32 = 5;
 /// Largest encoding of a public part.
 pub const MAX_PUBLIC_PLAN_BYTES: usize = 1 << 26;
 

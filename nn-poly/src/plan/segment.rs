@@ -63,6 +63,9 @@ pub struct RingSpec {
     pub plaintext_modulus: u128,
     /// Limbs of a reply, after switching away the others; at least 1.
     pub reply_moduli: u32,
+    /// A prime that only the relinearization key has besides the others: with it every step of a chain but the
+    /// last ends with two polynomials again, without it ciphertexts grow.
+    pub special_modulus: Option<u64>,
     /// Digest of the parameters as the arithmetic builds them, order of evaluation points included:
     /// two builds that order points differently refuse each other's plans.
     pub params_digest: [u8; 32],
@@ -71,7 +74,7 @@ pub struct RingSpec {
 impl RingSpec {
     /// Bits of one residue of each limb, `ceil(log2 q_i)`, in the order of the moduli.
     pub fn moduli_bits(&self) -> impl Iterator<Item = u32> + '_ {
-        self.moduli.iter().map(|&q| 64 - q.saturating_sub(1).leading_zeros())
+        self.moduli.iter().map(|&q| residue_bits(q))
     }
 
     /// `Σ ceil(log2 q_i)` over all limbs: bits of one coefficient of an uploaded polynomial.
@@ -93,12 +96,40 @@ impl RingSpec {
         self.moduli.iter().map(|&q| (q as f64).log2()).sum()
     }
 
+    /// Most multiplications in a row whose products decrypt, if messages are as good as uniform, whenever moduli
+    /// are dropped.
+    ///
+    /// A phase has at least its message, with coefficients of deviation `t/√12`, and a product typically the
+    /// `√N`-fold product of two phases. So every multiplication brings it `log2(t·√(N/12))` bits nearer
+    /// to the modulus, which dropping moduli does not undo.
+    #[must_use]
+    pub fn multiplicative_depth(&self) -> u32 {
+        let growth = 0.5 * (f64::from(self.ring_degree) / 12.0).log2();
+        let per_product = (self.log2_plaintext_modulus() + growth).max(1.0);
+        let depth = self.log2_ciphertext_modulus() / per_product;
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bits")]
+        let depth = depth as u32;
+        depth
+    }
+
+    /// `log2` of the special modulus, which counts in the security of the ring like the others; 0 without one.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "a logarithm of a 62-bit prime")]
+    pub fn log2_special_modulus(&self) -> f64 {
+        self.special_modulus.map_or(0.0, |p| (p as f64).log2())
+    }
+
     /// `log2 t`.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "a logarithm")]
     pub fn log2_plaintext_modulus(&self) -> f64 {
         (self.plaintext_modulus as f64).log2()
     }
+}
+
+/// Bits of a residue modulo `q`.
+fn residue_bits(q: u64) -> u32 {
+    64 - q.saturating_sub(1).leading_zeros()
 }
 
 /// Why a range may be believed.
@@ -201,6 +232,9 @@ pub struct MaskPart {
 pub const MASK_TOKEN_BYTES: u64 = 64;
 /// Bytes of a public key beside its polynomial: version, kind, digest of parameters, seed.
 const PUBLIC_KEY_HEADER: u64 = 2 + 32 + 32;
+/// Bytes of evaluation keys beside their polynomials: version, kind, digest of parameters, which keys there
+/// are, seed.
+const EVALUATION_KEY_HEADER: u64 = 2 + 32 + 5 + 32;
 /// Bytes of the seed of a residue's ciphertexts; that of the first is announced with the request.
 const RESIDUE_SEED_BYTES: u64 = 32;
 
@@ -219,6 +253,9 @@ pub struct ChainPart {
     pub low: i64,
     /// Limbs left after each step of the chain, in order.
     pub step_moduli: Vec<u32>,
+    /// Random points that blocks carry beyond those of the settings, the same for all residues, since a server
+    /// with a relinearization key can reach higher degrees; 0 without one.
+    pub further_points: u32,
 }
 
 impl Segment {
@@ -229,10 +266,60 @@ impl Segment {
         u32::try_from(steps).unwrap_or(u32::MAX) + u32::from(self.evaluates_activation)
     }
 
-    /// Degree of a reply in the secret key: doubled by every square.
+    /// Whether ciphertexts are brought back to two polynomials after every step of a chain, by a key that
+    /// requests carry; if not, they grow.
+    #[must_use]
+    pub fn relinearizes(&self) -> bool {
+        self.chain.is_some() && self.ring.special_modulus.is_some()
+    }
+
+    /// Degree of a reply in the secret key: doubled by every square, but for those that are relinearized.
     #[must_use]
     pub fn reply_degree(&self) -> u32 {
+        if self.relinearizes() {
+            return 1 << u32::from(self.evaluates_activation);
+        }
         1_u32.checked_shl(self.n_squares()).unwrap_or(u32::MAX)
+    }
+
+    /// `log2` of the total degree of the polynomials that a server can evaluate in a slot: what the
+    /// soundness of random points rests on.
+    ///
+    /// Without a relinearization key the degree of a reply tells it; with one, the noise of products does:
+    /// [`RingSpec::multiplicative_depth`].
+    #[must_use]
+    pub fn log2_reachable_degree(&self) -> u32 {
+        let honest = self.n_squares();
+        if self.relinearizes() { self.ring.multiplicative_depth().max(honest) } else { honest }
+    }
+
+    /// Random points of a block beyond those that settings ask for: 0 but for [`ChainPart::further_points`].
+    #[must_use]
+    pub fn n_further_points(&self) -> u64 {
+        self.chain.as_ref().map_or(0, |part| u64::from(part.further_points))
+    }
+
+    /// Fewest further points with which two of the settings show at least as much as they did if no server
+    /// could reach a higher degree than the honest one; 0 without a relinearization key.
+    ///
+    /// `None`: a point would show less than [`MIN_POINT_BITS`].
+    pub(super) fn fewest_further_points(&self) -> Option<u32> {
+        if !self.relinearizes() {
+            return Some(0);
+        }
+        let log2_t = self.ring.log2_plaintext_modulus();
+        let per_point = log2_t - f64::from(self.log2_reachable_degree());
+        if per_point < MIN_POINT_BITS {
+            return None;
+        }
+        let wanted = 2.0 * (log2_t - f64::from(self.n_squares()));
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "at most 2·64/4"
+        )]
+        let n_points = (wanted / per_point).ceil() as u32;
+        Some(n_points.saturating_sub(2))
     }
 
     /// Segments of its stage: several if values are put together from residues.
@@ -255,7 +342,22 @@ impl Segment {
         self.packing.capacity(self.ring.ring_degree)
     }
 
-    /// Bytes of one request payload: `n_inputs · N · Σ ceil(log2 q_i) / 8`, without the seed.
+    /// Bytes of the relinearization key with which a request begins: its header, its seed, and for every
+    /// modulus one polynomial over all moduli and the special one; 0 if there is none.
+    ///
+    /// As [`he_core::EvaluationKeys::byte_len`], before there are parameters.
+    #[must_use]
+    pub fn relinearization_key_bytes(&self) -> u64 {
+        let Some(special) = self.ring.special_modulus.filter(|_| self.chain.is_some()) else {
+            return 0;
+        };
+        let bits = u64::from(self.ring.request_bits() + residue_bits(special));
+        let polynomial = u64::from(self.ring.ring_degree) * bits / 8;
+        EVALUATION_KEY_HEADER + self.ring.moduli.len() as u64 * polynomial
+    }
+
+    /// Bytes of one request payload: `n_inputs · N · Σ ceil(log2 q_i) / 8`, without the seed, after the
+    /// relinearization key if there is one.
     ///
     /// In masked plans this is the segment's part of its stage's request: one polynomial more for the
     /// public key, with 66 bytes, the tokens at the first residue and a seed at the others.
@@ -266,7 +368,7 @@ impl Segment {
             let seed = if part.residue == 0 { 0 } else { RESIDUE_SEED_BYTES };
             seed + PUBLIC_KEY_HEADER + bits / 8 + u64::from(part.n_tokens) * MASK_TOKEN_BYTES
         });
-        u64::from(self.n_inputs) * (bits / 8) + of_mask
+        u64::from(self.n_inputs) * (bits / 8) + of_mask + self.relinearization_key_bytes()
     }
 
     /// Bytes of one reply payload: `n_outputs · (degree+1) · N · Σ_kept ceil(log2 q_i) / 8`; the last
@@ -335,6 +437,22 @@ pub struct StepDemand {
     pub n_outputs: u32,
 }
 
+/// Whether the server brings ciphertexts of a chain back to two polynomials after every step but the last,
+/// with a key it gets for that.
+///
+/// Ciphertexts that grow need no key, and tell by their degree what was computed; those that do not cost
+/// a key switch each, and a modulus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Relinearization {
+    /// Where it is expected to save time.
+    #[default]
+    Cheapest,
+    /// Ciphertexts grow.
+    Never,
+    /// In every chain.
+    Always,
+}
+
 /// What a stage with a chain asks of the encryption parameters.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ChainDemand {
@@ -352,7 +470,12 @@ pub struct ChainDemand {
     pub n_inputs: u32,
     /// Samples a typical batch holds.
     pub expected_samples: u64,
+    /// What is left open.
+    pub relinearization: Relinearization,
 }
+
+/// Fewest bits that a random point shows of a polynomial of the highest degree a server can reach.
+pub const MIN_POINT_BITS: f64 = 4.0;
 
 /// The answer to a [`ChainDemand`] for one residue.
 #[derive(Clone, Debug, PartialEq)]

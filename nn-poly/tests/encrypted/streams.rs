@@ -23,7 +23,7 @@ impl Scene {
         let plan = sketch.plan(side, 8192);
         let context = SegmentContext::new(0, &plan.public().segments[0]).unwrap();
         assert!(context.n_inputs() > 200, "several chunks");
-        let key = context.generate_key(&mut StdRng::seed_from_u64(1));
+        let key = context.generate_key(&mut StdRng::seed_from_u64(1)).unwrap();
         Self { plan, context, key }
     }
 

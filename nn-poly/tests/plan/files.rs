@@ -17,10 +17,10 @@ fn golden_bytes_of_a_tiny_plan() {
     let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
     let found = [plan.public_digest(), plan.private_digest(), plan.digest(), file];
     let expected = [
-        "bc0551fe9d660c617cb999fb0a12ebf33fd3be1e69fbe546b93968e0bcc3734a",
-        "671038d65e8bf10b17f3d9dd9ea60594c33c5533ee283a37baf4f026ce88f19d",
-        "e9e3e00bc9eb0af4d2a74ab6325faead76f999ba251be5cce9dfbe7d5cc7b9ef",
-        "4d230117f02a5b0615dc6e5c3d455e8e8137c6cfd05727549add69c3194873b5",
+        "6af082460ab7c65f3d86630093cad79a984c8c95229137590a7144d094ccffa7",
+        "64643b0c596a124f7fe56d0f0b62b5a5efcc89981932bd8f131b5570718ce4df",
+        "f69659db2ce0dd639ec6d2d598787d1c1f0874d6bc81ec006c5b6b7d4b8ea84b",
+        "1f4572daeae2691e39c4fa0410b82e48a67029c4289d028ce9d472627ee0b4ad",
     ];
     assert_eq!(found.map(|digest| digest.to_string()), expected);
 }
@@ -64,8 +64,8 @@ fn golden_bytes_of_a_plan_with_branches() {
     let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
     assert_eq!(Plan::from_bytes(&plan.to_bytes().unwrap()).unwrap().digest(), plan.digest());
     let expected = [
-        "da8251de0567a2b62cc4f4697e6d9d58f2c674c1bbdf911353e5b26039a6903b",
-        "6d7c607dbd085a83b4f34691c62e5235884411d1f2d9797c4c535b30c8817271",
+        "db2572685313b55052d4b80db6b30464dcd6678fd4f9be109098efde3dc06735",
+        "22c466ef1cc0955479f595360a3de566749e5567fbfdd2d77e1ab5fe218215f1",
     ];
     assert_eq!([plan.digest(), file].map(|digest| digest.to_string()), expected);
 }
@@ -83,8 +83,8 @@ fn golden_bytes_of_a_plan_with_a_table() {
     check_simulation(&plan, &inputs);
     let file = Digest(*blake3::hash(&plan.to_bytes().unwrap()).as_bytes());
     let expected = [
-        "86dc2d95e7ffd2dd286b359605e594c28a76a0064434fdc3c806c205025e149c",
-        "8155f75bb681b3226bff9c67c29dde76c7dc21036221227715337452886da19f",
+        "3d1ab97bc84eb2be83431655bf2af0b388fd4706957b211be710add6c3615ffc",
+        "c7ac8c4a0124583333f83f07bc4470ea0c23843f394258408e2ef9db6c59f0b8",
     ];
     assert_eq!([plan.digest(), file].map(|digest| digest.to_string()), expected);
 }
@@ -133,5 +133,5 @@ fn plans_of_version_1_are_refused_by_name() {
     let digest = blake3::hash(&bytes[..n]);
     bytes[n..].copy_from_slice(digest.as_bytes());
     let refused = Plan::from_bytes(&bytes);
-    assert!(matches!(refused, Err(Error::UnsupportedVersion { supported: 4, actual: 1 })));
+    assert!(matches!(refused, Err(Error::UnsupportedVersion { supported: 5, actual: 1 })));
 }

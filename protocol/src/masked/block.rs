@@ -173,7 +173,7 @@ impl MaskedSession {
         let number = self.stage();
         let mut rng = self.rng.fork();
         let stage = self.plan.stage(number)?;
-        let keys = stage.generate_keys(&mut rng);
+        let keys = stage.generate_keys(&mut rng)?;
         let tokens = stage
             .token_stages()
             .iter()

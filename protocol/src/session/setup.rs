@@ -54,7 +54,7 @@ pub(super) struct ClientSegment {
     pub(super) map: Option<LinearMap>,
     pub(super) check: CheckPlan,
     pub(super) stage: usize,
-    /// Total degree of what the server computes: doubled by every square.
+    /// Total degree of what a server can compute: doubled by every square.
     degree: u32,
     /// Whether its values are residues of a chain's.
     pub(super) is_residue: bool,
@@ -269,9 +269,10 @@ impl ClientPlan {
         rng: &mut (impl CryptoRng + ?Sized),
     ) -> Result<(Range<usize>, Vec<SegmentKey>)> {
         let segments = self.plan.public().segments_of(stage)?;
-        let keys =
-            segments.clone().map(|segment| Ok(self.segment(segment)?.context.generate_key(rng)));
-        let keys = keys.collect::<Result<_>>()?;
+        let mut keys = Vec::with_capacity(segments.len());
+        for segment in segments.clone() {
+            keys.push(self.segment(segment)?.context.generate_key(rng)?);
+        }
         Ok((segments, keys))
     }
 
@@ -317,9 +318,11 @@ impl ClientSegment {
             let check = policy.choose(&context.log2_moduli(), n_checks)?;
             (Some(linear_map(&context, structure, weights)?), CheckPlan::Words(check))
         } else {
-            (None, CheckPlan::Slots(LayoutSpec::new(context.capacity(), options.layout)?))
+            let layout = layout(segment, options.layout);
+            (None, CheckPlan::Slots(LayoutSpec::new(context.capacity(), layout)?))
         };
-        let (degree, is_residue) = (segment.reply_degree(), segment.chain.is_some());
+        let degree = 1_u32.checked_shl(segment.log2_reachable_degree()).unwrap_or(u32::MAX);
+        let is_residue = segment.chain.is_some();
         Ok(Self { context, map, check, stage, degree, is_residue })
     }
 
@@ -329,6 +332,19 @@ impl ClientSegment {
             CheckPlan::Words(_) => self.context.capacity(),
             CheckPlan::Slots(layout) => layout.samples_per_block(),
         }
+    }
+}
+
+/// The slots of a segment's blocks: with more random points where a server with a relinearization key can
+/// reach higher degrees.
+fn layout(segment: &Segment, options: LayoutOptions) -> LayoutOptions {
+    let further = usize::try_from(segment.n_further_points()).unwrap_or(usize::MAX);
+    LayoutOptions {
+        random_points: options.random_points.saturating_add(further),
+        max_random_points: options
+            .max_random_points
+            .max(options.random_points.saturating_add(further)),
+        ..options
     }
 }
 

@@ -21,12 +21,14 @@ pub(super) struct ReplyForge {
 impl ReplyForge {
     pub(super) fn new(segment: &Segment) -> Self {
         let ring = &segment.ring;
-        let params = Params::new(ParamsSpec {
+        let spec = ParamsSpec {
             ring_degree: ring.ring_degree as usize,
             plaintext_modulus: ring.plaintext_modulus,
             moduli: ring.moduli.clone(),
-        })
-        .expect("a checked plan has secure parameters");
+        };
+        let special = ring.special_modulus.into_iter().collect();
+        let params = Params::with_special_moduli(spec, special)
+            .expect("a checked plan has secure parameters");
         Self {
             params,
             packing: segment.packing,

@@ -34,6 +34,11 @@ pub(super) fn check(arguments: &CompileArguments) -> Result<()> {
             "its client must not see the values that activations are applied to",
         ),
         (planning.rounds.is_some(), "--rounds", "its values are refreshed after every layer"),
+        (
+            planning.relinearize.is_some(),
+            "--relinearize",
+            "its values are refreshed after every layer",
+        ),
         (planning.calibrated, "--calibrated", "its masks hide values of proven ranges only"),
         (
             arguments.target_drop.is_some(),

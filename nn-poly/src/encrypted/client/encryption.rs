@@ -25,6 +25,8 @@ pub struct BlockEncryption<'a> {
     context: &'a SegmentContext,
     encryptor: BlockEncryptor<'a>,
     check: Option<WordCheck>,
+    /// What is sent before the ciphertexts, until it is.
+    relinearization: &'a [u8],
     next: usize,
     times: ClientTimes,
 }
@@ -47,7 +49,8 @@ impl<'a> BlockEncryption<'a> {
             .transpose()?;
         let times = ClientTimes { check: busy(started), ..ClientTimes::default() };
         let encryptor = BlockEncryptor::new(key.secret(), rng);
-        Ok(Self { context, encryptor, check, next: 0, times })
+        let relinearization = key.relinearization();
+        Ok(Self { context, encryptor, check, relinearization, next: 0, times })
     }
 
     /// Public seed of the `c_1` polynomials: sent with the payload.
@@ -62,8 +65,8 @@ impl<'a> BlockEncryption<'a> {
         self.context.n_inputs() - self.next
     }
 
-    /// Encrypts the next few ciphertexts, in parallel, and returns their packed bytes: `None` after
-    /// the last.
+    /// Encrypts the next few ciphertexts, in parallel, and returns their packed bytes, the first time after
+    /// the relinearization key if there is one: `None` after the last.
     ///
     /// `fill(i, row)` writes the values of input neuron `i` into a zeroed row of
     /// [`SegmentContext::capacity`] values.
@@ -91,6 +94,7 @@ impl<'a> BlockEncryption<'a> {
         if count == 0 {
             return Ok(false);
         }
+        out.extend_from_slice(core::mem::take(&mut self.relinearization));
         let start = out.len();
         out.resize(start + count * self.context.request_ciphertext_bytes(), 0);
         let chunk = out.get_mut(start..).unwrap_or_default();
@@ -124,7 +128,8 @@ impl<'a> BlockEncryption<'a> {
         super::check_length(
             "request payload",
             self.context.request_bytes(),
-            self.next * self.context.request_ciphertext_bytes(),
+            self.context.relinearization_key_bytes()
+                + self.next * self.context.request_ciphertext_bytes(),
         )?;
         Ok((self.check, self.times))
     }

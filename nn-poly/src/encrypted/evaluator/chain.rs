@@ -6,9 +6,13 @@
 
 use core::ops::ControlFlow;
 
-use he_core::{CiphertextBlock, LinearMap, PooledQuadratic, Quadratic, Storage, Wanted};
+use he_core::{
+    CiphertextBlock, EvaluationKeys, LinearMap, PooledQuadratic, Quadratic, Storage, Wanted,
+};
 
-use super::{BAND_BYTES, Band, SegmentEvaluator, bands, row_bytes, server_quadratic};
+use super::{
+    BAND_BYTES, Band, ReceivedRequest, SegmentEvaluator, bands, row_bytes, server_quadratic,
+};
 use crate::encrypted::context::SegmentContext;
 use crate::encrypted::error::Result;
 use crate::encrypted::map::step_map;
@@ -21,6 +25,8 @@ use crate::plan::Segment;
 pub(super) struct ChainEvaluator {
     map: LinearMap,
     bands: Vec<Band>,
+    /// Polynomials of a ciphertext after it.
+    n_polynomials: usize,
     /// Moduli left after it.
     n_moduli: usize,
 }
@@ -40,15 +46,22 @@ pub(super) fn chain_evaluators(
                 |channel| server_quadratic(context, numbers.coefficients(step, channel));
             let quadratics: Vec<Quadratic> =
                 (0..step.linear.n_channels()).map(of_channel).collect();
-            let n_polynomials = (2 << number) + 1;
-            let fitting = (BAND_BYTES / row_bytes(context, n_polynomials)).max(1);
+            let (squared, n_polynomials) = polynomials(number, context.relinearizes());
+            let fitting = (BAND_BYTES / row_bytes(context, squared)).max(1);
             Ok(ChainEvaluator {
                 map: step_map(context, step, numbers)?,
                 bands: bands(&step.linear, step.pool.as_ref(), Some(&quadratics), fitting),
+                n_polynomials,
                 n_moduli,
             })
         })
         .collect()
+}
+
+/// Polynomials of a ciphertext after the square of step `number`, and at the end of the step.
+fn polynomials(number: u32, relinearizes: bool) -> (usize, usize) {
+    let grown = (2 << number) + 1;
+    if relinearizes { (3, 2) } else { (grown, grown) }
 }
 
 impl ChainEvaluator {
@@ -60,20 +73,32 @@ impl ChainEvaluator {
         self.bands.iter().map(Band::n_results).sum()
     }
 
-    /// The step on a whole block, its moduli dropped. `None`: not wanted any more.
+    /// The step on a whole block, relinearized if there are keys, its moduli dropped. `None`: not wanted any
+    /// more.
     fn apply(
         &self,
         input: &CiphertextBlock,
+        keys: Option<&EvaluationKeys>,
         storage: Storage,
         wanted: &mut Wanted<'_>,
     ) -> Result<Option<CiphertextBlock>> {
-        let form = input.select(&[])?.square()?.mod_switch_to(self.n_moduli)?;
+        let mut form = input.select(&[])?.square()?;
+        if keys.is_some() {
+            form = form.relinearized_form()?;
+        }
+        let form = form.mod_switch_to(self.n_moduli)?;
         let mut out = form.zeros_like(self.n_results(), storage)?;
         let mut first = 0;
         for band in &self.bands {
-            let Some(results) = squared_band(&self.map, input, band, wanted)? else {
+            let Some(mut results) = squared_band(&self.map, input, band, wanted)? else {
                 return Ok(None);
             };
+            if let Some(keys) = keys {
+                if wanted().is_break() {
+                    return Ok(None);
+                }
+                results = results.relinearize(keys)?;
+            }
             let results = results.mod_switch_to(self.n_moduli)?;
             out.write_at(first, &results)?;
             first += results.count();
@@ -132,14 +157,19 @@ impl SegmentEvaluator {
     /// As [`SegmentEvaluator::evaluate`], for a segment with a chain.
     pub(super) fn evaluate_chain(
         &self,
-        block: &CiphertextBlock,
+        request: &ReceivedRequest,
         sink: &mut dyn FnMut(Vec<u8>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>> {
+        let (block, keys) = (request.ciphertexts(), request.keys());
+        if self.context.relinearizes() && keys.is_none() {
+            let (key, request) = ("relinearisation".to_owned(), "KeySet::with_relinearization");
+            return Err(he_core::Error::MissingKey { key, request }.into());
+        }
         let mut values: Option<CiphertextBlock> = None;
         for step in &self.steps {
             let storage = self.pool.take(self.step_bytes(step));
             let input = values.as_ref().unwrap_or(block);
-            let Some(next) = step.apply(input, storage, &mut || sink(Vec::new()))? else {
+            let Some(next) = step.apply(input, keys, storage, &mut || sink(Vec::new()))? else {
                 return Ok(ControlFlow::Break(()));
             };
             if let Some(before) = values.replace(next) {
@@ -165,11 +195,8 @@ impl SegmentEvaluator {
     }
 
     fn step_bytes(&self, step: &ChainEvaluator) -> usize {
-        let position = self.steps.iter().position(|other| std::ptr::eq(other, step)).unwrap_or(0);
-        let n_polynomials = (2 << position) + 1;
-        let all =
-            row_bytes(&self.context, n_polynomials) / self.context.params().moduli().len().max(1);
-        step.n_results() * all * step.n_moduli
+        let of_all = row_bytes(&self.context, step.n_polynomials);
+        step.n_results() * of_all / self.context.params().moduli().len().max(1) * step.n_moduli
     }
 
     /// What the steps of the chain add to the memory of a request: at most two steps' values exist at
@@ -187,9 +214,9 @@ pub(super) fn memory_bytes(segment: &Segment, structure: &StageStructure) -> u64
         .steps
         .iter()
         .zip(&part.step_moduli)
-        .enumerate()
-        .map(|(position, (step, &n_moduli))| {
-            let n_polynomials = (2_usize << position) + 1;
+        .zip(0..)
+        .map(|((step, &n_moduli), number)| {
+            let (_, n_polynomials) = polynomials(number, segment.relinearizes());
             let row = n_polynomials * segment.ring.ring_degree as usize * size_of::<u64>();
             step.n_outputs() * row * n_moduli as usize
         })

@@ -132,8 +132,12 @@ impl MaskedStage {
     }
 
     /// Draws fresh keys: for one request.
-    pub fn generate_keys(&self, rng: &mut (impl CryptoRng + ?Sized)) -> StageKeys {
-        StageKeys(self.residues.iter().map(|context| context.generate_key(rng)).collect())
+    ///
+    /// # Errors
+    /// As [`SegmentContext::generate_key`].
+    pub fn generate_keys(&self, rng: &mut (impl CryptoRng + ?Sized)) -> Result<StageKeys> {
+        let keys = self.residues.iter().map(|context| context.generate_key(rng));
+        Ok(StageKeys(keys.collect::<Result<_>>()?))
     }
 
     /// Encrypts one block: input `i` of every residue.

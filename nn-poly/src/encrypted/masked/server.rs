@@ -288,11 +288,12 @@ impl MaskedEvaluator {
             for part in take(&mut rest, n_bytes)?.chunks(DECODED_BYTES) {
                 receiver.push(part)?;
             }
-            let mut block = receiver.finish()?;
-            self.subtract_masks(&mut block, evaluator, &request.earlier)?;
+            let mut received = receiver.finish()?;
+            self.subtract_masks(received.ciphertexts_mut(), evaluator, &request.earlier)?;
             let mut reply = Reply { evaluator, part: *part, round: &round, key: &key, next: 0 };
-            let flow = evaluator.for_each_band(&block, &mut |results| reply.emit(results, sink))?;
-            evaluator.recycle(block);
+            let block = received.ciphertexts();
+            let flow = evaluator.for_each_band(block, &mut |results| reply.emit(results, sink))?;
+            evaluator.recycle(received);
             if flow.is_break() {
                 return Ok(flow);
             }

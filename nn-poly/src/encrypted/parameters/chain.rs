@@ -2,15 +2,20 @@
 //!
 //! A chain runs once per plaintext prime; fewer, larger primes cost fewer runs but more noise. For every
 //! number of primes and every ring degree the fewest ciphertext moduli are searched with which no step
-//! drowns, and as many of them dropped after each square as the next one can spare.
+//! drowns, and as many of them dropped after each square as the next one can spare: once for ciphertexts
+//! that grow with every square, and once for ciphertexts that are relinearized after it, which cost a key
+//! switch each, and a special modulus out of what the ring's security allows, but stay small.
 
 use he_core::noise::{Phase, key_spread, rounding_deviation};
 use he_core::{Params, ParamsSpec, security};
 
-use super::{MARGIN_BITS, MAX_PRIME_BITS, MIN_PRIME_BITS, RESERVED_SLOTS};
+use super::{MARGIN_BITS, MAX_PRIME_BITS, MIN_PRIME_BITS, RESERVED_SLOTS, ring_spec};
 use crate::encrypted::error::{Error, Result};
 use crate::integer::MAX_CRT_MODULI;
-use crate::plan::{ChainDemand, ChosenResidue, Evidence, NoiseForecast, RingSpec, StepDemand};
+use crate::plan::{
+    ChainDemand, ChosenResidue, Evidence, MIN_POINT_BITS, NoiseForecast, Relinearization, RingSpec,
+    StepDemand,
+};
 
 /// Ring degrees of chains.
 const DEGREES: [usize; 3] = [8192, 16384, 32768];
@@ -21,19 +26,25 @@ const MAX_REPLY_MODULI: usize = 2;
 /// Bits of the largest plaintext prime of a chain: beyond, one more prime costs less than its noise.
 const MAX_PLAINTEXT_BITS: u32 = 44;
 
-/// Chooses primes, ring and levels of a stage with a chain: those that are expected to take least time
-/// together, for computing and for a link of a gigabit per second.
+/// Chooses primes, ring and levels of a stage with a chain, and whether it relinearizes if that is left open:
+/// what is expected to take least time, for computing and for a link of a gigabit per second.
 ///
 /// Cost: some hundred thousand noise estimates; about a tenth of a second.
 ///
 /// # Errors
 /// [`Error::NoParameters`] when no supported ring holds the values with their noise.
 pub fn choose_chain(demand: &ChainDemand) -> Result<Vec<ChosenResidue>> {
+    let ways: &[bool] = match demand.relinearization {
+        Relinearization::Cheapest => &[false, true],
+        Relinearization::Never => &[false],
+        Relinearization::Always => &[true],
+    };
     let mut candidates: Vec<Candidate> = Vec::new();
     for degree in DEGREES {
         for n_primes in 1..=MAX_CRT_MODULI {
-            if let Some(primes) = plaintext_primes(demand, degree, n_primes) {
-                candidates.extend(cheapest(demand, degree, primes));
+            let Some(primes) = plaintext_primes(demand, degree, n_primes) else { continue };
+            for &relinearizes in ways {
+                candidates.extend(cheapest(demand, degree, &primes, relinearizes));
             }
         }
     }
@@ -45,9 +56,12 @@ pub fn choose_chain(demand: &ChainDemand) -> Result<Vec<ChosenResidue>> {
         Err(Error::NoParameters {
             value_bits: 128 - width.leading_zeros(),
             l2: demand.steps.iter().map(|step| step.max_l2).fold(0.0, f64::max),
-            advice: match demand.evidence {
-                Evidence::Proven => "use fewer bits, calibrated ranges, or more rounds",
-                Evidence::Calibrated => "use fewer bits or more rounds",
+            advice: match (demand.relinearization, demand.evidence) {
+                (Relinearization::Always, _) => {
+                    "use fewer bits or more rounds, or do not insist on relinearization"
+                }
+                (_, Evidence::Proven) => "use fewer bits, calibrated ranges, or more rounds",
+                (_, Evidence::Calibrated) => "use fewer bits or more rounds",
             },
         })
     })
@@ -67,6 +81,7 @@ pub fn forecast_chain_noise(
         degree: ring.ring_degree as usize,
         t: ring.plaintext_modulus as f64,
         moduli: ring.moduli.iter().map(|&q| q as f64).collect(),
+        special: ring.special_modulus.map(|p| p as f64),
     };
     let levels: Vec<usize> = step_moduli.iter().map(|&left| left as usize).collect();
     walk.tightest(&levels, ring.reply_moduli as usize)
@@ -119,13 +134,19 @@ struct Candidate {
     degree: usize,
     primes: Vec<u64>,
     bits: Vec<u32>,
+    special_bits: Option<u32>,
     levels: Vec<usize>,
     kept: usize,
     cost: f64,
 }
 
 /// The cheapest moduli for these primes.
-fn cheapest(demand: &ChainDemand, degree: usize, primes: Vec<u64>) -> Option<Candidate> {
+fn cheapest(
+    demand: &ChainDemand,
+    degree: usize,
+    primes: &[u64],
+    relinearizes: bool,
+) -> Option<Candidate> {
     let most = f64::from(security::max_log2_modulus(degree)?);
     let t = primes.iter().copied().max()? as f64;
     let mut best: Option<Candidate> = None;
@@ -137,18 +158,24 @@ fn cheapest(demand: &ChainDemand, degree: usize, primes: Vec<u64>) -> Option<Can
                 let bits: Vec<u32> = (0..n_moduli)
                     .map(|i| if i < MAX_REPLY_MODULI { first } else { size })
                     .collect();
-                if f64::from(bits.iter().sum::<u32>()) > most {
+                // As large as the largest digit, so that the noise of a switch is small.
+                let special_bits = relinearizes.then_some(first.max(size));
+                let all_bits = bits.iter().sum::<u32>() + special_bits.unwrap_or(0);
+                if f64::from(all_bits) > most {
                     break;
                 }
                 // Some below the power of two: so that there are primes.
-                let moduli = bits.iter().map(|&bits| f64::from(bits).exp2() * 0.99).collect();
-                let walk = Walk { steps: &demand.steps, degree, t, moduli };
+                let about = |bits: u32| f64::from(bits).exp2() * 0.99;
+                let moduli = bits.iter().map(|&bits| about(bits)).collect();
+                let special = special_bits.map(about);
+                let walk = Walk { steps: &demand.steps, degree, t, moduli, special };
                 let Some((levels, kept)) = walk.levels() else { continue };
-                let shape = Shape { degree, bits: &bits, levels: &levels, kept };
+                let shape = Shape { degree, bits: &bits, special_bits, levels: &levels, kept };
                 let cost = cost(demand, primes.len(), &shape);
                 if best.as_ref().is_none_or(|best| cost < best.cost) {
-                    let primes = primes.clone();
-                    best = Some(Candidate { degree, primes, bits, levels, kept, cost });
+                    let primes = primes.to_vec();
+                    best =
+                        Some(Candidate { degree, primes, bits, special_bits, levels, kept, cost });
                 }
                 // More moduli of this size cost more.
                 break;
@@ -166,17 +193,13 @@ impl Candidate {
             let Ok(spec) = ParamsSpec::with_bits(self.degree, t.into(), &self.bits) else {
                 return Ok(None);
             };
-            let params = Params::new(spec)?;
-            let ring = RingSpec {
-                ring_degree: self.degree as u32,
-                moduli: params.moduli().to_vec(),
-                plaintext_modulus: params.plaintext_modulus(),
-                reply_moduli: self.kept as u32,
-                params_digest: params.digest(),
-            };
+            let special_bits: Vec<u32> = self.special_bits.into_iter().collect();
+            let Ok(special) = spec.further_primes(&special_bits) else { return Ok(None) };
+            let params = Params::with_special_moduli(spec, special)?;
+            let ring = ring_spec(&params, self.kept);
             let step_moduli: Vec<u32> = self.levels.iter().map(|&left| left as u32).collect();
             let noise = forecast_chain_noise(demand, &ring, &step_moduli);
-            if noise.margin_bits() < 0.0 {
+            if noise.margin_bits() < 0.0 || !shows_enough(&ring) {
                 return Ok(None);
             }
             let security_bits = params.security_bits();
@@ -186,12 +209,20 @@ impl Candidate {
     }
 }
 
+/// Whether random points show something even of what a server with the key can reach.
+fn shows_enough(ring: &RingSpec) -> bool {
+    let reachable = f64::from(ring.multiplicative_depth());
+    ring.special_modulus.is_none() || ring.log2_plaintext_modulus() - reachable >= MIN_POINT_BITS
+}
+
 /// Noise along a chain, with the first modulus kept longest.
 struct Walk<'a> {
     steps: &'a [StepDemand],
     degree: usize,
     t: f64,
     moduli: Vec<f64>,
+    /// With it every step but the last ends with a relinearization.
+    special: Option<f64>,
 }
 
 /// The phase of the values between two steps.
@@ -235,6 +266,23 @@ impl Walk<'_> {
         };
         let phase = linear.quadratic(self.degree, a, b, self.t).sum(square.pool_terms);
         State { phase, independent: 0.0, degree: 2 * degree, is_fresh }
+    }
+
+    /// Back to two polynomials, if there is a key for it, with digits of one modulus each.
+    ///
+    /// What the switch adds is independent from one ciphertext to the next, but small beside what is carried;
+    /// it counts as carried.
+    fn relinearized(&self, state: State, level: usize) -> State {
+        let Some(special) = self.special else { return state };
+        let largest = self.moduli.iter().take(level).copied().fold(0.0, f64::max);
+        let digit = largest / 12_f64.sqrt();
+        let phase = state.phase.key_switched(self.degree, level as u32, digit, special);
+        State { phase, degree: 1, ..state }
+    }
+
+    /// What a step but the last ends with.
+    fn between(&self, state: State, from: usize, to: usize) -> State {
+        self.switched(self.relinearized(state, from), from, to)
     }
 
     fn switched(&self, state: State, from: usize, to: usize) -> State {
@@ -282,7 +330,11 @@ impl Walk<'_> {
             return None;
         }
         for next in 1..=level {
-            let switched = self.switched(state, level, next);
+            let switched = if rest.is_empty() {
+                self.switched(state, level, next)
+            } else {
+                self.between(state, level, next)
+            };
             if !self.fits(&switched, next) {
                 continue;
             }
@@ -315,7 +367,13 @@ impl Walk<'_> {
             state = self.step(state, step);
             note(&state, level);
             let next = levels.get(idx).copied().unwrap_or(kept);
-            state = self.switched(state, level, next);
+            if idx + 1 < self.steps.len() {
+                let relinearized = self.relinearized(state, level);
+                note(&relinearized, level);
+                state = self.switched(relinearized, level, next);
+            } else {
+                state = self.switched(state, level, next);
+            }
             level = next;
             note(&state, level);
         }
@@ -323,10 +381,17 @@ impl Walk<'_> {
     }
 }
 
+/// Transforms of one key switch at a level, with one special modulus.
+pub(crate) fn key_switch_transforms(level: usize) -> f64 {
+    let level = level as f64;
+    level * level + 3.0 * level + 2.0
+}
+
 /// What the cost of a chain depends on.
 struct Shape<'a> {
     degree: usize,
     bits: &'a [u32],
+    special_bits: Option<u32>,
     levels: &'a [usize],
     kept: usize,
 }
@@ -341,6 +406,8 @@ fn cost(demand: &ChainDemand, n_primes: usize, shape: &Shape<'_>) -> f64 {
     const MULTIPLY: f64 = 0.006;
     /// Square, switch and packing of a residue.
     const FINISH: f64 = 6.0;
+    /// A number theoretic transform of a key switch, and what goes with it, per residue.
+    const TRANSFORM: f64 = 1.9;
     let n = shape.degree as f64;
     let digits_of = |&bits: &u32| if bits <= 31 { 2.0 } else { 3.0 };
     let digits = |level: usize| shape.bits.iter().take(level).map(digits_of).sum::<f64>();
@@ -359,10 +426,17 @@ fn cost(demand: &ChainDemand, n_primes: usize, shape: &Shape<'_>) -> f64 {
             degree *= 2.0;
         }
         n_out = f64::from(step.n_outputs);
+        if shape.special_bits.is_some() && idx + 1 < demand.steps.len() {
+            work += n_out * n * key_switch_transforms(level) * TRANSFORM;
+            degree = 1.0;
+        }
         work += n_out * (degree + 1.0) * residues * FINISH;
         level = shape.levels.get(idx).copied().unwrap_or(shape.kept);
     }
     let reply = n_out * (degree + 1.0) * n * total_bits(shape.kept);
-    let bytes = (n_in * n * total_bits(n_moduli) + reply) / 8.0;
+    let key = shape
+        .special_bits
+        .map_or(0.0, |special| n_moduli as f64 * n * (total_bits(n_moduli) + f64::from(special)));
+    let bytes = (n_in * n * total_bits(n_moduli) + key + reply) / 8.0;
     blocks * n_primes as f64 * (work + bytes * BYTE)
 }

@@ -8,7 +8,7 @@ use he_core::noise::{MAX_FLOOD_BITS, Phase};
 use he_core::{Params, ParamsSpec, security};
 
 use super::chain::smallest_primes;
-use super::{MARGIN_BITS, MAX_PRIME_BITS};
+use super::{MARGIN_BITS, MAX_PRIME_BITS, ring_spec};
 use crate::encrypted::error::{Error, Result};
 use crate::integer::{MASK_MARGIN_BITS, MAX_CRT_MODULI};
 use crate::plan::{ChosenMasked, MaskedDemand, NoiseForecast, RingSpec};
@@ -131,13 +131,7 @@ fn residues(
     for &t in primes {
         let Ok(spec) = ParamsSpec::with_bits(degree, t.into(), bits) else { return Ok(None) };
         let params = Params::new(spec)?;
-        let ring = RingSpec {
-            ring_degree: degree as u32,
-            moduli: params.moduli().to_vec(),
-            plaintext_modulus: params.plaintext_modulus(),
-            reply_moduli: kept as u32,
-            params_digest: params.digest(),
-        };
+        let ring = ring_spec(&params, kept);
         let (_, flood_bits) = forecast_masked_noise(demand, &ring, 0);
         let (noise, _) = forecast_masked_noise(demand, &ring, flood_bits);
         if noise.margin_bits() < 0.0 || flood_bits > MAX_FLOOD_BITS {

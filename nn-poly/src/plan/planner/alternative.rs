@@ -59,6 +59,12 @@ impl Alternative {
         finish(network, facts, &self.options, self.segments.clone(), security_bits)
     }
 
+    /// Whether ciphertexts of joined stages are relinearized.
+    #[must_use]
+    pub fn relinearizes(&self) -> bool {
+        self.segments.iter().any(Segment::relinearizes)
+    }
+
     /// What the objective compares, the smaller the better.
     #[expect(clippy::cast_precision_loss, reason = "ranks: bytes of a run are below 2^53")]
     fn rank(&self, objective: Objective) -> [f64; 3] {

@@ -3,7 +3,7 @@
 use super::Link;
 use crate::error::{Error, Result};
 use crate::integer::require;
-use crate::plan::{ActivationSide, RangePolicy, RunSize, Trust};
+use crate::plan::{ActivationSide, RangePolicy, Relinearization, RunSize, Trust};
 
 /// What is to be small.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -32,6 +32,8 @@ pub struct PlanGoal {
     pub max_rounds: Option<u32>,
     /// Which ranges the plan may rest on.
     pub ranges: RangePolicy,
+    /// Whether ciphertexts of chains are relinearized.
+    pub relinearization: Relinearization,
     /// Who evaluates activations, if that is settled.
     pub activation_side: Option<ActivationSide>,
     /// Who may see intermediate values.
@@ -52,6 +54,7 @@ impl PlanGoal {
             memory_bytes: None,
             max_rounds: None,
             ranges: RangePolicy::PreferProven,
+            relinearization: Relinearization::Cheapest,
             activation_side: None,
             trust: Trust::Owner,
             size,

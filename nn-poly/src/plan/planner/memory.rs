@@ -53,6 +53,9 @@ pub(super) fn new_client_bytes(
     let residues = segment.chain.as_ref().map_or(0, |part| u64::from(part.n_residues));
     let residues = residues * u64::from(segment.n_outputs) * SCORE_BYTES;
     let values = values.saturating_add(residues.saturating_mul(n_samples));
+    // Keys of all residues wait to be sent with every block.
+    let n_residues = u64::from(segment.n_residues());
+    let values = values.saturating_add(n_residues * segment.relinearization_key_bytes());
     Ok(values.saturating_add(block.saturating_mul(in_flight(blocks))))
 }
 

@@ -1,6 +1,7 @@
 //! Stored rates, for when nothing is to be measured.
 
 use super::cost::{BlockSeconds, ByteSeconds, CostSource};
+use crate::encrypted::parameters::key_switch_transforms;
 use crate::error::Result;
 use crate::integer::{IntegerNetwork, LinearGeometry, StageOutput, StageStructure};
 use crate::plan::{Packing, Segment};
@@ -42,6 +43,8 @@ mod nanoseconds {
     pub(super) const MULTIPLY_WIDE: f64 = 0.036;
     /// Hashing and copying one byte.
     pub(super) const BYTE: f64 = 0.45;
+    /// One transform of a key switch, and what goes with it, per residue.
+    pub(super) const TRANSFORM: f64 = 3.7;
     /// First use of one byte of memory.
     pub(super) const MEMORY: f64 = 0.6;
     /// One weight of a linear map in a word check, per modulus and two rows.
@@ -81,7 +84,9 @@ impl CostSource for ReferenceRates {
             decrypt: n_out * (kept * ns::DECRYPT + segment.capacity() as f64 * ns::REFRESH),
         };
         if segment.n_squares() > 0 {
-            seconds.encrypt += 2.0 * products;
+            let n_points = 2 + segment.n_further_points();
+            seconds.encrypt += n_points as f64 * products;
+            seconds.receive += key_words(segment) * ns::RECEIVE;
         } else {
             let moduli = segment.ring.moduli.len() as f64;
             seconds.encrypt += n_in * residues * ns::CHECK + moduli * products * ns::CHECK_WEIGHT;
@@ -105,6 +110,16 @@ impl CostSource for ReferenceRates {
         let (payload, memory) = (nanoseconds::BYTE * scale, nanoseconds::MEMORY * scale);
         Ok(ByteSeconds { payload, memory })
     }
+}
+
+/// Residues of a relinearization key that are unpacked, and as many that are expanded.
+#[expect(clippy::cast_precision_loss, reason = "a forecast of seconds")]
+fn key_words(segment: &Segment) -> f64 {
+    if !segment.relinearizes() {
+        return 0.0;
+    }
+    let n_moduli = segment.ring.moduli.len() as f64;
+    f64::from(segment.ring.ring_degree) * n_moduli * (n_moduli + 1.0)
 }
 
 /// Nanoseconds of one core that evaluating a block takes, from the linear map to the packed reply.
@@ -139,6 +154,10 @@ pub(crate) fn evaluate_nanoseconds(stage: &StageStructure, segment: &Segment) ->
             // The rates are those of a square of two polynomials, and of a reply of three.
             total += residues * n_linear * ns::SQUARE * polynomials * (polynomials + 1.0) / 6.0;
             polynomials = 2.0 * polynomials - 1.0;
+            if position < steps.len() && segment.relinearizes() {
+                total += degree * n_out * key_switch_transforms(n_moduli) * ns::TRANSFORM;
+                polynomials = 2.0;
+            }
             total += residues * n_out * ns::SWITCH * polynomials / 3.0;
         }
         n_moduli = left.get(position).map_or(n_moduli, |&left| left as usize);

@@ -11,7 +11,9 @@ use crate::plan::chained::plan_chain;
 use crate::plan::check::arrivals;
 use crate::plan::compile::{assemble, demands};
 use crate::plan::forecast::{of_batches, samples_per_batch, samples_per_block};
-use crate::plan::{ActivationSide, MAX_BATCH_SAMPLES, PlanOptions, RangePolicy, Segment};
+use crate::plan::{
+    ActivationSide, MAX_BATCH_SAMPLES, PlanOptions, RangePolicy, Relinearization, Segment,
+};
 
 /// Batches tried beyond the largest that fits, each half of the one before: fewer blocks in flight
 /// leave room for larger ones.
@@ -35,6 +37,7 @@ pub(super) struct SideSearch<'a> {
     pub(super) subject: &'a Subject<'a>,
     pub(super) goal: &'a PlanGoal,
     pub(super) side: ActivationSide,
+    pub(super) relinearization: Relinearization,
 }
 
 impl SideSearch<'_> {
@@ -281,6 +284,7 @@ impl SideSearch<'_> {
             trust: self.goal.trust,
             expected_samples: batch,
             ranges: self.goal.ranges,
+            relinearization: self.relinearization,
         }
     }
 }
