@@ -4,8 +4,8 @@ use ndarray::{Array2, Axis};
 
 use super::Prepared;
 use crate::error::{Error, Result};
-use crate::integer::StageOutput;
 use crate::integer::chain::MAX_CHAIN_STEPS;
+use crate::integer::{IntegerNetwork, StageOutput};
 use crate::model::{LayerBits, Model};
 use crate::network::predictions;
 use crate::plan::{ActivationSide, ModelFacts};
@@ -79,12 +79,17 @@ impl<'a> Joining<'a> {
         let inputs = self.model.spec().preprocessing.apply(&features)?;
         let answers = predictions(&unrounded(self.model.network())?.outputs(&inputs)?);
         let watched = Watched { inputs, answers };
-        let mut prepared = Vec::new();
+        let mut prepared: Vec<Prepared> = Vec::new();
         let mut n_found = 0;
         for joins in ways(&self.joinable, rounds) {
             let before = prepared.len();
             for &side in &self.sides {
-                prepared.extend(self.joined(&joins, side, &watched)?);
+                // Where no activation is left to the client, both sides have the same network.
+                let joined = self.joined(&joins, side, &watched)?;
+                let is_new = |joined: &Prepared| {
+                    !prepared.iter().any(|other| is_same(&other.network, &joined.network))
+                };
+                prepared.extend(joined.filter(is_new));
             }
             n_found += usize::from(prepared.len() > before);
             if n_found == MOST_WAYS {
@@ -198,6 +203,11 @@ fn choose(joinable: &[bool], n: usize, chosen: &mut Vec<bool>, found: &mut Vec<V
     chosen.push(false);
     choose(joinable, n, chosen, found);
     chosen.pop();
+}
+
+/// Whether two networks compute the same in the same way.
+fn is_same(a: &IntegerNetwork, b: &IntegerNetwork) -> bool {
+    a.input() == b.input() && a.structure() == b.structure() && a.weights() == b.weights()
 }
 
 #[cfg(test)]
