@@ -13,7 +13,8 @@
 //! Plans whose client must not learn the model add masks and noise: [`masked`].
 //!
 //! A ciphertext holds one neuron for all samples of a block, so nothing here rotates. An evaluation key is
-//! sent only where several squares in a row are relinearized. What a segment computes is exactly what [`crate::plan::Plan`] simulates.
+//! sent only where several squares in a row are relinearized. What a segment computes is exactly what
+//! [`crate::plan::Plan`] simulates.
 
 mod client;
 mod context;

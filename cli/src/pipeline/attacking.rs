@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use fingerprint::attack::{Attack, AttackData, Attacked};
 use fingerprint::generate::generate;
 use fingerprint::{GenerateProgress, GenerateSpec, GeneratorKind, InputGrid};
@@ -16,7 +16,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::fingerprinting::SampleBar;
-use super::source::DataSource;
+use super::source::{DataSource, check_shape};
 use crate::failure::Hint;
 use crate::report::progress::{Bar, Progress};
 
@@ -70,15 +70,7 @@ pub(crate) fn load_sensitive(model: &Model, argument: &str) -> Result<Array2<f32
     let path = resolve_data_path(argument)?;
     let spec = model.spec();
     let data = Dataset::load(&path, Split::All, &spec.split)?;
-    let expected = spec.network.input_shape();
-    if data.shape() != expected {
-        bail!(
-            "sensitive samples in {} have shape {}, the model `{}` reads {expected}",
-            path.display(),
-            data.shape(),
-            spec.name,
-        );
-    }
+    check_shape(&data, "sensitive samples", &path, spec)?;
     Ok(spec.preprocessing.apply(data.features())?)
 }
 

@@ -1,7 +1,7 @@
 //! Where samples come from: `--data` and how to read it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use nn_poly::Error;
@@ -56,15 +56,7 @@ impl<'a> DataSource<'a> {
     /// As [`load`](Self::load), or data of another shape than the model's.
     pub(crate) fn load_for(&self, split: Split, model: &ModelSpec) -> Result<(PathBuf, Dataset)> {
         let (path, data) = self.load(split, &model.split)?;
-        let expected = model.network.input_shape();
-        if data.shape() != expected {
-            bail!(
-                "samples in {} have shape {}, the model `{}` reads {expected}: use the data it was trained on",
-                path.display(),
-                data.shape(),
-                model.name,
-            );
-        }
+        check_shape(&data, "samples", &path, model)?;
         Ok((path, data))
     }
 
@@ -86,4 +78,25 @@ impl fmt::Display for DataSource<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)
     }
+}
+
+/// Whether a model reads samples of this shape.
+///
+/// # Errors
+/// It does not: the text begins with `what` and names the file.
+pub(crate) fn check_shape(
+    data: &Dataset,
+    what: &str,
+    path: &Path,
+    model: &ModelSpec,
+) -> Result<()> {
+    let (actual, expected) = (data.shape(), model.network.input_shape());
+    if actual == expected {
+        return Ok(());
+    }
+    bail!(
+        "{what} in {} have shape {actual}, the model `{}` reads {expected}: use the data it was trained on",
+        path.display(),
+        model.name,
+    );
 }

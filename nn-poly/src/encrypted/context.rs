@@ -112,7 +112,7 @@ impl SegmentContext {
             ));
         }
         let mut reply_form = CiphertextBlock::zeros(&params, 0, 1, n_moduli)?;
-        let relinearizes = segment.relinearizes() && !step_moduli.is_empty();
+        let relinearizes = segment.relinearizes();
         for &left in &step_moduli {
             reply_form = reply_form.square()?;
             if relinearizes {

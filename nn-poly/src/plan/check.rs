@@ -177,7 +177,10 @@ fn check_ring(idx: usize, ring: &RingSpec) -> Result<()> {
 /// A special modulus is one more modulus, for chains only, and random points still show something.
 fn check_relinearization(idx: usize, segment: &Segment) -> Result<()> {
     let ring = &segment.ring;
-    let Some(special) = ring.special_modulus else { return Ok(()) };
+    let n_points = segment.n_further_points();
+    let Some(special) = ring.special_modulus else {
+        return require("segment", idx, "further random points without a key", n_points, 0, 0);
+    };
     let n_steps = segment.chain.as_ref().map_or(0, |part| part.step_moduli.len());
     require("segment", idx, "steps that a relinearization key is for", n_steps, 1, usize::MAX)?;
     require("segment", idx, "special modulus", special, 3, (1 << 62) - 1)?;
@@ -193,7 +196,6 @@ fn check_relinearization(idx: usize, segment: &Segment) -> Result<()> {
             requirement: "at least 4",
         });
     };
-    let n_points = segment.n_further_points();
     require("segment", idx, "further random points", n_points, fewest.into(), MAX_FURTHER_POINTS)
 }
 

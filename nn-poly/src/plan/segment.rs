@@ -299,8 +299,9 @@ impl Segment {
         self.chain.as_ref().map_or(0, |part| u64::from(part.further_points))
     }
 
-    /// Fewest further points with which two of the settings show at least as much as they did if no server
-    /// could reach a higher degree than the honest one; 0 without a relinearization key.
+    /// Fewest further points that make up for the higher degree: with two more, the default of the settings, a
+    /// block shows at least what two points would if no server could exceed the honest degree. 0 without a
+    /// relinearization key.
     ///
     /// `None`: a point would show less than [`MIN_POINT_BITS`].
     pub(super) fn fewest_further_points(&self) -> Option<u32> {
@@ -348,9 +349,7 @@ impl Segment {
     /// As [`he_core::EvaluationKeys::byte_len`], before there are parameters.
     #[must_use]
     pub fn relinearization_key_bytes(&self) -> u64 {
-        let Some(special) = self.ring.special_modulus.filter(|_| self.chain.is_some()) else {
-            return 0;
-        };
+        let (Some(special), Some(_)) = (self.ring.special_modulus, &self.chain) else { return 0 };
         let bits = u64::from(self.ring.request_bits() + residue_bits(special));
         let polynomial = u64::from(self.ring.ring_degree) * bits / 8;
         EVALUATION_KEY_HEADER + self.ring.moduli.len() as u64 * polynomial
@@ -470,7 +469,7 @@ pub struct ChainDemand {
     pub n_inputs: u32,
     /// Samples a typical batch holds.
     pub expected_samples: u64,
-    /// What is left open.
+    /// Whether ciphertexts are relinearized.
     pub relinearization: Relinearization,
 }
 

@@ -54,7 +54,7 @@ pub(super) struct ClientSegment {
     pub(super) map: Option<LinearMap>,
     pub(super) check: CheckPlan,
     pub(super) stage: usize,
-    /// Total degree of what a server can compute: doubled by every square.
+    /// Total degree of what a server can compute: [`Segment::log2_reachable_degree`].
     degree: u32,
     /// Whether its values are residues of a chain's.
     pub(super) is_residue: bool,
@@ -269,6 +269,7 @@ impl ClientPlan {
         rng: &mut (impl CryptoRng + ?Sized),
     ) -> Result<(Range<usize>, Vec<SegmentKey>)> {
         let segments = self.plan.public().segments_of(stage)?;
+        // No larger than needed: spare room of a list of keys would be given back as it is.
         let mut keys = Vec::with_capacity(segments.len());
         for segment in segments.clone() {
             keys.push(self.segment(segment)?.context.generate_key(rng)?);
@@ -339,13 +340,9 @@ impl ClientSegment {
 /// reach higher degrees.
 fn layout(segment: &Segment, options: LayoutOptions) -> LayoutOptions {
     let further = usize::try_from(segment.n_further_points()).unwrap_or(usize::MAX);
-    LayoutOptions {
-        random_points: options.random_points.saturating_add(further),
-        max_random_points: options
-            .max_random_points
-            .max(options.random_points.saturating_add(further)),
-        ..options
-    }
+    let random_points = options.random_points.saturating_add(further);
+    let max_random_points = options.max_random_points.max(random_points);
+    LayoutOptions { random_points, max_random_points, ..options }
 }
 
 /// A generator for what a server must not guess.

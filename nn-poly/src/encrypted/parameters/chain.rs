@@ -280,11 +280,6 @@ impl Walk<'_> {
         State { phase, degree: 1, ..state }
     }
 
-    /// What a step but the last ends with.
-    fn between(&self, state: State, from: usize, to: usize) -> State {
-        self.switched(self.relinearized(state, from), from, to)
-    }
-
     fn switched(&self, state: State, from: usize, to: usize) -> State {
         let mut state = state;
         for &q in self.moduli.iter().take(from).skip(to).rev() {
@@ -329,12 +324,9 @@ impl Walk<'_> {
         if !self.fits(&state, level) {
             return None;
         }
+        let ended = if rest.is_empty() { state } else { self.relinearized(state, level) };
         for next in 1..=level {
-            let switched = if rest.is_empty() {
-                self.switched(state, level, next)
-            } else {
-                self.between(state, level, next)
-            };
+            let switched = self.switched(ended, level, next);
             if !self.fits(&switched, next) {
                 continue;
             }
@@ -368,12 +360,10 @@ impl Walk<'_> {
             note(&state, level);
             let next = levels.get(idx).copied().unwrap_or(kept);
             if idx + 1 < self.steps.len() {
-                let relinearized = self.relinearized(state, level);
-                note(&relinearized, level);
-                state = self.switched(relinearized, level, next);
-            } else {
-                state = self.switched(state, level, next);
+                state = self.relinearized(state, level);
+                note(&state, level);
             }
+            state = self.switched(state, level, next);
             level = next;
             note(&state, level);
         }
