@@ -27,7 +27,7 @@ pub(crate) struct PlanningArguments {
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(0..=1 << 16))]
     pub(crate) rounds: Option<u32>,
     /// Whether the server of joined layers gets a relinearization key, with which ciphertexts stay small
-    /// between squares; without one they grow. `auto`: where that saves time [default: auto].
+    /// between squares; without one they grow. `auto`: whichever serves the objective [default: auto].
     #[arg(long, value_enum, value_name = "WHEN")]
     pub(crate) relinearize: Option<RelinearizeName>,
     /// Rest on proven ranges only: no input whatever can leave them.
@@ -58,7 +58,7 @@ pub(crate) enum ObjectiveName {
 /// Names of what becomes of ciphertexts between the squares of joined layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum RelinearizeName {
-    /// Where it saves time.
+    /// Whichever serves the objective.
     Auto,
     /// They grow, and the server gets no key.
     Never,

@@ -443,7 +443,7 @@ pub struct StepDemand {
 /// a key switch each, and a modulus.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Relinearization {
-    /// Where it is expected to save time.
+    /// Where it is cheaper: by a planner's objective, or else by expected time.
     #[default]
     Cheapest,
     /// Ciphertexts grow.
